@@ -1,0 +1,48 @@
+# One command per job. Every target makes .venv itself and does nothing twice.
+PYTHON ?= python3
+BIN := .venv/bin
+TORCH := torch==2.14.1 torchvision==0.29.1
+
+.PHONY: help demo test check evidence benchmark-input clean
+
+help:
+	@echo "make demo             set up, run the whole pipeline on synthetic scans, write report.html"
+	@echo "make check            lint, types and the fastest tests"
+	@echo "make test             everything CI runs: lint, types, all tests"
+	@echo "make evidence         what takes longer"
+	@echo "make benchmark-input  preprocessing and views against MONAI, side by side"
+	@echo "make clean            remove .venv and caches"
+
+.venv/base: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+.venv/bench: .venv/base
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,bench]'
+	touch $@
+
+demo: .venv/base
+	$(BIN)/headct_demo
+
+check: .venv/base
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q tests/base tests/networks tests/volume
+
+test: .venv/base
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q --durations=15
+
+evidence: .venv/base
+	$(BIN)/pytest -q -m evidence --durations=0
+
+benchmark-input: .venv/bench
+	$(BIN)/python -m benchmarks.input
+
+clean:
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

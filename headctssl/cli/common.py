@@ -1,0 +1,65 @@
+"""Common: flags that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["add_common", "add_datasets", "positive_int"]
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number of 1 or more."""
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    return value
+
+
+def add_datasets(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Add `-d N` (or `-d N [N ...]`) as `args.dataset_ids` or `args.dataset_id`."""
+    if several:
+        parser.add_argument(
+            "-d", dest="dataset_ids", metavar="N", type=positive_int, nargs="+", required=True, help="dataset numbers"
+        )
+    else:
+        parser.add_argument(
+            "-d", dest="dataset_id", metavar="N", type=positive_int, required=True, help="dataset number"
+        )
+
+
+def add_common(
+    parser: argparse.ArgumentParser,
+    *,
+    device: bool = False,
+    num_workers: bool = False,
+    overwrite: bool = False,
+    overrides: bool = False,
+) -> None:
+    """Add the common flags; `--quiet` always, the others where they apply.
+
+    Args:
+        parser: the parser to add to.
+        device: add `--device`.
+        num_workers: add `--num_workers`.
+        overwrite: add `--overwrite`.
+        overrides: add the repeatable `--set section.key=value`, as `args.overrides`.
+    """
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    if device:
+        parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1; cuda where there is one (default)")
+    if num_workers:
+        parser.add_argument("--num_workers", type=int, default=None, metavar="N", help="worker processes; one per core")
+    if overwrite:
+        parser.add_argument("--overwrite", action="store_true", help="replace what exists")
+    if overrides:
+        parser.add_argument(
+            "--set",
+            dest="overrides",
+            action="append",
+            default=[],
+            metavar="SECTION.KEY=VALUE",
+            help="change one setting; may be repeated",
+        )

@@ -1,0 +1,75 @@
+"""Console: what commands print. Results and progress go to stdout, errors to stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+__all__ = ["name_files", "progress", "say", "table"]
+
+T = TypeVar("T")
+
+
+def say(text: str, *, quiet: bool = False) -> None:
+    """Print one line or block of plain text unless quiet."""
+    if not quiet:
+        print(text, flush=True)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, quiet: bool = False) -> None:
+    """Print a table.
+
+    Args:
+        title: the line above it.
+        columns: headings.
+        rows: one sequence of cells per row, turned into text.
+        quiet: print nothing.
+    """
+    if quiet:
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    view = Table(title=title, title_justify="left", show_edge=False)
+    for position, column in enumerate(columns):
+        view.add_column(column, overflow="fold", no_wrap=position == 0)
+    for row in rows:
+        view.add_row(*(str(cell) for cell in row))
+    width = None if sys.stdout.isatty() else 140
+    Console(file=sys.stdout, width=width, markup=False, highlight=False).print(view)
+
+
+def progress(items: Iterable[T], description: str, total: int, *, quiet: bool = False) -> Iterator[T]:
+    """Iterate with a progress bar on a terminal, and with about ten plain lines elsewhere.
+
+    Args:
+        items: what to iterate over.
+        description: what is being done.
+        total: number of items.
+        quiet: no output.
+    """
+    if quiet:
+        yield from items
+        return
+    if sys.stdout.isatty():
+        from rich.progress import track
+
+        yield from track(items, description=description, total=total)
+        return
+    every = max(1, -(-total // 10))
+    for count, item in enumerate(items, start=1):
+        yield item
+        if count % every == 0 or count == total:
+            say(f"{description}: {count}/{total}")
+
+
+def name_files(paths: Iterable[Path], *, quiet: bool = False) -> None:
+    """End a command by naming the files it wrote."""
+    if quiet:
+        return
+    print("wrote")
+    for path in paths:
+        print(f"  {path}")
+    sys.stdout.flush()

@@ -1,0 +1,116 @@
+"""Contract: what feeding an encoder takes, travelling inside every checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import Field
+
+from headctssl.errors import ContractError
+from headctssl.presets import EncoderSettings
+from headctssl.settings import Settings
+
+__all__ = ["Contract", "HeadSettings", "InputSpec", "LabelSpec", "StorageRule", "Window", "require_same"]
+
+Triple = tuple[float, float, float]
+Shape = tuple[int, int, int]
+
+
+class Window(Settings):
+    """A Hounsfield window, clipped and scaled to [0, 1]."""
+
+    level: float = Field(description="Centre in HU.")
+    width: float = Field(gt=0, description="Width in HU.")
+
+
+class StorageRule(Settings):
+    """How cases are stored. Its digest names the folder; chunking and codec are not part of it."""
+
+    format: Literal[1] = 1
+    axes: Literal["SPL"] = Field("SPL", description="Axes (z, y, x) grow to superior, posterior, patient left.")
+    spacing_mm: Triple = Field((1.0, 1.0, 1.0), description="Voxel spacing (z, y, x) in mm.")
+    crop_rule: str = Field("head_box_margin10mm:1", description="How the stored box is found, with its version.")
+    resample_rule: str = Field("separable_antialias:1", description="How voxels are resampled, with its version.")
+    hu_clip: tuple[int, int] = Field((-1024, 3071), description="Lowest and highest HU kept.")
+    dtype: Literal["int16"] = "int16"
+    masks: tuple[str, ...] = Field(("head",), description="Masks stored beside each case.")
+
+    def digest(self) -> str:
+        """SHA-256 over all fields, first 16 hex digits."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def storage_id(self) -> str:
+        """Folder name, e.g. ``spl_1.0x1.0x1.0mm_3fa2b9c1``."""
+        z, y, x = self.spacing_mm
+        return f"spl_{z:g}x{y:g}x{x:g}mm_{self.digest()[:8]}"
+
+
+class InputSpec(Settings):
+    """What the encoder sees of a stored case."""
+
+    rule: Literal["fixed_spacing", "stretch_to_shape"] = Field(
+        description="fixed_spacing: centred on the head, larger heads scaled down; stretch_to_shape: the head box is"
+        " resized to the shape, each axis by itself."
+    )
+    shape: Shape = Field(description="Voxels (z, y, x).")
+    spacing_mm: Triple = Field(description="Voxel spacing (z, y, x) in mm; nominal for stretch_to_shape.")
+    windows: tuple[Window, ...] = Field(description="One channel per window.")
+
+    @property
+    def field_of_view_mm(self) -> Triple:
+        """Side lengths (z, y, x) in mm."""
+        (d, h, w), (sz, sy, sx) = self.shape, self.spacing_mm
+        return (d * sz, h * sy, w * sx)
+
+
+class LabelSpec(Settings):
+    """One label of a dataset."""
+
+    name: str = Field(description="Column of cases.csv.")
+    type: Literal["binary", "multiclass", "ordinal", "continuous"] = "binary"
+    classes: tuple[str, ...] = Field((), description="Class names in order, multiclass and ordinal only.")
+    mirror: str | None = Field(
+        None, description="The label this one becomes when left and right are swapped; 'self' when it does not change."
+    )
+
+
+class HeadSettings(Settings):
+    """The classifier on top of an encoder."""
+
+    kind: Literal["linear"] = "linear"
+    batch_norm: bool = Field(True, description="BatchNorm without affine parameters before the linear layer.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the linear layer.")
+
+
+class Contract(Settings):
+    """Everything needed to feed an encoder or classifier and to read what it says. No case data."""
+
+    format: Literal[1] = 1
+    package_version: str
+    kind: Literal["encoder", "classifier"]
+    storage: StorageRule
+    input: InputSpec
+    preset: str = Field(description="Encoder preset by name, or 'scratch' sizes given in `encoder`.")
+    encoder: EncoderSettings = Field(description="All dimensions of the encoder.")
+    method: str = Field(description="Pretraining method, or 'scratch'.")
+    settings: str = Field(description="JSON text of the settings of the run.")
+    num_scans: int = Field(ge=0, description="Scans the weights were trained on.")
+    cases_digest: str = Field(description="SHA-256 of the sorted list of case identities, first 16 hex digits.")
+    weights_hash: str = Field("", description="SHA-256 over names, shapes and bytes of the tensors.")
+    labels: tuple[LabelSpec, ...] = Field((), description="Labels in the order of the outputs, classifiers only.")
+    head: HeadSettings | None = None
+    temperature: float = Field(1.0, gt=0, description="Divides the logits before the sigmoid.")
+
+
+def require_same(field: str, got: object, expected: object, do: str) -> None:
+    """Raise when a field of a contract does not match.
+
+    Raises:
+        ContractError: the values differ; the field is named.
+    """
+    if got != expected:
+        raise ContractError(f"The checkpoint and this run differ in '{field}'.", got=got, expected=expected, do=do)

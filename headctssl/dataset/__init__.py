@@ -1,0 +1,1 @@
+"""Dataset: the raw dataset, the only reader of raw images, splits, verification."""

@@ -1,0 +1,1 @@
+"""Fine-tuning: tasks, adaptation, few-shot draws."""

@@ -1,0 +1,1 @@
+"""Inference: predictions and embeddings for files no dataset knows."""

@@ -1,0 +1,1 @@
+"""Phantom: synthetic labelled head CTs in three parts: anatomy, findings, acquisition."""

@@ -1,0 +1,1 @@
+"""Loading: sampler -> crops -> batches -> views."""

@@ -1,0 +1,1 @@
+"""Methods: one folder per self-supervised objective."""

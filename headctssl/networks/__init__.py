@@ -1,0 +1,1 @@
+"""Networks: encoders behind one contract, decoders, heads."""

@@ -1,0 +1,1 @@
+"""Planning: fingerprint -> plans -> run settings, every decision with its reason."""

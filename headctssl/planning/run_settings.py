@@ -1,0 +1,102 @@
+"""Run settings: everything a pretraining run was decided to do, stored as its config.json."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SerializeAsAny
+
+from headctssl.contract import InputSpec, StorageRule
+from headctssl.planning.plans import Decision
+from headctssl.presets import EncoderSettings
+from headctssl.settings import Settings
+
+__all__ = ["Estimate", "MonitorSettings", "RunSettings", "TrainingSettings", "ViewSettings"]
+
+Shape = tuple[int, int, int]
+Range = tuple[float, float]
+
+
+class TrainingSettings(Settings):
+    """The optimiser's side of a run."""
+
+    num_steps: int = Field(ge=1, description="Optimiser steps in all.")
+    samples_per_epoch: int = Field(ge=1, description="Scans seen per epoch, over all processes.")
+    batch_size: int = Field(ge=1, description="Scans per optimiser step, over all processes and accumulation.")
+    accumulation: int = Field(1, ge=1, description="Forward passes per optimiser step.")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="Optimiser.")
+    lr: float = Field(gt=0, description="Peak learning rate as used.")
+    min_lr: float = Field(0.0, ge=0, description="Learning rate at the last step.")
+    schedule: Literal["cosine", "poly"] = Field("cosine", description="Decay after warm-up; poly has exponent 0.9.")
+    warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up from 0.")
+    weight_decay: float = Field(0.04, ge=0, description="Weight decay at the first step; biases, norms, tokens exempt.")
+    weight_decay_end: float = Field(0.04, ge=0, description="Weight decay at the last step, reached by a cosine.")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW betas.")
+    momentum: float = Field(0.99, ge=0, lt=1, description="SGD Nesterov momentum.")
+    clip_norm: float | None = Field(3.0, description="Largest gradient norm; none switches clipping off.")
+    seed: int = Field(0, ge=0, description="Seed of every random number of the run.")
+    precision: Literal["bf16", "fp16", "float32"] = Field("float32", description="Autocast type of the forward pass.")
+    checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints.")
+    log_every: int = Field(1, ge=1, description="Steps between lines of metrics.jsonl.")
+    num_workers: int = Field(1, ge=0, description="Reader processes; 0 reads in the training process.")
+
+
+class ViewSettings(Settings):
+    """How views are drawn. Sizes are linear shares of the field of view."""
+
+    global_count: int = Field(2, ge=1, description="Global views per scan.")
+    global_scale: Range = Field((0.5, 1.0), description="Side of a global crop over the field of view, per axis.")
+    local_count: int = Field(0, ge=0, description="Local views per scan.")
+    local_scale: Range = Field((0.29, 0.5), description="Side of a local crop over the field of view, per axis.")
+    local_shape: Shape = Field((48, 48, 48), description="Voxels (z, y, x) of a local view.")
+    flip_lr: bool = Field(False, description="Whether left and right may be flipped.")
+    flip_probability: float = Field(0.2, ge=0, le=1, description="Chance of a flip along each allowed axis.")
+    rotate_probability: float = Field(0.0, ge=0, le=1, description="Chance of a rotation.")
+    rotate_degrees: float = Field(10.0, ge=0, le=45, description="Largest rotation about each axis in degrees.")
+    shift_probability: float = Field(0.5, ge=0, le=1, description="Chance of an intensity shift after windowing.")
+    shift: float = Field(0.2, ge=0, le=1, description="Largest intensity shift, in units of the window.")
+    blur_probability: Range = Field((0.2, 0.0), description="Chance of a blur in global view 1 and 2.")
+    blur_sigma: Range = Field((0.5, 1.0), description="Standard deviation of the blur in voxels of the view.")
+    gamma_probability: Range = Field((0.0, 0.2), description="Chance of a gamma change in global view 1 and 2.")
+    gamma: Range = Field((0.2, 1.0), description="Exponent of the gamma change.")
+    noise_probability: float = Field(0.0, ge=0, le=1, description="Chance of added Gaussian noise.")
+    noise_sigma: float = Field(0.02, ge=0, description="Largest standard deviation of the noise, in windows.")
+    augment_local: bool = Field(True, description="Whether local views get flips and intensity shifts too.")
+
+
+class MonitorSettings(Settings):
+    """What is watched while training."""
+
+    every: int = Field(50, ge=1, description="Steps between monitor lines (feature std, RankMe).")
+
+
+class Estimate(Settings):
+    """What the run is expected to take on this machine."""
+
+    step_seconds: float = Field(ge=0, description="Seconds per optimiser step.")
+    scans_per_second: float = Field(ge=0)
+    memory_gb: float = Field(ge=0, description="Peak memory of one process in GB (10^9 bytes).")
+    hours: float = Field(ge=0, description="Hours for all steps.")
+
+
+class RunSettings(Settings):
+    """config.json of a pretraining run."""
+
+    format: Literal[1] = 1
+    stage: Literal["pretrain"] = "pretrain"
+    dataset_ids: tuple[int, ...]
+    plans_name: str = "plans"
+    method_name: str
+    config: str = Field(description="Encoder preset by name.")
+    init: str = Field("scratch", description="'scratch', or the weights hash of the checkpoint it began from.")
+    pretrain_on: Literal["train", "all"] = Field("train", description="'all' uses the test cases too.")
+    storage: StorageRule
+    input: InputSpec
+    encoder: EncoderSettings
+    read_shape: Shape = Field(description="Voxels (z, y, x) read per scan at storage spacing.")
+    training: TrainingSettings
+    views: ViewSettings
+    monitor: MonitorSettings = MonitorSettings()
+    method: SerializeAsAny[Settings] = Field(description="Settings of the method.")
+    estimate: Estimate
+    decisions: tuple[Decision, ...]

@@ -1,0 +1,1 @@
+"""Preprocessing: raw cases -> stored cases, with a report per case."""

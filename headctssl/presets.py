@@ -1,0 +1,172 @@
+"""Presets: dimensions of every encoder and cost facts of every method, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from headctssl.errors import unknown_name
+from headctssl.settings import Settings
+
+__all__ = [
+    "ENCODER_PRESETS",
+    "METHOD_FACTS",
+    "EncoderPreset",
+    "EncoderSettings",
+    "MethodFacts",
+    "ResEncSettings",
+    "ViTSettings",
+    "encoder_preset",
+]
+
+Shape = tuple[int, int, int]
+
+
+class ViTSettings(Settings):
+    """A 3D vision transformer."""
+
+    family: Literal["vit"] = "vit"
+    in_channels: int = Field(3, ge=1, description="Input channels, one per window.")
+    input_shape: Shape = Field((96, 96, 96), description="Reference input (z, y, x) in voxels; other grids work.")
+    patch: Shape = Field((12, 12, 12), description="Token size (z, y, x) in voxels.")
+    width: int = Field(384, ge=8, description="Token width in channels.")
+    depth: int = Field(12, ge=1, description="Number of blocks.")
+    heads: int = Field(6, ge=1, description="Attention heads.")
+    mlp_ratio: float = Field(4.0, gt=0, description="Hidden width of the MLP over the token width.")
+    qkv_bias: bool = Field(True, description="Whether query, key and value projections have a bias.")
+    registers: int = Field(0, ge=0, description="Register tokens after the class token.")
+    position: Literal["sincos", "trainable"] = Field(
+        "sincos", description="Fixed sin-cos table, or a trainable table that starts as one."
+    )
+    drop_path: float = Field(0.0, ge=0, lt=1, description="Stochastic depth of the last block, rising linearly from 0.")
+    layer_scale: float | None = Field(None, description="Initial LayerScale factor, none by default.")
+
+
+class ResEncSettings(Settings):
+    """A residual encoder of dynamic-network-architectures."""
+
+    family: Literal["resenc"] = "resenc"
+    in_channels: int = Field(3, ge=1, description="Input channels, one per window.")
+    input_shape: Shape = Field((96, 96, 96), description="Reference input (z, y, x) in voxels; other grids work.")
+    features: tuple[int, ...] = Field(description="Channels per stage.")
+    blocks: tuple[int, ...] = Field(description="Residual blocks per stage.")
+    strides: tuple[Shape, ...] = Field(description="Stride (z, y, x) of the first convolution of each stage.")
+    kernels: tuple[Shape, ...] = Field(description="Kernel (z, y, x) of each stage.")
+
+
+EncoderSettings = Annotated[ViTSettings | ResEncSettings, Field(discriminator="family")]
+
+
+@dataclass(frozen=True)
+class EncoderPreset:
+    """A named encoder: its dimensions and how its input is fitted to the data."""
+
+    name: str
+    settings: ViTSettings | ResEncSettings
+    input_rule: Literal["fixed_spacing", "stretch_to_shape"]
+    description: str
+
+    @property
+    def kind(self) -> Literal["transformer", "cnn"]:
+        """Which optimiser defaults apply."""
+        return "transformer" if isinstance(self.settings, ViTSettings) else "cnn"
+
+    @property
+    def token_size(self) -> Shape:
+        """Voxels (z, y, x) per token: the patch, or the total stride of a CNN."""
+        if isinstance(self.settings, ViTSettings):
+            return self.settings.patch
+        z = y = x = 1
+        for stride in self.settings.strides:
+            z, y, x = z * stride[0], y * stride[1], x * stride[2]
+        return (z, y, x)
+
+
+def _vit(
+    name: str, width: int, depth: int, heads: int, description: str, edge: int = 96, patch: int = 12
+) -> EncoderPreset:
+    settings = ViTSettings(
+        width=width, depth=depth, heads=heads, input_shape=(edge, edge, edge), patch=(patch, patch, patch)
+    )
+    return EncoderPreset(name, settings, "fixed_spacing", description)
+
+
+def _resenc(
+    name: str, features: tuple[int, ...], blocks: tuple[int, ...], description: str, edge: int
+) -> EncoderPreset:
+    one, two = (1, 1, 1), (2, 2, 2)
+    settings = ResEncSettings(
+        features=features,
+        blocks=blocks,
+        strides=(one, *([two] * (len(features) - 1))),
+        kernels=((3, 3, 3),) * len(features),
+        input_shape=(edge, edge, edge),
+    )
+    return EncoderPreset(name, settings, "fixed_spacing", description)
+
+
+_HEADCT_FOUNDATION = EncoderPreset(
+    "headct_foundation",
+    ViTSettings(width=768, depth=12, heads=12, qkv_bias=False, registers=0, position="trainable"),
+    "stretch_to_shape",
+    "ViT-B/12 as published by HeadCT-Foundation (arXiv 2502.02779), 89,404,416 parameters",
+)
+
+ENCODER_PRESETS: dict[str, EncoderPreset] = {
+    preset.name: preset
+    for preset in (
+        _vit("vit_tiny", 192, 12, 3, "ViT-Tiny/12: laptops and small datasets"),
+        _vit("vit_s", 384, 12, 6, "ViT-S/12: thousands of scans on one GPU"),
+        _vit("vit_b", 768, 12, 12, "ViT-B/12: tens of thousands of scans"),
+        _vit("vit_l", 1024, 24, 16, "ViT-L/12: hundreds of thousands of scans"),
+        _HEADCT_FOUNDATION,
+        _resenc("resenc_s", (16, 32, 64, 128), (1, 2, 2, 2), "residual encoder, small", 96),
+        _resenc("resenc_m", (32, 64, 128, 256, 256), (1, 3, 4, 6, 6), "residual encoder, medium", 96),
+        _resenc(
+            "resenc_l",
+            (32, 64, 128, 256, 320, 320),
+            (1, 3, 4, 6, 6, 6),
+            "ResEnc-L as in OpenMind, 90.30 M",
+            160,
+        ),
+        _vit("vit_test", 48, 2, 3, "for tests only", edge=24, patch=6),
+        _resenc("resenc_test", (8, 16, 24), (1, 1, 1), "for tests only", 24),
+    )
+}
+"""Every encoder by name. Code that builds them is in `headctssl.networks`."""
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """What a method costs and needs, for the planner and the estimate."""
+
+    name: str
+    default_preset: str  # when `-c` is not given and the data do not force a smaller one
+    student_views: tuple[tuple[str, float], ...]  # (view group, share of its tokens the student encodes)
+    teacher_views: tuple[str, ...]  # view groups that are also encoded without gradient
+    reference: str
+
+
+METHOD_FACTS: dict[str, MethodFacts] = {
+    facts.name: facts
+    for facts in (
+        MethodFacts(
+            "dino", "vit_b", (("global", 1.0), ("local", 1.0)), ("global",), "arXiv 2104.14294; arXiv 2502.02779"
+        ),
+        MethodFacts("mae", "vit_b", (("global", 0.25),), (), "arXiv 2111.06377; arXiv 2502.02779; arXiv 2410.23132"),
+    )
+}
+"""Cost facts of every method by name. Code is in `headctssl.methods`."""
+
+
+def encoder_preset(name: str) -> EncoderPreset:
+    """The preset of this name.
+
+    Raises:
+        UsageError: the name is unknown; the known ones are listed.
+    """
+    if name not in ENCODER_PRESETS:
+        raise unknown_name("encoder", name, ENCODER_PRESETS)
+    return ENCODER_PRESETS[name]

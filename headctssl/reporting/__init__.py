@@ -1,0 +1,1 @@
+"""Reporting: HTML pages and pictures, the demo."""
