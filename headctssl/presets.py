@@ -16,6 +16,7 @@ __all__ = [
     "EncoderPreset",
     "EncoderSettings",
     "MethodFacts",
+    "OptimizerDefaults",
     "ResEncSettings",
     "ViTSettings",
     "encoder_preset",
@@ -147,6 +148,32 @@ class MethodFacts:
     student_views: tuple[tuple[str, float], ...]  # (view group, share of its tokens the student encodes)
     teacher_views: tuple[str, ...]  # view groups that are also encoded without gradient
     reference: str
+
+
+@dataclass(frozen=True)
+class OptimizerDefaults:
+    """The optimiser a method was published with, for one kind of encoder. `resolve` scales it to the run."""
+
+    optimizer: Literal["adamw", "sgd"]
+    lr: float  # peak learning rate at `lr_reference_batch` scans per step
+    lr_reference_batch: int  # scans per optimiser step that `lr` belongs to
+    lr_rule: Literal["linear", "sqrt", "fixed"]  # how the rate follows the batch
+    weight_decay: float  # at the first step
+    weight_decay_end: float  # at the last step, reached by a cosine
+    clip_norm: float | None  # largest gradient norm
+    warmup_share: float  # share of all steps, linear from 0
+    min_lr_share: float  # learning rate at the last step over the peak
+    schedule: Literal["cosine", "poly"]
+    betas: tuple[float, float] = (0.9, 0.999)  # AdamW
+    momentum: float = 0.99  # SGD, Nesterov
+    source: str = ""  # where the numbers come from
+
+    def peak_lr(self, batch_size: int) -> float:
+        """The peak learning rate for a global batch of `batch_size` scans."""
+        if self.lr_rule == "fixed":
+            return self.lr
+        ratio = batch_size / self.lr_reference_batch
+        return self.lr * (ratio if self.lr_rule == "linear" else ratio**0.5)
 
 
 METHOD_FACTS: dict[str, MethodFacts] = {
