@@ -17,10 +17,24 @@ from headctssl.cli.main import COMMANDS
 
 ROOT = Path(headctssl.__file__).parent
 PROJECT = ROOT.parent
-STAGES = (
-    "volume dataset ingest planning preprocessing loading networks methods metrics training "
-    "finetuning inference evaluation zoo reporting cli"
-).split()
+STAGES = [
+    "volume",
+    "dataset",
+    "ingest",
+    "planning",
+    "preprocessing",
+    "loading",
+    "networks",
+    "methods",
+    "metrics",
+    "training",
+    "finetuning",
+    "inference",
+    "evaluation",
+    "zoo",
+    "reporting",
+    "cli",
+]
 BASE = {"errors", "paths", "settings", "seeding", "types", "contract", "presets", "console"}
 HEAVY = {"torch", "SimpleITK", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "pydantic", "nibabel", "blosc2"}
 

@@ -73,9 +73,14 @@ def test_datasets_are_found_by_number(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     target = tmp_path / "plans.json"
     target.write_text("old")
-    with pytest.raises(OSError, match="disk full"), atomic_path(target) as temporary:
-        temporary.write_text("half")
-        raise OSError("disk full")
+
+    def write_half() -> None:
+        with atomic_path(target) as temporary:
+            temporary.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_half()
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["plans.json"]
 
