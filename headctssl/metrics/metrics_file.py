@@ -1,0 +1,82 @@
+"""Metrics file: the schema of metrics.json, one entry per label."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_serializer, field_validator
+
+from headctssl.settings import Settings
+
+__all__ = ["LabelMetrics", "Metrics"]
+
+Interval = tuple[float, float]
+
+
+class LabelMetrics(Settings):
+    """Metrics of one label; None where they do not apply or are undefined (`reason` says why)."""
+
+    name: str = Field(description="The label.")
+    type: Literal["binary", "multiclass", "ordinal", "continuous"] = "binary"
+    n_known: int = Field(0, ge=0, description="Cases with a known label.")
+    n_unknown: int = Field(0, ge=0, description="Cases left out because the label is unknown.")
+    n_positive: int | None = Field(None, description="Positive cases, binary only.")
+    n_negative: int | None = Field(None, description="Negative cases, binary only.")
+    auroc: float | None = Field(None, description="Area under the ROC curve; multiclass: mean of one versus rest.")
+    auroc_ci: Interval | None = Field(None, description="95 % percentile interval over patients.")
+    auprc: float | None = Field(None, description="Average precision.")
+    auprc_ci: Interval | None = Field(None, description="95 % percentile interval over patients.")
+    spearman: float | None = Field(None, description="Spearman's rank correlation, ordinal and continuous.")
+    spearman_ci: Interval | None = Field(None, description="95 % percentile interval over patients.")
+    mae: float | None = Field(None, description="Mean absolute error in units of the label.")
+    mae_ci: Interval | None = Field(None, description="95 % percentile interval over patients.")
+    r2: float | None = Field(None, description="Coefficient of determination, continuous only.")
+    r2_ci: Interval | None = Field(None, description="95 % percentile interval over patients.")
+    resamples: int = Field(0, ge=0, description="Bootstrap resamples that went into the intervals.")
+    redrawn: int = Field(0, ge=0, description="Resamples drawn again because they lost a class.")
+    reason: str | None = Field(None, description="Why a metric or an interval is missing.")
+
+
+class Metrics(Settings):
+    """metrics.json. In the file `labels` is an object keyed by the label's name."""
+
+    format: Literal[1] = 1
+    dataset_name: str = Field(description="Folder name, DatasetNNN_Name.")
+    evaluated_on: Literal["test", "validation", "all"] = Field(description="Which cases the metrics are of.")
+    fold: str | None = Field(None, description="The fold, fine-tuning only.")
+    num_cases: int = Field(ge=0)
+    num_subjects: int = Field(ge=0)
+    num_failed: int = Field(0, ge=0, description="Cases that could not be preprocessed; they are not in the metrics.")
+    confidence: float = Field(0.95, description="Level of the intervals.")
+    interval: str = Field("percentile bootstrap over patients", description="How the intervals are made.")
+    bootstrap_seed: int = Field(0, ge=0)
+    weights_hash: str = Field("", description="Hash of the classifier.")
+    leakage: str = Field("", description="What is known about cases that were also used in pretraining.")
+    notes: tuple[str, ...] = Field((), description="What a reader of the numbers must know.")
+    best_epoch: int | None = Field(None, description="Epoch kept, from 1, fine-tuning only.")
+    validation_auroc: float | None = Field(None, description="Mean validation AUROC of the kept epoch.")
+    mean_auroc: float | None = Field(None, description="Mean over the labels where AUROC is defined.")
+    mean_auroc_ci: Interval | None = Field(None, description="95 % percentile interval over patients.")
+    labels: tuple[LabelMetrics, ...] = Field(description="One entry per label.")
+
+    @field_serializer("labels")
+    def _by_name(self, labels: tuple[LabelMetrics, ...]) -> dict[str, dict[str, Any]]:
+        return {m.name: m.model_dump(mode="json", exclude={"name"}) for m in labels}
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _from_names(cls, value: object) -> object:
+        if isinstance(value, dict):
+            return tuple({"name": name, **fields} for name, fields in value.items())
+        return value
+
+    def label(self, name: str) -> LabelMetrics:
+        """The entry of one label.
+
+        Raises:
+            KeyError: there is no such label.
+        """
+        for entry in self.labels:
+            if entry.name == name:
+                return entry
+        raise KeyError(name)
