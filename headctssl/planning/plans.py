@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
 from headctssl.contract import InputSpec, StorageRule
-from headctssl.errors import unknown_name
-from headctssl.settings import Settings
+from headctssl.errors import DataError, UsageError, unknown_name
+from headctssl.paths import preprocessed_dataset
+from headctssl.presets import ResEncSettings, ViTSettings, encoder_preset
+from headctssl.settings import Settings, read_json
 
-__all__ = ["ConfigurationPlan", "Decision", "Plans", "SplitRule"]
+__all__ = ["ConfigurationPlan", "Decision", "Plans", "SplitRule", "fitted_encoder", "load_plans", "plans_path"]
+
+Shape = tuple[int, int, int]
+_PLANS_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 
 
 class Decision(Settings):
@@ -49,8 +56,8 @@ class Plans(Settings):
     num_cases: int = Field(ge=0)
     num_subjects: int = Field(ge=0)
     fingerprint_digest: str = Field(description="SHA-256 of the fingerprint, first 16 hex digits.")
-    profile: Literal["clinical", "laptop", "template"] = Field(
-        "clinical", description="laptop and template are synthetic datasets whose runs are kept under 10 minutes."
+    profile: Literal["real", "clinical", "laptop", "template"] = Field(
+        "real", description="All but 'real' are phantoms and templates, whose runs are kept under 10 minutes."
     )
     storage: StorageRule
     configurations: tuple[ConfigurationPlan, ...]
@@ -67,3 +74,86 @@ class Plans(Settings):
             if plan.preset == preset:
                 return plan
         raise unknown_name("configuration", preset, [p.preset for p in self.configurations])
+
+
+def plans_path(dataset_id: int, plans_name: str = "plans") -> Path:
+    """Where the plans of a dataset lie: ``plans.json``, or ``plans_NAME.json`` for ``-p NAME``.
+
+    Raises:
+        UsageError: the name could not be a file name, or no root knows the dataset.
+    """
+    if not _PLANS_NAME.match(plans_name):
+        raise UsageError(
+            "The name of the plans cannot be a file name.",
+            got=f"-p {plans_name}",
+            expected="letters, digits, '_', '.' or '-'",
+            do="Choose another name.",
+        )
+    name = "plans.json" if plans_name == "plans" else f"plans_{plans_name}.json"
+    return preprocessed_dataset(dataset_id) / name
+
+
+def load_plans(dataset_id: int, plans_name: str = "plans") -> Plans:
+    """Read the plans of a dataset.
+
+    Args:
+        dataset_id: the number in ``DatasetNNN_Name``.
+        plans_name: ``plans``, or the NAME of ``-p NAME``.
+
+    Raises:
+        DataError: there are no such plans, or the file does not fit its schema.
+    """
+    path = plans_path(dataset_id, plans_name)
+    if not path.is_file():
+        flag = "" if plans_name == "plans" else f" -p {plans_name}"
+        raise DataError(
+            f"Dataset {dataset_id} has no plans named '{plans_name}'.",
+            got=f"no {path.name} in {path.parent.name}",
+            expected="the plans that planning writes",
+            do=f"Run headct_plan_and_preprocess -d {dataset_id}{flag}.",
+        )
+    return read_json(path, Plans, do="Plan again with headct_plan_and_preprocess --replan.")
+
+
+def fitted_encoder(configuration: ConfigurationPlan) -> ViTSettings | ResEncSettings:
+    """The encoder settings of a preset with the planned input shape, channels and token size.
+
+    A transformer takes the token size as its patch. A CNN whose token is thinner along z keeps
+    stride 1 and kernel 1 along z in its first stages, where z voxels are still the longest
+    (the rule of nnU-Net, arXiv 1904.08128, section "architecture template").
+
+    Args:
+        configuration: one configuration of the plans.
+
+    Raises:
+        UsageError: the preset is unknown.
+    """
+    settings = encoder_preset(configuration.preset).settings
+    common = {
+        "in_channels": len(configuration.input.windows),
+        "input_shape": configuration.input.shape,
+    }
+    if isinstance(settings, ViTSettings):
+        return settings.model_copy(update={**common, "patch": configuration.token_size})
+    strides, kernels = thin_tokens(settings, configuration.token_size[0])
+    return settings.model_copy(update={**common, "strides": strides, "kernels": kernels})
+
+
+def thin_tokens(settings: ResEncSettings, token_z: int) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
+    """Strides and kernels of a CNN whose total stride along z is only `token_z`.
+
+    Args:
+        settings: the preset.
+        token_z: wanted total stride along z, the preset's own divided by a power of two.
+    """
+    full = 1
+    for stride in settings.strides:
+        full *= stride[0]
+    strides, kernels = list(settings.strides), list(settings.kernels)
+    for stage in range(1, len(strides)):
+        if full <= token_z:
+            break
+        full //= strides[stage][0]
+        strides[stage] = (1, *strides[stage][1:])
+        kernels[stage - 1] = (1, *kernels[stage - 1][1:])
+    return tuple(strides), tuple(kernels)

@@ -98,5 +98,6 @@ class RunSettings(Settings):
     views: ViewSettings
     monitor: MonitorSettings = MonitorSettings()
     method: SerializeAsAny[Settings] = Field(description="Settings of the method.")
+    overrides: tuple[str, ...] = Field((), description="What --set changed, as typed; asked for again by --continue.")
     estimate: Estimate
     decisions: tuple[Decision, ...]
