@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
+from headctssl.contract import Contract
 from headctssl.presets import ResEncSettings, ViTSettings
 from headctssl.types import EncoderOutput
 
@@ -21,6 +22,7 @@ class Encoder(nn.Module, ABC):
     embed_dim: int  # channels C of `tokens` and `features`
     token_size: tuple[int, int, int]  # voxels (z, y, x) per token
     no_weight_decay: tuple[str, ...] = ()  # own parameters that weight decay must not touch
+    contract: Contract | None = None  # what feeding it takes; set by `load_encoder`
 
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor | None = None, keep: Tensor | None = None) -> EncoderOutput:

@@ -1,0 +1,127 @@
+"""Transformer: the pre-norm block that encoders and decoders share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from headctssl.errors import UsageError
+
+__all__ = ["Block", "DropPath", "init_linear"]
+
+# Legend: B samples, N tokens, C width, H heads.
+
+
+def init_linear(module: nn.Module) -> None:
+    """Truncated normal of standard deviation .02 for linear weights, zero for their biases."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382): drops a branch of a whole sample while training."""
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale the branch (B, ...) of each sample by 0 or 1 / (1 - probability)."""
+        if not self.training or self.probability == 0.0:
+            return x
+        keep = 1.0 - self.probability
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        return x * (torch.rand(shape, device=x.device) < keep).to(x.dtype) / keep
+
+
+class LayerScale(nn.Module):
+    """A trainable factor per channel on a branch (arXiv 2103.17239)."""
+
+    def __init__(self, width: int, initial: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), initial))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale (B, N, C) per channel."""
+        return x * self.gamma
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention through torch's fused kernels."""
+
+    def __init__(self, width: int, heads: int, qkv_bias: bool) -> None:
+        super().__init__()
+        if width % heads:
+            raise UsageError(
+                "The width of a transformer is not a multiple of its attention heads.",
+                got=f"width {width}, heads {heads}",
+                expected="width divisible by heads",
+                do="Change the width or the number of heads.",
+            )
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x_BNC: Tensor) -> Tensor:
+        """Attend over all tokens; (B, N, C) in and out."""
+        query, key, value = self.qkv(x_BNC).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        out_BHND = functional.scaled_dot_product_attention(query, key, value)
+        out: Tensor = self.proj(out_BHND.transpose(1, 2).flatten(2))
+        return out
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) in and out."""
+        out: Tensor = self.fc2(functional.gelu(self.fc1(x)))
+        return out
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block (arXiv 2010.11929). The residual stream stays in the type of its input.
+
+    Args:
+        width: channels.
+        heads: attention heads.
+        mlp_ratio: hidden width of the MLP over the width.
+        qkv_bias: whether query, key and value have a bias.
+        drop_path: chance that a branch is dropped while training.
+        layer_scale: initial LayerScale factor; none leaves the factors out.
+        eps: added to the variance in the norms.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        mlp_ratio: float = 4.0,
+        qkv_bias: bool = True,
+        drop_path: float = 0.0,
+        layer_scale: float | None = None,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attn = Attention(width, heads, qkv_bias)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = Mlp(width, round(width * mlp_ratio))
+        self.scale1 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
+        self.scale2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) in and out."""
+        x = x + self.drop_path(self.scale1(self.attn(self.norm1(x))))
+        out: Tensor = x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+        return out
