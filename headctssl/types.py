@@ -91,6 +91,7 @@ class Views:
     seed: int
     epoch: int
     labels: Tensor | None = None  # float32 (B, L), NaN = unknown
+    foreground: dict[str, Tensor] = field(default_factory=dict)  # name -> (V, B) share of a view's voxels above -500 HU
 
     @property
     def batch_size(self) -> int:

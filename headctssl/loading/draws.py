@@ -1,0 +1,119 @@
+"""Draws: where a view lies in a scan and what is done to it, as plain numbers drawn on the CPU."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headctssl.contract import InputSpec
+from headctssl.loading.view_plan import ViewGroup
+from headctssl.types import Triple
+
+__all__ = ["Grid", "ViewDraw", "centred_grid", "draw_view", "frame_of"]
+
+Edges = NDArray[np.float64]
+"""(3, 2): start and stop per axis (z, y, x) in voxels of the read volume, voxel i covering [i, i + 1)."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The sampling grid of a view: sample j of an axis is centred at index coordinate ``start + j * step``."""
+
+    start: Triple  # voxel index coordinates (voxel i is centred at i) of the first sample
+    step: Triple  # voxels between samples, always positive
+    shape: tuple[int, int, int]
+    flip: tuple[bool, bool, bool] = (False, False, False)  # reverse the samples of an axis
+
+
+@dataclass(frozen=True)
+class ViewDraw:
+    """Everything random about one view of one sample."""
+
+    grid: Grid
+    rotation_deg: Triple | None  # angles about (z, y, x), applied after the flips
+    shift: float  # added to every channel, in windows
+    gamma: float  # exponent
+    blur_sigma: float  # voxels, 0 = none
+    noise_sigma: float  # in windows, 0 = none
+    noise_seed: int
+
+
+def frame_of(head_box: NDArray[np.floating], spacing_mm: NDArray[np.floating], spec: InputSpec) -> Edges:
+    """The box an encoder's input covers.
+
+    fixed_spacing: the field of view centred on the head box; for a head larger than it, the field of view
+    grows by one factor for all axes. stretch_to_shape: the head box itself.
+
+    Args:
+        head_box: (3, 2) start and stop of the head in voxels.
+        spacing_mm: (3,) spacing of the voxels.
+        spec: what the encoder sees.
+
+    Returns:
+        (3, 2) edges in voxels, not necessarily whole.
+    """
+    head = np.asarray(head_box, np.float64)
+    if spec.rule == "stretch_to_shape":
+        return head
+    side = np.asarray(spec.field_of_view_mm, np.float64) / np.asarray(spacing_mm, np.float64)
+    grow = max(1.0, float(((head[:, 1] - head[:, 0]) / side).max()))
+    centre = head.mean(axis=1)
+    return np.stack([centre - 0.5 * grow * side, centre + 0.5 * grow * side], axis=1)
+
+
+def centred_grid(edges: Edges, shape: tuple[int, int, int], flip: tuple[bool, bool, bool] = (False,) * 3) -> Grid:
+    """The grid whose samples tile a box: the first sample is centred half a step inside the edge."""
+    step = (edges[:, 1] - edges[:, 0]) / np.asarray(shape, np.float64)
+    start = edges[:, 0] + 0.5 * step - 0.5
+    return Grid(_triple(start), _triple(step), shape, flip)
+
+
+def draw_view(group: ViewGroup, position: int, frame: Edges, target: Edges, generator: np.random.Generator) -> ViewDraw:
+    """Draw one view.
+
+    The side of the crop is a drawn share of the frame's side, for each axis by itself (HeadCT-Foundation crops
+    112 to 224 voxels per axis and resizes to a cube). Its place is uniform over the places inside the frame
+    where it holds as much of the head as it can, so that views are not mostly air.
+
+    Args:
+        group: what to draw.
+        position: which view of the group, from 0.
+        frame: (3, 2) the box the encoder's input covers.
+        target: (3, 2) the part of the head that was read.
+        generator: the sample's own generator; a fixed count of numbers is taken from it.
+    """
+    u = generator.random(23)
+    side = _between(group.scale, u[0:3]) * (frame[:, 1] - frame[:, 0])
+    low = np.minimum(target[:, 0], target[:, 1] - side)
+    high = np.maximum(target[:, 0], target[:, 1] - side)
+    low, high = np.maximum(low, frame[:, 0]), np.minimum(high, frame[:, 1] - side)
+    place = low + u[3:6] * np.maximum(high - low, 0.0)
+    flip = u[6:9] < np.asarray(group.flip_probability)
+    grid = centred_grid(
+        np.stack([place, place + side], axis=1), group.shape, (bool(flip[0]), bool(flip[1]), bool(flip[2]))
+    )
+
+    rotated = u[9] < group.rotate_probability
+    angles = _triple((2.0 * u[10:13] - 1.0) * group.rotate_degrees)
+    blurred = u[13] < group.blur_probability[position % len(group.blur_probability)]
+    changed = u[14] < group.gamma_probability[position % len(group.gamma_probability)]
+    return ViewDraw(
+        grid=grid,
+        rotation_deg=angles if rotated else None,
+        shift=float((2.0 * u[16] - 1.0) * group.shift) if u[15] < group.shift_probability else 0.0,
+        gamma=float(_between(group.gamma, u[17])) if changed else 1.0,
+        blur_sigma=float(_between(group.blur_sigma, u[18])) if blurred else 0.0,
+        noise_sigma=float(u[20] * group.noise_sigma) if u[19] < group.noise_probability else 0.0,
+        noise_seed=math.floor(u[21] * 2**53),
+    )
+
+
+def _between(limits: tuple[float, float], u: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:
+    return np.asarray(limits[0] + u * (limits[1] - limits[0]))
+
+
+def _triple(values: NDArray[np.float64]) -> Triple:
+    return (float(values[0]), float(values[1]), float(values[2]))

@@ -1,0 +1,113 @@
+"""View plan: which groups of views a scan gives, and how each is drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headctssl.contract import InputSpec
+from headctssl.planning.run_settings import ViewSettings
+
+__all__ = ["ViewGroup", "ViewPlan", "global_group", "local_group", "view_plan"]
+
+Shape = tuple[int, int, int]
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ViewGroup:
+    """Views of one kind. Probabilities given as tuples hold one value per view, repeated cyclically."""
+
+    name: str
+    count: int  # views per scan
+    shape: Shape  # voxels (z, y, x) of a view
+    scale: Range  # side of the crop over the side of the frame, drawn for each axis by itself
+    flip_probability: tuple[float, float, float] = (0.0, 0.0, 0.0)  # per axis (z, y, x); x swaps left and right
+    rotate_probability: float = 0.0
+    rotate_degrees: float = 0.0  # largest angle about each axis
+    shift_probability: float = 0.0
+    shift: float = 0.0  # largest intensity shift, in windows
+    blur_probability: tuple[float, ...] = (0.0,)
+    blur_sigma: Range = (0.5, 1.0)  # voxels of the view
+    gamma_probability: tuple[float, ...] = (0.0,)
+    gamma: Range = (1.0, 1.0)  # exponent
+    noise_probability: float = 0.0
+    noise_sigma: float = 0.0  # largest standard deviation, in windows
+
+    def __post_init__(self) -> None:
+        assert self.count >= 1, "a group without views does not belong into a plan"
+        assert 0 < self.scale[0] <= self.scale[1] <= 1, self.scale
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """The groups of views an objective needs, in the order in which they are drawn."""
+
+    groups: tuple[ViewGroup, ...]
+
+    def __post_init__(self) -> None:
+        names = [group.name for group in self.groups]
+        assert len(set(names)) == len(names), f"two groups share a name: {names}"
+
+
+def global_group(views: ViewSettings, spec: InputSpec, count: int | None = None) -> ViewGroup:
+    """The group "global": large crops at the shape of the encoder's input, with every augmentation.
+
+    Args:
+        views: the settings of the run.
+        spec: what the encoder sees.
+        count: views per scan; ``views.global_count`` when None.
+    """
+    return ViewGroup(
+        name="global",
+        count=views.global_count if count is None else count,
+        shape=spec.shape,
+        scale=views.global_scale,
+        flip_probability=_flips(views),
+        rotate_probability=views.rotate_probability,
+        rotate_degrees=views.rotate_degrees,
+        shift_probability=views.shift_probability,
+        shift=views.shift,
+        blur_probability=views.blur_probability,
+        blur_sigma=views.blur_sigma,
+        gamma_probability=views.gamma_probability,
+        gamma=views.gamma,
+        noise_probability=views.noise_probability,
+        noise_sigma=views.noise_sigma,
+    )
+
+
+def local_group(views: ViewSettings, spec: InputSpec, count: int | None = None) -> ViewGroup:
+    """The group "local": small crops; flips and intensity shifts only where ``views.augment_local`` is set.
+
+    Args:
+        views: the settings of the run.
+        spec: what the encoder sees; a local view never has more voxels per axis than it.
+        count: views per scan; ``views.local_count`` when None.
+    """
+    del spec  # the shape of local views is a setting of its own
+    augment = views.augment_local
+    return ViewGroup(
+        name="local",
+        count=views.local_count if count is None else count,
+        shape=views.local_shape,
+        scale=views.local_scale,
+        flip_probability=_flips(views) if augment else (0.0, 0.0, 0.0),
+        rotate_probability=views.rotate_probability if augment else 0.0,
+        rotate_degrees=views.rotate_degrees,
+        shift_probability=views.shift_probability if augment else 0.0,
+        shift=views.shift,
+    )
+
+
+def view_plan(views: ViewSettings, spec: InputSpec) -> ViewPlan:
+    """Global views, and local ones where ``views.local_count`` is above 0."""
+    groups = [global_group(views, spec)]
+    if views.local_count > 0:
+        groups.append(local_group(views, spec))
+    return ViewPlan(tuple(groups))
+
+
+def _flips(views: ViewSettings) -> tuple[float, float, float]:
+    """Left and right are only swapped where that was asked for: labels carry a side."""
+    p = views.flip_probability
+    return (p, p, p if views.flip_lr else 0.0)
