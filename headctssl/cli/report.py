@@ -1,0 +1,30 @@
+"""Report: make a self-contained HTML page about a pretraining or fine-tuning run."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from headctssl.cli.common import add_common
+from headctssl.cli.main import run_command
+
+__all__ = ["add_arguments", "main", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a pretraining run or of one fine-tuning fold")
+    parser.add_argument("-o", dest="output", type=Path, default=None, metavar="FILE", help="RUN/report.html by default")
+    add_common(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the command."""
+    from headctssl.reporting.report import report
+
+    report(args.run, output=args.output, quiet=args.quiet)
+    return 0
+
+
+main = partial(run_command, "report")
