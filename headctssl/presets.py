@@ -148,6 +148,8 @@ class MethodFacts:
     student_views: tuple[tuple[str, float], ...]  # (view group, share of its tokens the student encodes)
     teacher_views: tuple[str, ...]  # view groups that are also encoded without gradient
     reference: str
+    global_views: int = 2  # global views per scan
+    local_views: int = 0  # local views per scan
 
 
 @dataclass(frozen=True)
@@ -180,9 +182,21 @@ METHOD_FACTS: dict[str, MethodFacts] = {
     facts.name: facts
     for facts in (
         MethodFacts(
-            "dino", "vit_b", (("global", 1.0), ("local", 1.0)), ("global",), "arXiv 2104.14294; arXiv 2502.02779"
+            "dino",
+            "vit_b",
+            (("global", 1.0), ("local", 1.0)),
+            ("global",),
+            "arXiv 2104.14294; arXiv 2502.02779",
+            local_views=2,
         ),
-        MethodFacts("mae", "vit_b", (("global", 0.25),), (), "arXiv 2111.06377; arXiv 2502.02779; arXiv 2410.23132"),
+        MethodFacts(
+            "mae",
+            "vit_b",
+            (("global", 0.25),),
+            (),
+            "arXiv 2111.06377; arXiv 2502.02779; arXiv 2410.23132",
+            global_views=1,
+        ),
     )
 }
 """Cost facts of every method by name. Code is in `headctssl.methods`."""
