@@ -1,0 +1,116 @@
+"""Distributed: which process this is under torchrun, and the few collectives the loop needs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from headctssl.errors import UsageError
+
+__all__ = ["Process", "barrier", "broadcast_object", "processes", "reduce_max", "reduce_mean", "wrap"]
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of a run."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+
+def current_process() -> Process:
+    """The process as torchrun's environment describes it; a single one without torchrun.
+
+    Raises:
+        UsageError: the environment is incomplete.
+    """
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    values = [os.environ.get(name) for name in names]
+    if values[0] is None or values[2] is None:
+        return Process()
+    if values[1] is None:
+        raise UsageError(
+            "The environment of a distributed run is incomplete.",
+            got=", ".join(n for n, v in zip(names, values, strict=True) if v is not None),
+            expected=", ".join(names),
+            do="Start with torchrun --nproc_per_node N -m headctssl pretrain ...",
+        )
+    return Process(int(values[0]), int(values[1]), int(values[2]))
+
+
+@contextmanager
+def processes(device: torch.device) -> Iterator[Process]:
+    """Join the other processes of a torchrun call for the length of the block.
+
+    Args:
+        device: a CUDA device selects nccl, anything else gloo.
+    """
+    process = current_process()
+    if process.world_size == 1:
+        yield process
+        return
+    joined = not dist.is_initialized()
+    if joined:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield process
+    finally:
+        if joined:
+            dist.destroy_process_group()
+
+
+def wrap(module: nn.Module, process: Process, *, find_unused: bool = False) -> nn.Module:
+    """Let gradients be averaged over processes; the module itself when there is one process.
+
+    Args:
+        module: its forward must reach every trainable parameter unless `find_unused`.
+        process: this process.
+        find_unused: whether some parameters get no gradient in some steps.
+    """
+    if process.world_size == 1:
+        return module
+    return DistributedDataParallel(module, broadcast_buffers=False, find_unused_parameters=find_unused)
+
+
+def reduce_max(values: Tensor, process: Process) -> Tensor:
+    """Elementwise largest value over processes, in place."""
+    if process.world_size > 1:
+        dist.all_reduce(values, op=dist.ReduceOp.MAX)
+    return values
+
+
+def reduce_mean(values: Tensor, process: Process) -> Tensor:
+    """Elementwise mean over processes, in place."""
+    if process.world_size > 1:
+        dist.all_reduce(values, op=dist.ReduceOp.SUM)
+        values /= process.world_size
+    return values
+
+
+def barrier(process: Process) -> None:
+    """Wait until every process is here."""
+    if process.world_size > 1:
+        dist.barrier()
+
+
+def broadcast_object(value: Any, process: Process) -> Any:
+    """The main process's value, on every process."""
+    if process.world_size == 1:
+        return value
+    box = [value if process.is_main else None]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

@@ -1,0 +1,181 @@
+"""Run folder: begin, continue or refuse a run, compare its settings, and say in what environment it ran."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from collections.abc import Collection, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import headctssl
+from headctssl.errors import UsageError
+from headctssl.settings import Settings
+from headctssl.training.checkpoint import CHECKPOINT_FILE
+
+__all__ = ["Environment", "describe_environment", "first_difference", "open_run_folder", "require_same_settings"]
+
+_PACKAGES = (
+    "acvl-utils",
+    "batchgenerators",
+    "batchgeneratorsv2",
+    "blosc2",
+    "dynamic-network-architectures",
+    "nibabel",
+    "numpy",
+    "pydantic",
+    "safetensors",
+    "scipy",
+    "SimpleITK",
+    "torch",
+)
+
+
+class Environment(Settings):
+    """environment.json: versions and hardware; no path, user or host name."""
+
+    format: Literal[1] = 1
+    package_version: str
+    git_commit: str | None
+    git_changed: bool | None
+    python: str
+    system: str
+    machine: str
+    processor: str
+    cores: int
+    memory_gb: float
+    device: str
+    packages: tuple[tuple[str, str], ...]
+
+
+def open_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Decide how a run begins, and make its folder.
+
+    Args:
+        folder: the run folder.
+        resume: `--continue`: go on from the checkpoint where there is one.
+        overwrite: remove what is there.
+
+    Returns:
+        True when there is a checkpoint to go on from.
+
+    Raises:
+        UsageError: both flags are given, or a run exists and neither is.
+    """
+    if resume and overwrite:
+        raise UsageError(
+            "--continue and --overwrite exclude each other.", got="both", expected="one of them", do="Remove one."
+        )
+    exists = folder.is_dir() and any(folder.iterdir())
+    if exists and not resume and not overwrite:
+        raise UsageError(
+            f"The run {folder.name} exists already.",
+            got=folder,
+            expected="a new run",
+            do="Go on with --continue, replace it with --overwrite, or give another name with --tag.",
+        )
+    going_on = resume and (folder / CHECKPOINT_FILE).exists()
+    if exists and not going_on:
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return going_on
+
+
+def first_difference(
+    stored: Mapping[str, Any], wanted: Mapping[str, Any], prefix: str = ""
+) -> tuple[str, object, object] | None:
+    """The first field in which two JSON mappings differ: dotted name, stored value, wanted value."""
+    for name in sorted(set(stored) | set(wanted)):
+        one, other = stored.get(name), wanted.get(name)
+        if isinstance(one, Mapping) and isinstance(other, Mapping):
+            inner = first_difference(one, other, f"{prefix}{name}.")
+            if inner is not None:
+                return inner
+        elif one != other:
+            return f"{prefix}{name}", one, other
+    return None
+
+
+def require_same_settings(
+    folder: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any], free: Collection[str] = ()
+) -> None:
+    """Refuse to go on with a run whose settings differ.
+
+    Args:
+        folder: the run folder, for the message.
+        stored: JSON content of its config.json.
+        wanted: JSON content of the settings now asked for.
+        free: top-level fields that may differ.
+
+    Raises:
+        UsageError: a field differs; it is named.
+    """
+    found = first_difference(
+        {k: v for k, v in stored.items() if k not in free}, {k: v for k, v in wanted.items() if k not in free}
+    )
+    if found is not None:
+        name, one, other = found
+        raise UsageError(
+            f"The run {folder.name} was started with other settings: '{name}' differs.",
+            got=other,
+            expected=one,
+            do="Use the same settings, replace the run with --overwrite, or give another name with --tag.",
+        )
+
+
+def describe_environment(device: torch.device) -> Environment:
+    """What environment.json says of this process.
+
+    Args:
+        device: where the run computes.
+    """
+    commit, changed = _git_state(Path(headctssl.__file__).resolve().parent)
+    return Environment(
+        package_version=headctssl.__version__,
+        git_commit=commit,
+        git_changed=changed,
+        python=platform.python_version(),
+        system=platform.system(),
+        machine=platform.machine(),
+        processor=_processor(),
+        cores=os.cpu_count() or 1,
+        memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        packages=tuple((name, _version(name)) for name in _PACKAGES),
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _processor() -> str:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.machine()
+    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _git_state(package: Path) -> tuple[str | None, bool | None]:
+    """Commit of the checkout that the package lies in and whether the package was changed; None outside of one."""
+    if not (package.parent / ".git").exists():
+        return None, None
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(package.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", package.name))
+    except (OSError, subprocess.SubprocessError):
+        return None, None

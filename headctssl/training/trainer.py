@@ -1,0 +1,327 @@
+"""Trainer: the loop. A learner (method or task) is passed in; this class is never subclassed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, final
+
+import torch
+from torch import Tensor, nn
+
+from headctssl.contract import InputSpec
+from headctssl.errors import StoppedError, TrainingError, UsageError
+from headctssl.loading.views import ViewPlan, make_views
+from headctssl.methods.method import ParamGroup
+from headctssl.planning.run_settings import TrainingSettings
+from headctssl.seeding import derive_seed
+from headctssl.training.batches import split_batch, to_device
+from headctssl.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from headctssl.training.distributed import Process, reduce_max, wrap
+from headctssl.training.meter import Meter
+from headctssl.training.optimizer import build_optimizer, check_groups, set_rates
+from headctssl.training.run_log import RunLog
+from headctssl.training.signals import StopFlag, stop_flag
+from headctssl.types import Clock, PretrainBatch, StepResult, Views
+
+__all__ = ["Learner", "Stateful", "Trainer"]
+
+_MOST_BAD_STEPS = 10
+
+
+class Learner(Protocol):
+    """What the loop needs of a method or task, which is also an nn.Module."""
+
+    def views(self) -> ViewPlan: ...  # noqa: D102
+    def training_step(self, views: Views, clock: Clock) -> StepResult: ...  # noqa: D102
+    def before_optimizer_step(self, clock: Clock) -> None: ...  # noqa: D102
+    def after_step(self, clock: Clock) -> None: ...  # noqa: D102
+    def param_groups(self) -> list[ParamGroup]: ...  # noqa: D102
+
+
+class Stateful(Protocol):
+    """Something beside the learner whose state a resume must restore (plain values and tensors)."""
+
+    def state_dict(self) -> Mapping[str, Any]: ...  # noqa: D102
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...  # noqa: D102
+
+
+class _Forward(nn.Module):
+    """Lets a training step go through DistributedDataParallel, whose hooks sit on `forward`."""
+
+    def __init__(self, learner: nn.Module) -> None:
+        super().__init__()
+        self.learner = learner
+
+    def forward(self, views: Views, clock: Clock) -> StepResult:
+        result: StepResult = self.learner.training_step(views, clock)  # type: ignore[operator]  # a Learner
+        return result
+
+
+@final
+class Trainer:
+    """Runs optimiser steps ``step .. num_steps - 1`` and keeps a checkpoint from which they go on bit for bit.
+
+    Random numbers need no saving: views and masks are functions of (seed, epoch, sample), and torch's
+    generator is seeded anew from (seed, step, rank) before every step.
+
+    Args:
+        learner: method or task, built, on any device; moved to `device` here.
+        training: steps, rates, precision.
+        input_spec: what the views are made to.
+        make_batches: start step -> this process's batches, one per optimiser step, from that step on.
+            A batch has ``batch_size / world_size`` scans; accumulation splits it here.
+        steps_per_epoch: optimiser steps per epoch, for the clock and `on_epoch_end`.
+        folder: the run folder; ``checkpoint_latest.pt`` lies in it.
+        log: where lines go.
+        digest: names the settings of the run; a checkpoint with another one is refused.
+        device: where to compute.
+        process: this process among those of the run.
+        on_epoch_end: called after the last step of every epoch and after the last step, before the
+            checkpoint; what it returns goes to metrics.jsonl.
+        extra: further state to save and restore.
+
+    Raises:
+        UsageError: the batch size is not divisible, or precision and device do not go together.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        *,
+        training: TrainingSettings,
+        input_spec: InputSpec,
+        make_batches: Callable[[int], Iterable[PretrainBatch]],
+        steps_per_epoch: int,
+        folder: Path,
+        log: RunLog,
+        digest: str,
+        device: torch.device,
+        process: Process | None = None,
+        on_epoch_end: Callable[[Clock], Mapping[str, float] | None] | None = None,
+        extra: Stateful | None = None,
+    ) -> None:
+        self.process = process or Process()
+        _check(training, device, self.process, coupled=bool(getattr(learner, "batch_coupled", False)))
+        assert isinstance(learner, nn.Module), "a learner is an nn.Module"
+        self.module: nn.Module = learner.to(device)
+        self.learner: Learner = learner
+        self.training, self.input_spec, self.device = training, input_spec, device
+        self.make_batches, self.steps_per_epoch = make_batches, steps_per_epoch
+        self.folder, self.log, self.digest = folder, log, digest
+        self.on_epoch_end, self.extra = on_epoch_end, extra
+        groups = learner.param_groups()
+        check_groups(self.module, groups)
+        self.parameters = [p for group in groups for p in group.parameters]
+        self.optimizer = build_optimizer(groups, training)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
+        self.step = 0
+        self.elapsed = 0.0  # seconds of training, over all sessions of the run
+        self.bad_in_a_row = 0
+
+    def run(self) -> None:
+        """Train to the last step.
+
+        Raises:
+            StoppedError: a signal came; a checkpoint of the last full step was written.
+            TrainingError: ten steps in a row had a loss or gradient that is not finite.
+        """
+        training, learner = self.training, self.learner
+        step_through = wrap(
+            _Forward(self.module),
+            self.process,
+            find_unused=bool(getattr(learner, "find_unused_parameters", False)),
+        )
+        plan = learner.views()
+        meter = Meter(self.process, training.batch_size, self.elapsed)
+        self.module.train()
+        with stop_flag() as stop:
+            batches = iter(self.make_batches(self.step)) if self.step < training.num_steps else iter(())
+            while self.step < training.num_steps:
+                batch = self._next(batches, meter, stop)
+                clock = Clock(self.step, training.num_steps, batch.epoch, self.steps_per_epoch)
+                rate = set_rates(self.optimizer, training, self.step)
+                torch.manual_seed(derive_seed(training.seed, self.step, self.process.rank, "torch"))
+                self.optimizer.zero_grad(set_to_none=True)
+
+                parts = split_batch(batch, training.accumulation)
+                for position, part in enumerate(parts):
+                    views = make_views(to_device(part, self.device), plan, self.input_spec)
+                    last = position == len(parts) - 1
+                    with _no_sync(step_through, last), self._autocast():
+                        result: StepResult = step_through(views, clock)
+                    with _no_sync(step_through, last):
+                        torch.autograd.backward(self.scaler.scale(result.loss / len(parts)))
+                    meter.add(result)
+
+                self.scaler.unscale_(self.optimizer)
+                learner.before_optimizer_step(clock)
+                norm = self._clip()
+                if finite := self._all_finite(norm, meter.last_losses(), stop):
+                    self.scaler.step(self.optimizer)
+                    learner.after_step(clock)
+                self.scaler.update()
+
+                self.step += 1
+                self._after(batch, clock, rate, norm, meter, finite=finite)
+                if stop:
+                    self._stop(stop)
+
+    def resume(self) -> bool:
+        """Go on from the checkpoint of the folder; False when there is none.
+
+        Raises:
+            DataError: it cannot be read.
+            TrainingError: it belongs to other settings.
+        """
+        path = self.folder / CHECKPOINT_FILE
+        if not path.exists():
+            return False
+        state = load_checkpoint(path)
+        if state["settings"] != self.digest:
+            raise TrainingError(
+                f"The checkpoint {path} was written under other settings.",
+                got=state["settings"],
+                expected=self.digest,
+                do="Start again with --overwrite, or under another name with --tag.",
+            )
+        self.module.load_state_dict(state["learner"], strict=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.elapsed = state["step"], state["elapsed"]
+        self.bad_in_a_row = state["bad_in_a_row"]
+        if self.extra is not None:
+            self.extra.load_state_dict(state["extra"])
+        return True
+
+    def save(self) -> None:
+        """Write the checkpoint, on the main process only."""
+        if not self.process.is_main:
+            return
+        state = {
+            "format": 1,
+            "settings": self.digest,
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "bad_in_a_row": self.bad_in_a_row,
+            "learner": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "extra": {} if self.extra is None else self.extra.state_dict(),
+        }
+        save_checkpoint(self.folder / CHECKPOINT_FILE, state)
+
+    def _next(self, batches: Any, meter: Meter, stop: StopFlag) -> PretrainBatch:
+        try:
+            with meter.waiting():
+                batch: PretrainBatch = next(batches)
+        except StopIteration:
+            raise AssertionError(f"the loader ended at step {self.step} of {self.training.num_steps}") from None
+        except Exception:
+            # A signal to the whole process group may end the reader processes first.
+            if stop:
+                self._stop(stop)
+            raise
+        return batch
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        types = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        if self.training.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=types[self.training.precision])
+
+    def _clip(self) -> Tensor:
+        limit = self.training.clip_norm
+        return torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if limit is None else limit)
+
+    def _all_finite(self, norm: Tensor, losses: Tensor, stop: StopFlag) -> bool:
+        """Whether loss and gradient are finite on every process; also spreads a signal over them."""
+        bad = ~(torch.isfinite(norm) & torch.isfinite(losses).all())
+        if self.process.world_size == 1:
+            return not bool(bad)
+        told = torch.tensor(1.0 if stop else 0.0, device=self.device)
+        flags = reduce_max(torch.stack([bad.float(), told]), self.process).tolist()
+        if flags[1] and not stop:
+            stop.name = "a signal to another process"
+        return not flags[0]
+
+    def _after(
+        self, batch: PretrainBatch, clock: Clock, rate: float, norm: Tensor, meter: Meter, *, finite: bool
+    ) -> None:
+        training = self.training
+        if not finite:
+            self._count_bad(batch, clock)
+            meter.drop_step()
+        else:
+            self.bad_in_a_row = 0
+            meter.keep_step(norm)
+        is_last = self.step == training.num_steps
+        ends_epoch = self.step % self.steps_per_epoch == 0 or is_last
+        found: Mapping[str, float] | None = None
+        if ends_epoch and self.on_epoch_end is not None:
+            found = self.on_epoch_end(clock)
+            self.module.train()
+        self.elapsed = meter.elapsed()
+        if found or is_last or self.step % training.log_every == 0:
+            line = meter.line(self.step, clock.epoch, rate)
+            self.log.metrics({**line, **(found or {})}, training.num_steps)
+        if is_last or self.step % training.checkpoint_every == 0:
+            self.save()
+            self.log.picture(final=is_last)
+
+    def _count_bad(self, batch: PretrainBatch, clock: Clock) -> None:
+        self.bad_in_a_row += 1
+        samples = ", ".join(str(i) for i in batch.sample_index.tolist())
+        self.log.say(
+            f"step {clock.step}: loss or gradient is not finite, step skipped "
+            f"(seed {batch.seed}, epoch {batch.epoch}, samples {samples})"
+        )
+        if self.bad_in_a_row >= _MOST_BAD_STEPS:
+            raise TrainingError(
+                f"The loss or the gradient was not finite in {_MOST_BAD_STEPS} steps in a row.",
+                got=f"steps {clock.step - _MOST_BAD_STEPS + 1} to {clock.step}, see train.log for the samples",
+                expected="finite numbers",
+                do="Lower training.lr or set training.precision=float32, and start again with --overwrite.",
+            )
+
+    def _stop(self, stop: StopFlag) -> None:
+        self.save()
+        self.log.say(f"stopped by {stop.name} after step {self.step}; checkpoint written")
+        raise StoppedError(
+            f"The run was stopped by {stop.name} after step {self.step} of {self.training.num_steps}.",
+            do="Start the same command again with --continue.",
+        )
+
+
+def _no_sync(module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
+    """Gradients of accumulated passes are averaged over processes once, with the last pass."""
+    if last or not isinstance(module, nn.parallel.DistributedDataParallel):
+        return contextlib.nullcontext()
+    held: contextlib.AbstractContextManager[Any] = module.no_sync()
+    return held
+
+
+def _check(training: TrainingSettings, device: torch.device, process: Process, *, coupled: bool) -> None:
+    passes = process.world_size * training.accumulation
+    if training.batch_size % passes:
+        raise UsageError(
+            "training.batch_size cannot be divided over the processes and the accumulation.",
+            got=f"{training.batch_size} scans over {process.world_size} x {training.accumulation}",
+            expected=f"a multiple of {passes}",
+            do=f"Set training.batch_size to {passes * max(1, round(training.batch_size / passes))}.",
+        )
+    if coupled and training.accumulation > 1:
+        raise UsageError(
+            "This method compares the scans of a batch, so accumulation changes its loss.",
+            got=f"training.accumulation={training.accumulation}",
+            expected="1",
+            do="Set training.accumulation=1 with a smaller batch, or use more processes.",
+        )
+    if training.precision == "fp16" and device.type != "cuda":
+        raise UsageError(
+            "fp16 needs a CUDA device.",
+            got=f"training.precision=fp16 on {device.type}",
+            expected="bf16 or float32",
+            do="Set training.precision=bf16 or float32.",
+        )
