@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headctssl.training.distributed import Process, reduce_mean
-from headctssl.types import StepResult
+from headctssl.types import StepResult, Views
 
 __all__ = ["Meter"]
 
@@ -40,8 +40,13 @@ class Meter:
         yield
         self.waited += time.perf_counter() - start
 
-    def add(self, result: StepResult) -> None:
-        """Note the loss and the logs of one forward pass; the log ``features`` (B, C) goes to the monitor."""
+    def add(self, result: StepResult, views: Views) -> None:
+        """Note the loss, the logs and the foreground of one forward pass.
+
+        The log ``features`` (B, C) is kept for the monitor; the others are scalars.
+        """
+        for name, share in views.foreground.items():
+            self.pending.setdefault(f"foreground_{name}", []).append(share.float().mean())
         self.pending.setdefault("loss", []).append(result.loss.detach().float())
         for name, value in result.logs.items():
             if name == "features":

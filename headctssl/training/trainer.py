@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from headctssl.contract import InputSpec
 from headctssl.errors import StoppedError, TrainingError, UsageError
+from headctssl.loading.sampler import steps_per_epoch
 from headctssl.loading.views import ViewPlan, make_views
 from headctssl.methods.method import ParamGroup
 from headctssl.planning.run_settings import TrainingSettings
 from headctssl.seeding import derive_seed
-from headctssl.training.batches import split_batch, to_device
+from headctssl.training.batches import to_device
 from headctssl.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from headctssl.training.distributed import Process, reduce_max, wrap
 from headctssl.training.meter import Meter
@@ -70,9 +71,8 @@ class Trainer:
         learner: method or task, built, on any device; moved to `device` here.
         training: steps, rates, precision.
         input_spec: what the views are made to.
-        make_batches: start step -> this process's batches, one per optimiser step, from that step on.
-            A batch has ``batch_size / world_size`` scans; accumulation splits it here.
-        steps_per_epoch: optimiser steps per epoch, for the clock and `on_epoch_end`.
+        make_batches: start step -> this process's batches from that optimiser step on, ``accumulation`` of
+            them per step, each of ``batch_size / world_size / accumulation`` scans (a `BatchLoader`).
         folder: the run folder; ``checkpoint_latest.pt`` lies in it.
         log: where lines go.
         digest: names the settings of the run; a checkpoint with another one is refused.
@@ -93,7 +93,6 @@ class Trainer:
         training: TrainingSettings,
         input_spec: InputSpec,
         make_batches: Callable[[int], Iterable[PretrainBatch]],
-        steps_per_epoch: int,
         folder: Path,
         log: RunLog,
         digest: str,
@@ -108,7 +107,8 @@ class Trainer:
         self.module: nn.Module = learner.to(device)
         self.learner: Learner = learner
         self.training, self.input_spec, self.device = training, input_spec, device
-        self.make_batches, self.steps_per_epoch = make_batches, steps_per_epoch
+        self.make_batches = make_batches
+        self.steps_per_epoch = steps_per_epoch(training.samples_per_epoch, training.batch_size)
         self.folder, self.log, self.digest = folder, log, digest
         self.on_epoch_end, self.extra = on_epoch_end, extra
         groups = learner.param_groups()
@@ -139,21 +139,20 @@ class Trainer:
         with stop_flag() as stop:
             batches = iter(self.make_batches(self.step)) if self.step < training.num_steps else iter(())
             while self.step < training.num_steps:
-                batch = self._next(batches, meter, stop)
-                clock = Clock(self.step, training.num_steps, batch.epoch, self.steps_per_epoch)
+                passes = [self._next(batches, meter, stop) for _ in range(training.accumulation)]
+                clock = Clock(self.step, training.num_steps, passes[0].epoch, self.steps_per_epoch)
                 rate = set_rates(self.optimizer, training, self.step)
                 torch.manual_seed(derive_seed(training.seed, self.step, self.process.rank, "torch"))
                 self.optimizer.zero_grad(set_to_none=True)
 
-                parts = split_batch(batch, training.accumulation)
-                for position, part in enumerate(parts):
-                    views = make_views(to_device(part, self.device), plan, self.input_spec)
-                    last = position == len(parts) - 1
+                for position, batch in enumerate(passes, start=1):
+                    views = make_views(to_device(batch, self.device), plan, self.input_spec)
+                    last = position == len(passes)
                     with _no_sync(step_through, last), self._autocast():
                         result: StepResult = step_through(views, clock)
                     with _no_sync(step_through, last):
-                        torch.autograd.backward(self.scaler.scale(result.loss / len(parts)))
-                    meter.add(result)
+                        torch.autograd.backward(self.scaler.scale(result.loss / len(passes)))
+                    meter.add(result, views)
 
                 self.scaler.unscale_(self.optimizer)
                 learner.before_optimizer_step(clock)
@@ -164,7 +163,7 @@ class Trainer:
                 self.scaler.update()
 
                 self.step += 1
-                self._after(batch, clock, rate, norm, meter, finite=finite)
+                self._after(passes, clock, rate, norm, meter, finite=finite)
                 if stop:
                     self._stop(stop)
 
@@ -247,11 +246,11 @@ class Trainer:
         return not flags[0]
 
     def _after(
-        self, batch: PretrainBatch, clock: Clock, rate: float, norm: Tensor, meter: Meter, *, finite: bool
+        self, passes: list[PretrainBatch], clock: Clock, rate: float, norm: Tensor, meter: Meter, *, finite: bool
     ) -> None:
         training = self.training
         if not finite:
-            self._count_bad(batch, clock)
+            self._count_bad(passes, clock)
             meter.drop_step()
         else:
             self.bad_in_a_row = 0
@@ -270,12 +269,12 @@ class Trainer:
             self.save()
             self.log.picture(final=is_last)
 
-    def _count_bad(self, batch: PretrainBatch, clock: Clock) -> None:
+    def _count_bad(self, passes: list[PretrainBatch], clock: Clock) -> None:
         self.bad_in_a_row += 1
-        samples = ", ".join(str(i) for i in batch.sample_index.tolist())
+        samples = ", ".join(str(i) for batch in passes for i in batch.sample_index.tolist())
         self.log.say(
             f"step {clock.step}: loss or gradient is not finite, step skipped "
-            f"(seed {batch.seed}, epoch {batch.epoch}, samples {samples})"
+            f"(seed {self.training.seed}, epoch {clock.epoch}, samples {samples})"
         )
         if self.bad_in_a_row >= _MOST_BAD_STEPS:
             raise TrainingError(
