@@ -11,6 +11,7 @@ from torch import nn
 from headctssl.loading.views import ViewPlan
 from headctssl.networks.encoder import Encoder
 from headctssl.planning.run_settings import RunSettings
+from headctssl.presets import OptimizerDefaults
 from headctssl.settings import Settings as BaseSettings
 from headctssl.types import Clock, StepResult, Views
 
@@ -40,6 +41,15 @@ class Method(nn.Module, ABC):
     Settings: ClassVar[type[BaseSettings]]
     requires: ClassVar[frozenset[Requirement]] = frozenset()
     batch_coupled: ClassVar[bool] = False  # True: the loss couples samples, accumulation above 1 is refused
+
+    def __init__(self, settings: BaseSettings) -> None:
+        super().__init__()
+        self.settings = settings
+
+    @classmethod
+    @abstractmethod
+    def optimizer_defaults(cls, kind: Literal["transformer", "cnn"]) -> OptimizerDefaults:
+        """The optimiser the objective was published with, for one kind of encoder."""
 
     @abstractmethod
     def build(self, encoder: Encoder, run: RunSettings) -> None:

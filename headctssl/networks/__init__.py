@@ -60,7 +60,7 @@ def encoder_class(family: str) -> type[Encoder]:
 def build_from_settings(settings: EncoderSettings) -> Encoder:
     """A randomly initialised encoder of these dimensions (torch's global generator)."""
     build = encoder_class(settings.family)
-    return build(settings)  # type: ignore[call-arg]  # the constructor of a concrete encoder takes its settings
+    return build(settings)
 
 
 def build_encoder(name: str, **overrides: JsonValue) -> Encoder:

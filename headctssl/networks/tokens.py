@@ -52,7 +52,7 @@ def tokens_from_grid(volume: Tensor) -> Tensor:
 
 def grid_from_tokens(tokens: Tensor, grid: Grid) -> Tensor:
     """Tokens (B, N, C) of a whole grid as (B, C, d, h, w)."""
-    return tokens.transpose(1, 2).unflatten(2, grid)
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid)
 
 
 def patchify(volume: Tensor, patch: Grid) -> Tensor:
@@ -78,7 +78,7 @@ def gather_tokens(tokens: Tensor, indices: Tensor) -> Tensor:
 def mask_from_indices(indices: Tensor, grid: Grid) -> Tensor:
     """A boolean grid (B, d, h, w) that is True at the token `indices` (B, K) int64."""
     flat = torch.zeros(indices.shape[0], grid[0] * grid[1] * grid[2], dtype=torch.bool, device=indices.device)
-    return flat.scatter_(1, indices, True).unflatten(1, grid)
+    return flat.scatter_(1, indices, True).view(-1, *grid)
 
 
 def voxels_of_mask(mask: Tensor, token_size: Grid) -> Tensor:

@@ -96,7 +96,7 @@ class ViTEncoder(Encoder):
         self.blocks.apply(init_linear)
         self.no_weight_decay = ("cls_token", "registers", "pos_embed", "mask_token")
         self._tables: dict[tuple[tuple[int, int, int], torch.device], Tensor] = {}
-        self.register_load_state_dict_pre_hook(_mask_token_on_load)
+        self.register_load_state_dict_pre_hook(_mask_token_on_load)  # type: ignore[no-untyped-call]  # torch's hook
 
     def add_mask_token(self) -> None:
         """Make the token that replaces masked places, random; nothing when it exists."""

@@ -1,0 +1,1 @@
+"""Dino: self-distillation between views without labels."""

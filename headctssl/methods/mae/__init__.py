@@ -1,0 +1,1 @@
+"""Mae: reconstruction of masked patches or blocks."""
