@@ -8,14 +8,16 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
+from headctssl.errors import UsageError
 from headctssl.loading.views import ViewPlan
 from headctssl.networks.encoder import Encoder
+from headctssl.networks.tokens import grid_of
 from headctssl.planning.run_settings import RunSettings
 from headctssl.presets import OptimizerDefaults
 from headctssl.settings import Settings as BaseSettings
 from headctssl.types import Clock, StepResult, Views
 
-__all__ = ["Method", "ParamGroup", "no_decay_names", "split_decay"]
+__all__ = ["Method", "ParamGroup", "check_views", "no_decay_names", "split_decay"]
 
 Requirement = Literal["mask", "keep", "pyramid", "segmentation"]
 
@@ -76,6 +78,31 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def encoder_to_export(self) -> Encoder:
         """The encoder whose weights users get."""
+
+
+def check_views(plan: ViewPlan, encoder: Encoder) -> None:
+    """Refuse views that the encoder cannot take.
+
+    Raises:
+        UsageError: a side is not a multiple of the token size, or a CNN is left with a single place, which its
+            instance norms cannot normalise.
+    """
+    for group in plan.groups:
+        try:
+            d, h, w = grid_of(group.shape, encoder.token_size)
+        except ValueError as error:
+            problem = str(error)
+        else:
+            if encoder.kind == "transformer" or d * h * w > 1:
+                continue
+            problem = f"{group.shape} voxels leave one place"
+        raise UsageError(
+            f"The {group.name} views do not fit the encoder.",
+            got=problem,
+            expected=f"sides that are multiples of {encoder.token_size}"
+            + (", more than one place in all" if encoder.kind == "cnn" else ""),
+            do=f"Set views.{group.name}_shape to fit." if group.name != "global" else "Choose another preset with -c.",
+        )
 
 
 def no_decay_names(module: nn.Module) -> set[str]:

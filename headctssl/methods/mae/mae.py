@@ -12,7 +12,7 @@ from torch.nn import functional
 from headctssl.errors import UsageError
 from headctssl.loading.views import ViewPlan, global_group
 from headctssl.methods.mae.mae_loss import draw_masks, masked_error, masked_targets
-from headctssl.methods.method import Method, Requirement
+from headctssl.methods.method import Method, Requirement, check_views
 from headctssl.networks.decoders import ConvDecoder, TokenDecoder
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.resenc import ResEncEncoder
@@ -103,13 +103,22 @@ class Mae(Method):
         """See `Method.build`.
 
         Raises:
-            UsageError: the input cannot be divided into blocks, or the encoder is of a kind MAE does not know.
+            UsageError: the input cannot be divided into blocks, a setting of CNNs is given for a transformer, or MAE
+                does not know the encoder.
         """
         self.encoder = encoder
         self.plan = ViewPlan((global_group(run.views, run.input),))
+        check_views(self.plan, encoder)
         channels = len(run.input.windows)
         self.decoder: TokenDecoder | ConvDecoder
         if isinstance(encoder, ViTEncoder):
+            if self.settings.mask_block is not None:
+                raise UsageError(
+                    "A transformer masks its own tokens.",
+                    got=f"method.mask_block={self.settings.mask_block}",
+                    expected="no method.mask_block",
+                    do="Leave method.mask_block out, or set encoder.patch.",
+                )
             self.block = encoder.token_size
             self.decoder = self._token_decoder(encoder, channels, run.input.shape)
         elif isinstance(encoder, ResEncEncoder):
