@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: help demo test check evidence benchmark-input clean
+.PHONY: help demo test check evidence benchmark-input docs clean
 
 help:
 	@echo "make demo             set up, run the whole pipeline on synthetic scans, write report.html"
@@ -43,6 +43,9 @@ evidence: .venv/base
 
 benchmark-input: .venv/bench
 	$(BIN)/python -m benchmarks.input
+
+docs: .venv/base
+	$(BIN)/python -c "from pathlib import Path; from headctssl.reporting.settings_page import write_settings_page as w; w(Path('documentation/settings.md'))"
 
 clean:
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,75 @@
+"""Settings page: documentation/settings.md, generated from the settings so that it cannot lie."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from headctssl.contract import Contract, InputSpec, StorageRule
+from headctssl.dataset.manifest import DatasetInfo
+from headctssl.finetuning.finetune import FinetuneSettings
+from headctssl.methods import METHODS, method_class
+from headctssl.planning.plans import Plans, SplitRule
+from headctssl.planning.run_settings import MonitorSettings, TrainingSettings, ViewSettings
+from headctssl.presets import ResEncSettings, ViTSettings
+
+__all__ = ["settings_markdown", "write_settings_page"]
+
+
+def settings_markdown() -> str:
+    """The page: one table per section of `--set`, then the files."""
+    sections: list[tuple[str, str, type[BaseModel]]] = [
+        (
+            "`training.*` of `headct_pretrain`",
+            "Defaults are before the planner; a run's own values are in its config.json.",
+            TrainingSettings,
+        ),
+        ("`views.*`", "How views are drawn.", ViewSettings),
+        ("`monitor.*`", "What is watched while training.", MonitorSettings),
+        ("`encoder.*` of a vision transformer", "A preset fixes these.", ViTSettings),
+        ("`encoder.*` of a residual encoder", "A preset fixes these.", ResEncSettings),
+    ]
+    for name in METHODS:
+        sections.append(
+            (
+                f"`method.*` of `{name}`",
+                "The published values; the planner adapts some to the data.",
+                method_class(name).Settings,
+            )
+        )
+    sections += [
+        ("`headct_finetune --set`", "Settings of fine-tuning.", FinetuneSettings),
+        ("plans.json", "", Plans),
+        ("Split rule in plans.json", "", SplitRule),
+        ("Storage rule", "Its digest names the folder of stored cases.", StorageRule),
+        ("Input of an encoder", "", InputSpec),
+        ("contract.json", "Travels in every checkpoint.", Contract),
+        ("dataset.json", "", DatasetInfo),
+    ]
+    text = ["# Settings", "", "Generated from the code by `make docs`; a test compares."]
+    for title, note, model in sections:
+        text += ["", f"## {title}", "", *([note, ""] if note else []), *_rows(model)]
+    return "\n".join(text) + "\n"
+
+
+def write_settings_page(path: Path) -> None:
+    """Write the page.
+
+    Args:
+        path: documentation/settings.md of a checkout.
+    """
+    path.write_text(settings_markdown(), encoding="utf-8")
+
+
+def _rows(model: type[BaseModel]) -> list[str]:
+    rows = ["| field | default | what it is |", "|---|---|---|"]
+    for name, field in model.model_fields.items():
+        if field.is_required():
+            default = "required"
+        else:
+            value = field.get_default(call_default_factory=True)
+            default = f"`{value.model_dump_json()}`" if isinstance(value, BaseModel) else f"`{value!r}`"
+        description = (field.description or "").replace("|", "\\|")
+        rows.append(f"| `{name}` | {default} | {description} |")
+    return rows

@@ -1,0 +1,124 @@
+"""The road: raw scans to predictions, as commands, on the phantom."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from headctssl.cli.main import main
+from headctssl.paths import ROOT_KINDS
+
+Command = Callable[..., tuple[int, str, str]]
+TINY = ["--set", "training.num_steps=3", "--set", "training.batch_size=4", "--num_workers", "0"]
+HEAD = ["--set", "training.num_epochs=1", "--num_workers", "0"]
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A phantom dataset, planned, preprocessed and pretrained with both methods on a test-sized encoder."""
+    folder = tmp_path_factory.mktemp("road")
+    patch = pytest.MonkeyPatch()
+    for kind in ROOT_KINDS:
+        (folder / kind).mkdir()
+        patch.setenv(f"headctssl_{kind}", str(folder / kind))
+    assert main(["make_phantom", "-d", "1", "-n", "24", "--profile", "laptop", "--quiet"]) == 0
+    assert main(["plan_and_preprocess", "-d", "1", "--quiet"]) == 0
+    for method, config in (("dino", "vit_test"), ("mae", "resenc_test")):
+        assert main(["pretrain", "-d", "1", "-m", method, "-c", config, *TINY, "--quiet"]) == 0
+    yield folder
+    patch.undo()
+
+
+def run_of(road: Path, method: str, config: str) -> Path:
+    return road / "results" / "Dataset001_Phantom" / "pretrain" / f"{method}__{config}__plans"
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "adapt"), [("dino", "vit_test", "full"), ("mae", "resenc_test", "linear")]
+)
+def test_fine_tune_evaluate_and_predict(road: Path, command: Command, method: str, config: str, adapt: str) -> None:
+    run = run_of(road, method, config)
+    code, out, err = command("finetune", "-d", 1, "-w", run, "--adapt", adapt, *HEAD)
+    assert code == 0, err
+    fold = next((road / "results" / "Dataset001_Phantom" / "finetune").glob(f"*__{adapt}__{method}*/fold_0"))
+    metrics = json.loads((fold / "metrics.json").read_text())
+    names = [label["name"] for label in metrics["labels"]]
+    assert {"auroc", "auroc_ci", "auprc", "auprc_ci", "n_positive", "n_negative"} <= set(metrics["labels"][0])
+    predictions = pd.read_csv(fold / "predictions.csv")
+    assert list(predictions.columns) == ["case_id", "subject_id", *names]
+    assert np.isfinite(predictions[names].to_numpy()).all()
+
+    code, out, err = command("evaluate", "-d", 1, "-w", fold, "--num_workers", 0)
+    assert code == 0, err
+
+    images = road / "raw" / "Dataset001_Phantom" / "images"
+    target = road / f"predictions_{method}.csv"
+    code, _out, err = command("predict", "-i", images, "-w", fold, "-o", target)
+    assert code == 0, err
+    anew = pd.read_csv(target)
+    assert len(anew) == 24
+    both = predictions.merge(anew, on="case_id", suffixes=("", "_file"))
+    assert len(both) == len(predictions)
+    for name in names:
+        np.testing.assert_allclose(both[name], both[f"{name}_file"], atol=1e-4)
+
+    code, _out, err = command("report", fold)
+    assert code == 0, err
+    page = (fold / "report.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+
+
+def test_embed_a_dataset_and_files(road: Path, command: Command) -> None:
+    run = run_of(road, "dino", "vit_test")
+    for source in (["-d", 1], ["-i", road / "raw" / "Dataset001_Phantom" / "images"]):
+        target = road / "vectors.npz"
+        code, _out, err = command("embed", *source, "-w", run, "-o", target)
+        assert code == 0, err
+        with np.load(target) as content:
+            (name,) = [k for k in content.files if k != "case_id"]
+            assert content[name].shape[0] == len(content["case_id"]) == 24
+            assert np.isfinite(content[name]).all()
+            assert content[name].std(axis=0).max() > 0
+
+
+def test_fine_tune_on_a_dataset_that_was_never_planned(road: Path, command: Command) -> None:
+    import nibabel as nib
+
+    raw = road / "raw"
+    shutil.copytree(raw / "Dataset001_Phantom", raw / "Dataset002_Elsewhere", dirs_exist_ok=True)
+    info = raw / "Dataset002_Elsewhere" / "dataset.json"
+    info.write_text(info.read_text().replace('"Phantom"', '"Elsewhere"'))
+    for path in sorted((raw / "Dataset002_Elsewhere" / "images").glob("*.nii.gz")):
+        image = nib.load(path)
+        thick = np.asarray(image.dataobj)[:, :, ::2].astype(np.int16)
+        affine = image.affine @ np.diag([1, 1, 2, 1.0])
+        nib.save(nib.Nifti1Image(thick, affine), path)
+    code, out, err = command("finetune", "-d", 2, "-w", run_of(road, "dino", "vit_test"), *HEAD)
+    assert code == 0, err
+    assert "preprocess" in out.lower()
+    assert not (road / "preprocessed" / "Dataset002_Elsewhere" / "plans.json").exists()
+    assert list((road / "results" / "Dataset002_Elsewhere" / "finetune").glob("*/fold_0/metrics.json"))
+
+
+def test_from_scratch_needs_a_configuration(road: Path, command: Command) -> None:
+    code, _out, err = command("finetune", "-d", 1, "-w", "scratch", *HEAD)
+    assert code == 2
+    assert "-c" in err
+    assert "Traceback" not in err
+
+
+def test_an_existing_run_is_refused_and_the_report_of_a_pretraining_run(road: Path, command: Command) -> None:
+    code, _out, err = command("pretrain", "-d", 1, "-m", "dino", "-c", "vit_test", *TINY)
+    assert code == 2
+    assert "--overwrite" in err
+    run = run_of(road, "dino", "vit_test")
+    code, _out, err = command("report", run, "-o", road / "page.html")
+    assert code == 0, err
+    assert (road / "page.html").stat().st_size < 5_000_000
