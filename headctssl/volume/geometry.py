@@ -58,7 +58,8 @@ def axis_weights(
     # Rounding of start + j * step must not make an exactly covered voxel a little transparent.
     coverage = np.where(coverage > 1.0 - 1e-6, 1.0, coverage)
     scale = np.divide(coverage, total, out=np.zeros_like(total), where=total > 0)
-    return (weights * scale[..., None]).astype(np.float32)
+    scaled: NDArray[np.float32] = (weights * scale[..., None]).astype(np.float32)
+    return scaled
 
 
 def _bands(W: NDArray[np.float32]) -> list[tuple[slice, slice, NDArray[np.float32]]]:
@@ -112,10 +113,8 @@ def resample(
     )
     covered = all(np.allclose(W.sum(axis=1), 1.0, atol=1e-5) for W in (Wz, Wy, Wx))
     shift = 0.0 if covered else fill
-    if _z_first(hu.shape, shape):
-        out = _z_then_plane(hu, Wz, Wy, Wx, shift)
-    else:
-        out = _plane_then_z(hu, Wz, Wy, Wx, shift)
+    path = _z_then_plane if _z_first(hu.shape, shape) else _plane_then_z
+    out = path(hu, Wz, Wy, Wx, shift)
     if shift:
         out += np.float32(shift)
     return out
@@ -131,7 +130,8 @@ def _z_first(n_in: Sequence[int], n_out: Sequence[int]) -> bool:
 def _to_float(part: NDArray[np.generic], shift: float) -> NDArray[np.float32]:
     """A slab as contiguous float32, minus ``shift``; never written to."""
     if shift:
-        return np.subtract(part, np.float32(shift), dtype=np.float32, casting="unsafe")
+        slab: NDArray[np.float32] = np.subtract(part, np.float32(shift), dtype=np.float32, casting="unsafe")
+        return slab
     return np.ascontiguousarray(part, dtype=np.float32)
 
 

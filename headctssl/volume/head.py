@@ -114,7 +114,7 @@ def _above_shoulders(mask: NDArray[np.bool_], step_z_mm: float) -> NDArray[np.bo
     rows = np.flatnonzero(mask.any(axis=(1, 2)))
     if rows.size == 0:
         return mask
-    lowest = int(rows[-1]) + 1 - int(round(_TALLEST_MM / step_z_mm))
+    lowest = int(rows[-1]) + 1 - round(_TALLEST_MM / step_z_mm)
     if lowest > 0:
         mask = mask.copy()
         mask[:lowest] = False

@@ -57,5 +57,6 @@ def clip_hu(hu: NDArray[np.generic], lowest: int, highest: int) -> NDArray[np.in
         highest: largest HU kept.
     """
     if np.issubdtype(hu.dtype, np.floating):
-        return np.rint(np.clip(hu, lowest, highest)).astype(np.int16)
-    return np.clip(hu, lowest, highest).astype(np.int16)
+        hu = np.rint(hu)
+    clipped: NDArray[np.int16] = np.clip(hu, lowest, highest).astype(np.int16)
+    return clipped
