@@ -1,0 +1,272 @@
+"""Image input and output: the only reader of raw images, and the only place that straightens them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headctssl.dataset.intensity import hounsfield_fault
+from headctssl.dataset.raw_image import Geometry, RawImage, unreadable
+from headctssl.errors import ImageReadError
+from headctssl.paths import atomic_path
+from headctssl.types import Triple, Volume, VolumeInfo
+
+__all__ = [
+    "ImageHeader",
+    "find_images",
+    "is_image",
+    "read",
+    "read_header",
+    "read_series",
+    "source_digest",
+    "stem",
+    "write_nifti",
+]
+
+_SUFFIXES = {
+    ".nii": "nifti",
+    ".nii.gz": "nifti",
+    ".nrrd": "nrrd",
+    ".nhdr": "nrrd",
+    ".mha": "metaimage",
+    ".mhd": "metaimage",
+}
+_EXPECTED = "NIfTI (.nii, .nii.gz), NRRD (.nrrd, .nhdr), MetaImage (.mha, .mhd) or a folder with one DICOM series"
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What the headers of an image say, without its voxels."""
+
+    source_format: str  # "nifti", "nrrd", "metaimage", "dicom"
+    shape: tuple[int, int, int]  # voxels (z, y, x) of the volume `read` returns
+    spacing_mm: Triple  # (z, y, x) of the volume `read` returns
+    original_shape: tuple[int, int, int]  # (slices, rows, columns) as stored
+    original_spacing_mm: Triple  # (slice, row, column) as stored; slice = median gap
+    tilt_deg: float
+    slice_gaps_mm: tuple[float, ...]
+    metadata: tuple[tuple[str, str], ...]
+
+
+def stem(path: Path) -> str:
+    """The name of an image without its suffix, `.nii.gz` counted as one suffix."""
+    suffix = _suffix(path)
+    return path.name[: -len(suffix)] if suffix and not path.is_dir() else path.name
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower()
+    return next((s for s in sorted(_SUFFIXES, key=len, reverse=True) if name.endswith(s) and name != s), "")
+
+
+def is_image(path: Path) -> bool:
+    """Whether `read` would try this path: a file with a known suffix, or a folder that holds a DICOM file."""
+    if path.is_dir():
+        from headctssl.dataset.dicom_series import is_dicom
+
+        return any(is_dicom(file) for file in _plain_files(path))
+    return bool(_suffix(path)) and path.is_file()
+
+
+def find_images(folder: Path) -> list[Path]:
+    """Every image under a folder, sorted: files with a known suffix and folders of DICOM files."""
+    found: list[Path] = []
+    for name, folders, _ in os.walk(folder, followlinks=True):
+        folders.sort()
+        parent = Path(name)
+        images = [file for file in _plain_files(parent) if _suffix(file)]
+        found += images
+        if not images and parent != folder and is_image(parent):
+            found.append(parent)
+    return sorted(found)
+
+
+def _plain_files(folder: Path) -> Iterator[Path]:
+    yield from sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+
+
+def read(path: Path, *, keep_detail: bool = False) -> Volume:
+    """Read an image as a straight, even volume in Hounsfield units.
+
+    A sheared or uneven stack of slices is resampled to a straight grid: in-plane spacing kept, slice
+    spacing the median gap rounded down to 0.1 mm. Otherwise no voxel is interpolated. Axes are
+    permuted and flipped to those closest to superior, posterior, left.
+
+    Args:
+        path: a NIfTI, NRRD or MetaImage file, or a folder with one DICOM series.
+        keep_detail: use the smallest gap (not under 0.5 mm) as slice spacing when resampling.
+
+    Returns:
+        The volume; `info.notes` tells what was noticed (also values that are not Hounsfield units)
+        and done.
+
+    Raises:
+        ImageReadError: the path cannot be read as one volume.
+    """
+    return _finish(_read_raw(path), keep_detail)
+
+
+def read_series(files: Sequence[Path], *, keep_detail: bool = False) -> Volume:
+    """Read DICOM files of one series that may share their folder with others; else as `read`.
+
+    Args:
+        files: the files of the series, in any order.
+        keep_detail: as in `read`.
+    """
+    from headctssl.dataset.dicom_series import read_dicom
+
+    return _finish(read_dicom(files), keep_detail)
+
+
+def _read_raw(path: Path) -> RawImage:
+    kind = _kind(path)
+    if kind == "nifti":
+        from headctssl.dataset.nifti_file import read_nifti
+
+        return read_nifti(path)
+    if kind == "dicom":
+        from headctssl.dataset.dicom_series import read_dicom, series_files
+
+        return read_dicom(series_files(path))
+    from headctssl.dataset.itk_file import read_itk
+
+    return read_itk(path, kind)
+
+
+def _kind(path: Path) -> str:
+    if not path.exists():
+        raise ImageReadError(f"{path} does not exist.", got="nothing", expected=_EXPECTED, do="Check the path.")
+    if path.is_dir():
+        return "dicom"
+    suffix = _suffix(path)
+    if not suffix:
+        raise unreadable(
+            path, f"a file ending in '{path.suffix}'", _EXPECTED, "For one DICOM file, name the folder of its series."
+        )
+    if path.stat().st_size == 0:
+        raise unreadable(path, "an empty file", _EXPECTED, "Export or download the file again.")
+    return _SUFFIXES[suffix]
+
+
+def _geometry(path: Path) -> Geometry:
+    kind = _kind(path)
+    if kind == "nifti":
+        from headctssl.dataset.nifti_file import nifti_geometry
+
+        return nifti_geometry(path)
+    if kind == "dicom":
+        from headctssl.dataset.dicom_series import dicom_geometry, series_files
+
+        return dicom_geometry(series_files(path))
+    from headctssl.dataset.itk_file import itk_geometry
+
+    return itk_geometry(path, kind)
+
+
+def _finish(raw: RawImage, keep_detail: bool) -> Volume:
+    from headctssl.dataset.straightening import straighten_image, tilt_deg
+    from headctssl.volume.geometry import to_spl
+
+    geometry = raw.geometry
+    hu, affine, notes = straighten_image(raw, keep_detail=keep_detail)
+    turned, affine = to_spl(hu, affine)
+    fault = hounsfield_fault(raw.hu)
+    values: NDArray[np.int16] = np.ascontiguousarray(turned, dtype=np.int16)
+    info = VolumeInfo(
+        source_format=geometry.source_format,
+        original_shape=geometry.shape,
+        original_spacing_mm=geometry.spacing_mm,
+        tilt_deg=tilt_deg(geometry),
+        straightened=hu is not raw.hu,
+        slice_gaps_mm=distinct_gaps(geometry),
+        original_affine=tuple(tuple(float(v) for v in row) for row in geometry.affine),
+        metadata=geometry.metadata,
+        notes=(*geometry.notes, *raw.notes, *notes, *((fault.text,) if fault else ())),
+    )
+    return Volume(values, affine, info)
+
+
+def distinct_gaps(geometry: Geometry) -> tuple[float, ...]:
+    """Distinct slice gaps rounded to 0.01 mm, in rising order."""
+    return tuple(sorted({round(float(gap), 2) for gap in geometry.gaps_mm}))
+
+
+def read_header(path: Path) -> ImageHeader:
+    """What `read` would return, from headers alone.
+
+    Args:
+        path: as in `read`.
+
+    Raises:
+        ImageReadError: the headers do not describe one volume.
+    """
+    from headctssl.dataset.straightening import straight_grid, tilt_deg
+    from headctssl.volume.geometry import spacing_of, to_spl
+
+    geometry = _geometry(path)
+    shape, affine = straight_grid(geometry)
+    # An array of no memory stands for the voxels: only its shape is turned.
+    turned, affine = to_spl(np.broadcast_to(np.int8(0), shape), affine)
+    return ImageHeader(
+        source_format=geometry.source_format,
+        shape=(turned.shape[0], turned.shape[1], turned.shape[2]),
+        spacing_mm=spacing_of(affine),
+        original_shape=geometry.shape,
+        original_spacing_mm=geometry.spacing_mm,
+        tilt_deg=tilt_deg(geometry),
+        slice_gaps_mm=distinct_gaps(geometry),
+        metadata=geometry.metadata,
+    )
+
+
+def write_nifti(path: Path, volume: Volume) -> None:
+    """Write a volume as int16 NIfTI, atomically; `read` gives the same voxels and affine back.
+
+    Args:
+        path: file ending in .nii.gz or .nii.
+        volume: the volume.
+    """
+    from headctssl.dataset.nifti_file import save_nifti
+
+    if _SUFFIXES.get(_suffix(path)) != "nifti":
+        raise ValueError(f"{path.name} does not end in .nii.gz or .nii")
+    with atomic_path(path) as temporary:
+        # The suffix decides on compression, so it stays the last part of the temporary name.
+        named = temporary.with_name(temporary.name + _suffix(path))
+        try:
+            save_nifti(named, volume)
+            os.replace(named, temporary)
+        finally:
+            named.unlink(missing_ok=True)
+
+
+def source_digest(path: Path) -> tuple[str, int, int]:
+    """Identity of an image on disk.
+
+    Args:
+        path: a file, or a folder of DICOM files.
+
+    Returns:
+        SHA-256 of the content (of a folder: of its files' names and contents, in order of name), size in
+        bytes, newest modification time in nanoseconds.
+    """
+    files = list(_plain_files(path)) if path.is_dir() else [path]
+    digest = hashlib.sha256()
+    size = newest = 0
+    for file in files:
+        state = file.stat()
+        size += state.st_size
+        newest = max(newest, state.st_mtime_ns)
+        if path.is_dir():
+            digest.update(f"{file.name}\0{state.st_size}\0".encode())
+        with open(file, "rb") as handle:
+            while block := handle.read(_CHUNK):
+                digest.update(block)
+    return digest.hexdigest(), size, newest

@@ -1,0 +1,246 @@
+"""Manifest: dataset.json and cases.csv, the two files that describe a raw dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import Field, field_serializer, field_validator, model_validator
+
+from headctssl.contract import LabelSpec
+from headctssl.dataset.table import (
+    STANDARD_COLUMNS,
+    Fault,
+    is_safe_case_id,
+    label_value,
+    read_table,
+    table_faults,
+    write_table,
+)
+from headctssl.errors import DataError, unknown_name
+from headctssl.paths import atomic_path, raw_dataset
+from headctssl.settings import JsonValue, Settings, read_json, write_json
+
+__all__ = ["DatasetInfo", "RawDataset", "load_raw_dataset", "open_raw_dataset", "write_raw_dataset"]
+
+_NEEDS_CLASSES = ("multiclass", "ordinal")
+
+
+class DatasetInfo(Settings):
+    """dataset.json of a raw dataset."""
+
+    format: Literal[1] = 1
+    name: str = Field(description="Name in words.")
+    description: str = Field("", description="What the scans are and where they come from.")
+    licence: str = Field("", description="Licence of the data.")
+    reference: str = Field("", description="Paper or address to cite.")
+    modality: str = Field("CT", description="Modality; only CT is supported.")
+    profile: Literal["real", "clinical", "laptop", "template"] = Field(
+        "real", description="All but 'real' are phantoms and templates, whose runs are kept under 10 minutes."
+    )
+    labels: tuple[LabelSpec, ...] = Field((), description="Labels by name; columns of cases.csv.")
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _labels_from_mapping(cls, value: object) -> object:
+        """Turn {name: {type, classes, laterality}} of the file into a tuple of specifications."""
+        if not isinstance(value, Mapping):
+            return value
+        return tuple(_spec(str(name), entry) for name, entry in value.items())
+
+    @field_serializer("labels")
+    def _labels_to_mapping(self, labels: tuple[LabelSpec, ...]) -> dict[str, Any]:
+        """Write labels as {name: {...}}."""
+        return {spec.name: _entry(spec) for spec in labels}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DatasetInfo:
+        names = [spec.name for spec in self.labels]
+        for spec in self.labels:
+            if spec.name in STANDARD_COLUMNS:
+                raise ValueError(f"the label '{spec.name}' has the name of a standard column")
+            if spec.type in _NEEDS_CLASSES and len(spec.classes) < 2:
+                raise ValueError(f"the {spec.type} label '{spec.name}' needs 'classes', at least two")
+            if spec.mirror is not None and spec.mirror != "self" and spec.mirror not in names:
+                raise ValueError(f"the label '{spec.name}' has the mirror '{spec.mirror}', which is not a label")
+        return self
+
+
+def _spec(name: str, entry: object) -> LabelSpec:
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"the label '{name}' must be an object such as {{'type': 'binary'}}")
+    unknown = set(entry) - {"type", "classes", "laterality"}
+    if unknown:
+        raise ValueError(f"the label '{name}' has unknown keys {sorted(unknown)}; known: type, classes, laterality")
+    laterality = entry.get("laterality")
+    mirror: object = laterality
+    if isinstance(laterality, Mapping):
+        if set(laterality) != {"mirror"}:
+            raise ValueError(f"laterality of '{name}' must be 'self' or {{'mirror': OTHER_LABEL}}")
+        mirror = laterality["mirror"]
+    elif laterality not in (None, "self"):
+        raise ValueError(f"laterality of '{name}' must be 'self' or {{'mirror': OTHER_LABEL}}")
+    return LabelSpec.model_validate(
+        {
+            "name": name,
+            "type": entry.get("type", "binary"),
+            "classes": tuple(entry.get("classes", ())),
+            "mirror": mirror,
+        }
+    )
+
+
+def _entry(spec: LabelSpec) -> dict[str, JsonValue]:
+    entry: dict[str, JsonValue] = {"type": spec.type}
+    if spec.classes:
+        entry["classes"] = list(spec.classes)
+    if spec.mirror is not None:
+        entry["laterality"] = "self" if spec.mirror == "self" else {"mirror": spec.mirror}
+    return entry
+
+
+@dataclass(frozen=True)
+class RawDataset:
+    """A raw dataset: its description and its cases.
+
+    `cases` is a frame of str with at least `case_id`, `image` and `subject_id`, '' = unknown. A case
+    without a subject is its own: its `subject_id` is its `case_id`.
+    """
+
+    dataset_id: int
+    folder: Path
+    info: DatasetInfo
+    cases: pd.DataFrame
+
+    @property
+    def case_ids(self) -> list[str]:
+        """The case ids in the order of the file."""
+        return [str(value) for value in self.cases["case_id"]]
+
+    def image_path(self, case_id: str) -> Path:
+        """The image of a case.
+
+        Raises:
+            UsageError: no case has this id.
+        """
+        row = self.cases.loc[self.cases["case_id"] == case_id, "image"]
+        if row.empty:
+            raise unknown_name("case", case_id, self.case_ids)
+        return self.folder / str(row.iloc[0])
+
+    def labels(self) -> pd.DataFrame:
+        """Labels as numbers.
+
+        Returns:
+            float64, index case_id, one column per label in the order of dataset.json; NaN = unknown;
+            multiclass and ordinal: the position of the class.
+
+        Raises:
+            DataError: a label has no column, or a cell is not one of its values; the case is named.
+        """
+        faults = [f for f in table_faults(self.cases, self.info.labels) if "label '" in f.what]
+        if faults:
+            raise faults[0].to_error(len(faults) - 1)
+        columns = {
+            spec.name: [label_value(spec, str(text)) for text in self.cases[spec.name]] for spec in self.info.labels
+        }
+        return pd.DataFrame(columns, index=pd.Index(self.case_ids, name="case_id"), dtype="float64")
+
+
+def load_raw_dataset(dataset_id: int) -> RawDataset:
+    """Load `$headctssl_raw/DatasetNNN_Name`.
+
+    Args:
+        dataset_id: the number of the dataset.
+
+    Raises:
+        UsageError: there is no such dataset.
+        DataError: dataset.json or cases.csv cannot be used; the first fault is told and how many
+            more there are. Missing label columns and wrong label values are told by `labels()`.
+    """
+    return open_raw_dataset(raw_dataset(dataset_id), dataset_id)
+
+
+def open_raw_dataset(folder: Path, dataset_id: int) -> RawDataset:
+    """Load a raw dataset from its folder; the same as `load_raw_dataset` otherwise.
+
+    Args:
+        folder: the folder that holds dataset.json.
+        dataset_id: the number to give it.
+    """
+    info = read_json(
+        folder / "dataset.json",
+        DatasetInfo,
+        do="headctssl_raw_template shows a complete one; its README explains every field.",
+    )
+    if info.modality != "CT":
+        raise DataError(
+            f"{folder.name} is not a CT dataset.",
+            got=f"modality '{info.modality}'",
+            expected="CT",
+            do="Other modalities are not supported yet.",
+        )
+    table = folder / "cases.csv"
+    cases = read_table(table) if table.exists() else _cases_from_images(folder)
+    faults = list(table_faults(cases, ()))
+    if faults:
+        raise faults[0].to_error(len(faults) - 1)
+    if cases.empty:
+        raise DataError(
+            f"{folder.name} has no cases.",
+            got="no line in cases.csv" if table.exists() else "no image under images/",
+            expected="at least one case",
+            do="Add cases with headct_convert, or put images under images/.",
+        )
+    cases = cases.copy()
+    subjects = cases["subject_id"] if "subject_id" in cases.columns else pd.Series([""] * len(cases), dtype=str)
+    cases["subject_id"] = subjects.where(subjects != "", cases["case_id"])
+    return RawDataset(dataset_id, folder, info, cases)
+
+
+def _cases_from_images(folder: Path) -> pd.DataFrame:
+    """Every image under images/ as a case and its own subject; the id is its path without suffix."""
+    # Imported here: only datasets without cases.csv need the readers' module.
+    from headctssl.dataset.image_io import find_images, stem
+
+    rows = []
+    for image in find_images(folder / "images"):
+        relative = image.relative_to(folder / "images")
+        case_id = "__".join((*relative.parts[:-1], stem(image)))
+        if not is_safe_case_id(case_id):
+            raise Fault(
+                "",
+                "A file name cannot be a case id.",
+                got=str(relative),
+                expected="letters, digits, '_', '.', '-'",
+                do="Rename the file, or write cases.csv with a case_id for each image.",
+            ).to_error()
+        rows.append((case_id, f"images/{relative.as_posix()}"))
+    return pd.DataFrame(rows, columns=["case_id", "image"], dtype=str)
+
+
+def write_raw_dataset(folder: Path, info: DatasetInfo, cases: pd.DataFrame) -> tuple[Path, Path]:
+    """Write dataset.json and cases.csv, each atomically.
+
+    Args:
+        folder: the dataset's folder, made when missing.
+        info: the description.
+        cases: frame of str with at least case_id and image; '' = unknown.
+
+    Returns:
+        The two files.
+
+    Raises:
+        DataError: the table has a fault (the first one is told).
+    """
+    faults = list(table_faults(cases, info.labels))
+    if faults:
+        raise faults[0].to_error(len(faults) - 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "dataset.json", info)
+    with atomic_path(folder / "cases.csv") as temporary:
+        write_table(temporary, cases)
+    return folder / "dataset.json", folder / "cases.csv"

@@ -1,0 +1,128 @@
+"""NIfTI: header by nibabel, voxels by a fast gzip stream, integers kept as integers."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from headctssl.dataset.raw_image import Geometry, RawImage, hounsfield, mirror_to_spl, unreadable
+from headctssl.types import Volume
+
+__all__ = ["nifti_geometry", "read_nifti", "save_nifti"]
+
+_DO_EXPORT = "Export or download the file again."
+_UNIT_MM = {"meter": 1000.0, "micron": 0.001}
+
+
+def nifti_geometry(path: Path) -> Geometry:
+    """Geometry of a .nii or .nii.gz file without its voxels.
+
+    Raises:
+        ImageReadError: not a NIfTI file, not three-dimensional, or without a usable affine.
+    """
+    return _geometry(path, _open(path))
+
+
+def read_nifti(path: Path) -> RawImage:
+    """Geometry and voxels of a .nii or .nii.gz file.
+
+    Raises:
+        ImageReadError: as `nifti_geometry`, and truncated data or NaN voxels.
+    """
+    image = _open(path)
+    geometry = _geometry(path, image)
+    dtype = image.header.get_data_dtype()
+    offset = int(image.dataobj.offset)
+    count = int(np.prod(geometry.shape))
+    content = _content(path, offset + count * dtype.itemsize)
+    stored: NDArray[Any] = np.frombuffer(content, dtype, count=count, offset=offset).reshape(geometry.shape)
+    if not dtype.isnative:
+        stored = stored.astype(dtype.newbyteorder("="))
+    return RawImage(geometry, hounsfield(stored, float(image.dataobj.slope), float(image.dataobj.inter), path))
+
+
+def save_nifti(path: Path, volume: Volume) -> None:
+    """Write a volume as int16 .nii.gz with the affine in sform and qform.
+
+    Args:
+        path: file ending in .nii.gz or .nii.
+        volume: the volume; its affine has orthogonal columns.
+    """
+    from isal import igzip
+
+    affine = mirror_to_spl(volume.affine, ras=False)  # the same reversal of axes, (z, y, x) -> (i, j, k) LPS
+    affine[:2] *= -1.0  # LPS -> RAS
+    image = nib.Nifti1Image(volume.hu.transpose(2, 1, 0), affine, dtype=np.int16)
+    image.header.set_xyzt_units("mm", "sec")
+    image.set_qform(affine, code=1)
+    image.set_sform(affine, code=1)
+    content = image.to_bytes()
+    if path.suffix == ".gz":
+        content = igzip.compress(content, compresslevel=2, mtime=0)
+    path.write_bytes(content)
+
+
+def _open(path: Path) -> Any:
+    try:
+        image = nib.load(path)
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise unreadable(path, _first_line(error), "a NIfTI file (.nii, .nii.gz)", _DO_EXPORT) from None
+    if not isinstance(image, nib.Nifti1Image):
+        raise unreadable(path, type(image).__name__, "a NIfTI file (.nii, .nii.gz)", _DO_EXPORT)
+    return image
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _geometry(path: Path, image: Any) -> Geometry:
+    shape = tuple(int(n) for n in image.shape)
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3 or min(shape) < 1:
+        raise unreadable(
+            path,
+            f"an array of {len(shape)} dimensions, {' x '.join(map(str, shape))}",
+            "one volume of three dimensions",
+            "Save each volume of a perfusion or dual-energy file by itself.",
+        )
+    if min(shape) < 2:
+        raise unreadable(path, " x ".join(map(str, shape)) + " voxels", "at least 2 along each axis", _DO_EXPORT)
+    dtype = image.header.get_data_dtype()
+    if dtype.kind not in "iuf":
+        raise unreadable(path, f"voxels of type {dtype}", "one number per voxel", "Save it as integers or floats.")
+    notes: list[str] = []
+    if int(image.header["sform_code"]) == 0 and int(image.header["qform_code"]) == 0:
+        notes.append("The file states no orientation (sform and qform codes are 0): its axes are taken as R, A, S.")
+    affine = np.array(image.affine, dtype=np.float64)
+    unit = image.header.get_xyzt_units()[0]
+    affine[:3] *= _UNIT_MM.get(unit, 1.0)
+    if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+        raise unreadable(path, "an affine without volume", "voxel spacing and directions", "Correct the header.")
+    size = (shape[2], shape[1], shape[0])
+    return Geometry("nifti", size, mirror_to_spl(affine, ras=True), notes=tuple(notes))
+
+
+def _content(path: Path, needed: int) -> bytes:
+    """The first `needed` decompressed bytes of the file, the gzip checksum verified."""
+    if path.suffix != ".gz":
+        content = path.read_bytes()
+    else:
+        from isal import igzip, igzip_lib
+
+        stream_error: type[Exception] = igzip_lib.IsalError
+        try:
+            content = igzip.decompress(path.read_bytes())
+        except (OSError, EOFError, ValueError, stream_error) as error:
+            raise unreadable(path, _first_line(error), "a complete gzip stream", _DO_EXPORT) from None
+    if len(content) < needed:
+        raise unreadable(path, f"{len(content)} bytes", f"{needed} bytes: header and voxels", _DO_EXPORT)
+    return content
