@@ -54,7 +54,7 @@ def test_fine_tune_evaluate_and_predict(road: Path, command: Command, method: st
     assert list(predictions.columns) == ["case_id", "subject_id", *names]
     assert np.isfinite(predictions[names].to_numpy()).all()
 
-    code, out, err = command("evaluate", "-d", 1, "-w", fold, "--num_workers", 0)
+    code, _out, err = command("evaluate", "-d", 1, "-w", fold, "--num_workers", 0)
     assert code == 0, err
 
     images = road / "raw" / "Dataset001_Phantom" / "images"
