@@ -254,7 +254,8 @@ def rebuild_index(folder: Path) -> CaseIndex:
         CorruptCaseError: a stored case has no readable metadata; it is named.
     """
     files = {path.name.removesuffix(".b2nd"): path for path in folder.glob("??/*.b2nd") if path.name[0] != "."}
-    rows, masks = [], set()
+    rows: list[IndexRow] = []
+    masks: set[str] = set()
     for stem in sorted(files, key=lambda s: (len(s), s)):
         if stem in masks:
             continue

@@ -32,10 +32,6 @@ class Grid:
     start: Triple  # raw voxel index of the centre of stored voxel 0, per axis
     step: Triple  # raw voxels per stored voxel, per axis
 
-    def raw_index(self, axis: int) -> NDArray[np.intp]:
-        """The nearest raw voxel of every stored voxel along one axis."""
-        return np.rint(self.start[axis] + self.step[axis] * np.arange(self.shape[axis])).astype(np.intp)
-
 
 @dataclass(frozen=True)
 class Preprocessed:
@@ -69,7 +65,7 @@ def preprocess_volume(volume: Volume, rule: StorageRule) -> Preprocessed:
     crop_box = _grow(head.box, margin_mm, volume.spacing_mm, volume.hu.shape)
     grid = grid_of_box(crop_box, volume.spacing_mm, rule.spacing_mm)
     hu = _resampled(volume.hu, crop_box, grid, rule.hu_clip)
-    mask = head.mask[np.ix_(*(_clamped(grid.raw_index(axis), volume.hu.shape[axis]) for axis in range(3)))]
+    mask = head.mask_on(grid.start, grid.step, grid.shape)
     affine = volume.affine.copy()
     affine[:3, 3] += volume.affine[:3, :3] @ np.asarray(grid.start)
     affine[:3, :3] *= np.asarray(grid.step)
@@ -139,10 +135,6 @@ def _resampled(raw: NDArray[np.int16], box: Box, grid: Grid, hu_clip: tuple[int,
     values = resample(crop, (start[0], start[1], start[2]), grid.step, grid.shape)
     np.clip(values, low_hu, high_hu, out=values)
     return np.rint(values, out=values).astype(np.int16)
-
-
-def _clamped(index: NDArray[np.intp], size: int) -> NDArray[np.intp]:
-    return np.clip(index, 0, size - 1)
 
 
 def _box_in_grid(box: Box, grid: Grid) -> Box:

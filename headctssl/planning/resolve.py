@@ -1,0 +1,210 @@
+"""Resolve: plans x method x encoder x machine -> run settings, in numbered, sourced steps.
+
+`resolve` is pure: it reads no file and asks no machine. Each step below has its rule in its
+docstring; every value it takes ends up in `decisions` with the reason, and what the user set with
+`--set` is taken as it is and said to be the user's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from headctssl.errors import UsageError, unknown_name
+from headctssl.planning import resolve_method, resolve_training, resolve_views
+from headctssl.planning.decisions import Asked, Ledger
+from headctssl.planning.machine import Machine, detect_machine
+from headctssl.planning.plans import ConfigurationPlan, Plans, fitted_encoder
+from headctssl.planning.resolve_preset import choose_preset
+from headctssl.planning.run_settings import MonitorSettings, RunSettings
+from headctssl.presets import METHOD_FACTS, OptimizerDefaults, ResEncSettings, ViTSettings, encoder_preset
+from headctssl.settings import JsonValue, Settings, with_overrides
+
+__all__ = ["Machine", "detect_machine", "print_decisions", "resolve"]
+
+Kind = Literal["transformer", "cnn"]
+
+
+@dataclass(frozen=True)
+class _Setting:
+    """What the steps need of the situation; none of them changes it."""
+
+    plans: tuple[Plans, ...]
+    configuration: ConfigurationPlan
+    machine: Machine
+    num_cases: int
+    world_size: int
+
+
+def resolve(
+    plans: tuple[Plans, ...],
+    *,
+    method_name: str,
+    method_settings: type[Settings],
+    optimizer: OptimizerDefaults | Callable[[Kind], OptimizerDefaults],
+    config: str | None,
+    overrides: Mapping[str, JsonValue],
+    machine: Machine,
+    num_train_cases: int,
+    pretrain_on: Literal["train", "all"] = "train",
+    init: str = "scratch",
+    max_case_shape: tuple[int, int, int] | None = None,
+    batch_coupled: bool = False,
+    world_size: int = 1,
+) -> RunSettings:
+    """Decide everything a pretraining run needs.
+
+    Args:
+        plans: the plans of each dataset; the first one's storage rule and input hold for all.
+        method_name: name in `METHOD_FACTS`.
+        method_settings: the method's settings class; its defaults are the published numbers.
+        optimizer: the method's optimiser defaults, or its `optimizer_defaults(kind)`.
+        config: encoder preset, or None to let step 1 choose.
+        overrides: `section.key` -> value; sections training, views, method, encoder, monitor.
+            `training.num_epochs` is turned into `training.num_steps`.
+        machine: what the run has to work with.
+        num_train_cases: cases the run will train on.
+        pretrain_on: `train`, or `all` when the test cases are used too.
+        init: `scratch`, or the weights hash of the checkpoint to begin from.
+        max_case_shape: largest stored case (z, y, x) in voxels; from the plans' head extent when None.
+        batch_coupled: the loss couples the samples of a batch: accumulation above 1 is refused.
+        world_size: processes that share the batch.
+
+    Raises:
+        UsageError: a name or setting is unknown, both lengths are given, the batch cannot be
+            divided, accumulation is asked of a batch-coupled method, or K is too large for the batch.
+    """
+    if method_name not in METHOD_FACTS:
+        raise unknown_name("method", method_name, METHOD_FACTS)
+    if num_train_cases < 1:
+        raise UsageError(
+            "There is no case to train on.",
+            got="0 stored training cases",
+            expected="at least 1",
+            do="See preprocessing_report.json and splits.json, or use --pretrain_on all.",
+        )
+    asked = Asked(overrides)
+    ledger = Ledger()
+    first = plans[0]
+
+    # 1. Configuration: which encoder preset.
+    preset = choose_preset(ledger, first, method_name, config, machine, num_train_cases)
+    configuration = first.configuration(preset)
+    ledger.note(
+        "input",
+        f"{_text(configuration.input.shape)} voxels at {_text(configuration.input.spacing_mm)} mm, "
+        f"{configuration.input.rule}",
+        "the plans' fit of the preset to the heads of the dataset",
+        "plans.json",
+        f"plans '{first.plans_name}' of {first.dataset_name}",
+    )
+    if len({p.storage.digest() for p in plans}) > 1:
+        ledger.note(
+            "storage",
+            first.storage.storage_id,
+            "the first dataset's storage rule holds for all datasets of a run",
+            "one contract per checkpoint, DESIGN section 5",
+            "the plans of the datasets differ; the others are stored once more under this rule",
+        )
+
+    # 2. Encoder: the preset with the planned input, then the user's changes.
+    encoder = _encoder(configuration, asked)
+    if encoder.in_channels != len(configuration.input.windows):
+        raise UsageError(
+            "The encoder must have one input channel per window.",
+            got=f"encoder.in_channels={encoder.in_channels}",
+            expected=len(configuration.input.windows),
+            do="Leave encoder.in_channels out.",
+        )
+
+    # 3-4. Views, and how much of a scan is read for them.
+    views = resolve_views.views(ledger, asked, method_name, configuration)
+    read_shape = resolve_views.read_shape(ledger, first, configuration, max_case_shape)
+
+    # 5-8. Precision, workers, batch, accumulation.
+    method = resolve_method.sizes(asked, method_settings, encoder, first.profile)
+    defaults = optimizer if isinstance(optimizer, OptimizerDefaults) else optimizer(encoder_preset(preset).kind)
+    step = resolve_training.StepInputs(
+        encoder, configuration.input, views, method_name, method, read_shape, machine, world_size
+    )
+    training = resolve_training.batch(
+        ledger, asked, step, defaults, num_cases=num_train_cases, batch_coupled=batch_coupled
+    )
+
+    # 9. What the method must change at this batch: prototypes, head, decoder.
+    method = resolve_method.for_batch(ledger, asked, method, training.batch_size, num_train_cases)
+    step = step.with_method(method)
+
+    # 10-11. Rate and length.
+    training = resolve_training.rate(ledger, asked, training, defaults, encoder_preset(preset).kind)
+    training, cost = resolve_training.length(
+        ledger, asked, training, step, defaults, num_cases=num_train_cases, profile=_profile(plans)
+    )
+
+    # 12. What the method must change at this length: teacher momentum, temperature warm-up, frozen last layer.
+    method = resolve_method.for_length(ledger, asked, method, training)
+    monitor = with_overrides(
+        MonitorSettings(every=max(1, min(50, training.num_steps // 20))), asked.section("monitor"), "monitor."
+    )
+    return RunSettings(
+        dataset_ids=tuple(p.dataset_id for p in plans),
+        plans_name=first.plans_name,
+        method_name=method_name,
+        config=preset,
+        init=init,
+        pretrain_on=pretrain_on,
+        storage=first.storage,
+        input=configuration.input,
+        encoder=encoder,
+        read_shape=read_shape,
+        training=training,
+        views=views,
+        monitor=monitor,
+        method=method,
+        estimate=cost,
+        decisions=ledger.decisions,
+    )
+
+
+def print_decisions(run: RunSettings, *, quiet: bool = False) -> None:
+    """Print the table decision, value, because, and the estimate."""
+    from headctssl.console import say, table
+
+    rows = [(d.what, d.value, d.because) for d in run.decisions]
+    title = f"{run.method_name} with {run.config}: what was decided, and why"
+    table(title, ("decision", "value", "because"), rows, quiet=quiet)
+    cost = run.estimate
+    say(
+        f"estimate: {cost.step_seconds:.2g} s per step, {cost.scans_per_second:.3g} scans/s, "
+        f"{cost.memory_gb:.3g} GB, {_duration(cost.hours)} for {run.training.num_steps} steps",
+        quiet=quiet,
+    )
+
+
+def _encoder(configuration: ConfigurationPlan, asked: Asked) -> ViTSettings | ResEncSettings:
+    encoder = fitted_encoder(configuration)
+    changes = asked.section("encoder")
+    for fixed in ("family", "input_shape", "patch", "strides"):
+        if fixed in changes:
+            raise UsageError(
+                f"The setting 'encoder.{fixed}' is decided by the plans.",
+                got=f"--set encoder.{fixed}",
+                expected="the value in plans.json",
+                do="Choose another preset with -c.",
+            )
+    return with_overrides(encoder, changes, "encoder.")
+
+
+def _profile(plans: tuple[Plans, ...]) -> str:
+    """'real' as soon as one dataset is."""
+    kinds = {p.profile for p in plans}
+    return "real" if "real" in kinds else sorted(kinds)[0]
+
+
+def _text(values: tuple[float, ...]) -> str:
+    return " x ".join(f"{v:g}" for v in values)
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min"

@@ -1,0 +1,83 @@
+"""Resolve views: steps 3 and 4, how many views of which size, and how much of a scan is read."""
+
+from __future__ import annotations
+
+from math import ceil
+
+from headctssl.planning.decisions import Asked, Ledger
+from headctssl.planning.plans import ConfigurationPlan, Plans
+from headctssl.planning.run_settings import ViewSettings
+from headctssl.presets import METHOD_FACTS
+from headctssl.settings import with_overrides
+
+__all__ = ["local_shape", "read_shape", "views"]
+
+Shape = tuple[int, int, int]
+
+
+def views(ledger: Ledger, asked: Asked, method_name: str, configuration: ConfigurationPlan) -> ViewSettings:
+    """Step 3. Views.
+
+    Rule: numbers of views as the method needs; a local view has about half the side of a global
+    one, in whole tokens; scales as published, 112-224 of 224 voxels for global and 64-112 for local
+    crops. A method with one view per scan sees .5-1 of the field of view too. The
+    `headct_foundation` preset flips left and right as published. Source: arXiv 2502.02779.
+    """
+    facts = METHOD_FACTS[method_name]
+    shape = local_shape(configuration)
+    settings = ViewSettings(
+        global_count=facts.global_views,
+        local_count=facts.local_views,
+        local_shape=shape,
+        flip_lr=configuration.preset == "headct_foundation",
+    )
+    settings = with_overrides(settings, asked.section("views"), "views.")
+    ledger.note(
+        "views per scan",
+        f"{settings.global_count} global of {_text(configuration.input.shape)} voxels, "
+        f"{settings.local_count} local of {_text(settings.local_shape)}",
+        "as many as the method compares; a local view has half the side in whole tokens",
+        f"HeadCT-Foundation (arXiv 2502.02779); {method_name}: {facts.reference}",
+        f"token of {_text(configuration.token_size)} voxels"
+        + ("; changed by --set views.*" if asked.section("views") else ""),
+    )
+    return settings
+
+
+def local_shape(configuration: ConfigurationPlan) -> Shape:
+    """Half of the input's side in whole tokens, at least one token and never more than the input."""
+    sides = []
+    for side, token in zip(configuration.input.shape, configuration.token_size, strict=True):
+        sides.append(min(side, max(1, round(side / token / 2)) * token))
+    return (sides[0], sides[1], sides[2])
+
+
+def read_shape(ledger: Ledger, plans: Plans, configuration: ConfigurationPlan, max_case_shape: Shape | None) -> Shape:
+    """Step 4. Read shape.
+
+    Rule: per axis, what the field of view of the encoder covers at storage spacing, but no more
+    than the largest stored case. stretch_to_shape looks at whole heads, so it reads whole cases.
+    Source: no voxel outside the field of view can reach a view (geometry).
+    Assumption: without an index, cases are as large as the field of view.
+    """
+    spec = configuration.input
+    sides = []
+    for axis in range(3):
+        field = ceil(spec.field_of_view_mm[axis] / plans.storage.spacing_mm[axis] - 1e-6)
+        largest = field if max_case_shape is None else max_case_shape[axis]
+        sides.append(max(1, largest if spec.rule == "stretch_to_shape" else min(field, largest)))
+    chosen = (sides[0], sides[1], sides[2])
+    ledger.note(
+        "read shape",
+        f"{_text(chosen)} voxels",
+        "the field of view at storage spacing, at most the largest stored case",
+        "geometry",
+        f"field of view {_text(tuple(round(v) for v in spec.field_of_view_mm))} mm, stored at "
+        f"{_text(plans.storage.spacing_mm)} mm, largest case "
+        + (_text(max_case_shape) if max_case_shape is not None else "not known yet"),
+    )
+    return chosen
+
+
+def _text(values: tuple[float, ...]) -> str:
+    return " x ".join(f"{v:g}" for v in values)
