@@ -1,4 +1,4 @@
-"""Augment: intensity operations on views, in window units, and the rotation of a view."""
+"""Augment: intensity operations on views in window units, in place as torch's underscore says, and rotation."""
 
 from __future__ import annotations
 
@@ -12,69 +12,67 @@ from torch.nn import functional
 
 from headctssl.types import Triple
 
-__all__ = ["add_noise", "blur", "gamma", "rotate", "rotation_margin", "rotation_matrix", "shift"]
+__all__ = ["add_noise_", "blur_", "gamma_", "rotate", "rotation_margin", "rotation_matrix", "shift_"]
 
 
-def shift(view: Tensor, offset: float) -> Tensor:
+def shift_(view: Tensor, offset: float) -> Tensor:
     """Add one number to every voxel and channel, then clamp to [0, 1].
 
     Args:
-        view: (C, D, H, W) float in [0, 1].
+        view: (C, D, H, W) float in [0, 1], changed.
         offset: in windows; 0.1 is a tenth of a window's width.
     """
-    return (view + offset).clamp_(0.0, 1.0)
+    return view.add_(offset).clamp_(0.0, 1.0)
 
 
-def gamma(view: Tensor, exponent: float) -> Tensor:
+def gamma_(view: Tensor, exponent: float) -> Tensor:
     """Raise a view in [0, 1] to a power; 0 and 1 stay where they are.
 
     Args:
-        view: (C, D, H, W) float in [0, 1].
+        view: (C, D, H, W) float in [0, 1], changed.
         exponent: below 1 brightens.
     """
-    return view.pow(exponent)
+    return view.pow_(exponent)
 
 
-def blur(view: Tensor, sigma: float) -> Tensor:
+def blur_(view: Tensor, sigma: float) -> Tensor:
     """Gaussian smoothing, one axis after the other, cut off at 4 sigma, edges repeated.
 
+    Each axis is one product with a banded matrix.
+
     Args:
-        view: (C, D, H, W) float.
+        view: (C, D, H, W) float, contiguous, changed.
         sigma: standard deviation in voxels.
     """
-    radius = max(1, math.ceil(4.0 * sigma))
-    offsets = torch.arange(-radius, radius + 1, dtype=torch.float64)
-    weights = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    taps: list[float] = (weights / weights.sum()).tolist()
-    for axis in (1, 2, 3):
-        view = _smooth_axis(view, axis, taps)
+    for channel in view:
+        d, h, w = channel.shape
+        z, y, x = (_gauss(n, sigma).to(view) for n in (d, h, w))
+        smooth = torch.matmul(y, torch.mm(channel.reshape(d * h, w), x.t()).view(d, h, w))
+        torch.mm(z, smooth.view(d, h * w), out=channel.view(d, h * w))
     return view
 
 
-def _smooth_axis(view: Tensor, axis: int, weights: list[float]) -> Tensor:
-    """Weighted sum of shifted copies: for 9 taps faster on a CPU than a convolution with one channel."""
-    radius = len(weights) // 2
-    size = view.shape[axis]
-    first = view.narrow(axis, 0, 1).expand(*(radius if a == axis else n for a, n in enumerate(view.shape)))
-    last = view.narrow(axis, size - 1, 1).expand_as(first)
-    padded = torch.cat([first, view, last], dim=axis)
-    out = padded.narrow(axis, radius, size) * weights[radius]
-    for distance in range(1, radius + 1):
-        out.add_(padded.narrow(axis, radius - distance, size), alpha=weights[radius - distance])
-        out.add_(padded.narrow(axis, radius + distance, size), alpha=weights[radius + distance])
-    return out
+def _gauss(size: int, sigma: float) -> Tensor:
+    """(size, size) matrix that smooths one axis; weights beyond an edge are given to the edge."""
+    radius = max(1, math.ceil(4.0 * sigma))
+    offsets = torch.arange(-radius, radius + 1)
+    taps = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
+    taps = taps / taps.sum()
+    columns = (torch.arange(size)[:, None] + offsets).clamp_(0, size - 1)
+    matrix = torch.zeros(size, size, dtype=torch.float64)
+    return matrix.scatter_add_(1, columns, taps.expand(size, -1))
 
 
-def add_noise(view: Tensor, sigma: float, seed: int) -> Tensor:
+def add_noise_(view: Tensor, sigma: float, seed: int) -> Tensor:
     """Add Gaussian noise drawn on the CPU from its own seed, then clamp to [0, 1].
 
     Args:
-        view: (C, D, H, W) float in [0, 1].
+        view: (C, D, H, W) float in [0, 1], changed.
         sigma: standard deviation in windows.
         seed: of the noise field.
     """
     noise = torch.randn(view.shape, generator=torch.Generator().manual_seed(seed))
-    return view.add(noise.to(view.device), alpha=sigma).clamp_(0.0, 1.0)
+    return view.add_(noise.to(view.device), alpha=sigma).clamp_(0.0, 1.0)
 
 
 def rotation_matrix(angles_deg: Triple) -> NDArray[np.float64]:

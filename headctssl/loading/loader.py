@@ -183,7 +183,7 @@ def _read(dataset: VolumeDataset, batches: Iterable[list[SampleRef]], num_worker
     """
     loader: DataLoader[tuple[SampleRef, object]] = DataLoader(
         _WithRefs(dataset),
-        batch_sampler=batches,  # type: ignore[arg-type]  # torch asks for lists of int, and passes on any index
+        batch_sampler=batches,
         num_workers=num_workers,
         collate_fn=collate,
         prefetch_factor=PREFETCH if num_workers else None,

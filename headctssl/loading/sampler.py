@@ -60,10 +60,10 @@ def epoch_order(
         assert weights.shape == (num_cases,), "one weight per case"
         edges = np.cumsum(np.asarray(weights, np.float64))
         drawn = np.searchsorted(edges, generator.random(samples_per_epoch) * edges[-1], side="right")
-        return np.minimum(drawn, int(np.flatnonzero(weights)[-1])).astype(np.int64)
+        return np.asarray(np.minimum(drawn, int(np.flatnonzero(weights)[-1])), np.int64)
     passes = -(-samples_per_epoch // num_cases)
     order = [generator.permutation(num_cases) for _ in range(passes)]
-    return np.concatenate(order)[:samples_per_epoch].astype(np.int64) if order else np.zeros(0, np.int64)
+    return np.concatenate([np.zeros(0, np.int64), *order])[:samples_per_epoch]
 
 
 class StepSampler:

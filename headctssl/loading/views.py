@@ -12,25 +12,22 @@ from torch import Tensor
 
 from headctssl.contract import InputSpec
 from headctssl.loading import augment
+from headctssl.loading.crop_resize import crop_and_resize
 from headctssl.loading.draws import Grid, ViewDraw, centred_grid, draw_view, frame_of
 from headctssl.loading.view_plan import ViewGroup, ViewPlan, global_group, local_group, view_plan
-from headctssl.types import PretrainBatch, Triple, Views
-from headctssl.volume.geometry import axis_weights
+from headctssl.types import PretrainBatch, Views
+from headctssl.volume.geometry import AIR_HU
 from headctssl.volume.windows import to_input
 
 __all__ = [
     "ViewGroup",
     "ViewPlan",
-    "crop_and_resize",
     "global_group",
     "local_group",
     "make_views",
     "view_plan",
     "whole_head_view",
 ]
-
-AIR_HU = -1024.0
-"""What lies outside the stored voxels."""
 
 FOREGROUND_HU = -500.0
 """Voxels above it count as foreground: half way between air and tissue."""
@@ -100,83 +97,39 @@ def whole_head_view(batch: PretrainBatch, spec: InputSpec) -> Views:
     )
 
 
-def crop_and_resize(volume: Tensor, grid: Grid, box: _Edges) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
-    """Sample a grid from one volume: one small matrix product per axis, the most shrinking axis first.
-
-    Only the voxels under the grid are touched; the weights' rows are reversed for a flip.
-
-    Args:
-        volume: int16 (D, H, W) HU.
-        grid: where to sample, in voxel index coordinates.
-        box: (3, 2) the stored voxels; everything outside it counts as air.
-
-    Returns:
-        HU, float32 of the grid's shape, and per axis the share (n,) of each sample's kernel that lies in the box.
-    """
-    device = volume.device
-    weights: list[Tensor] = []
-    for axis in range(3):
-        start, step, count = grid.start[axis], grid.step[axis], grid.shape[axis]
-        reach = max(1.0, step)
-        first = max(int(box[axis, 0]), int(np.floor(start - reach)))
-        last = min(int(box[axis, 1]), int(np.ceil(start + (count - 1) * step + reach)) + 1)
-        if last <= first:
-            nothing = tuple(torch.zeros(n, device=device) for n in grid.shape)
-            return torch.full(grid.shape, AIR_HU, device=device), (nothing[0], nothing[1], nothing[2])
-        volume = volume.narrow(axis, first, last - first)
-        rows = axis_weights(last - first, count, start - first, step)
-        rows = rows[::-1] if grid.flip[axis] else rows
-        weights.append(torch.from_numpy(np.ascontiguousarray(rows)).to(device))
-    values = volume.to(torch.float32).sub_(AIR_HU)
-    for axis in sorted(range(3), key=lambda a: weights[a].shape[0] / weights[a].shape[1]):
-        values = _contract(values, weights[axis], axis)
-    return values.add_(AIR_HU), (weights[0].sum(1), weights[1].sum(1), weights[2].sum(1))
-
-
-def _contract(values: Tensor, rows: Tensor, axis: int) -> Tensor:
-    """Multiply one axis of a contiguous (D, H, W) array by (n_out, n_in) weights."""
-    d, h, w = values.shape
-    if axis == 0:
-        return torch.mm(rows, values.reshape(d, h * w)).reshape(-1, h, w)
-    if axis == 1:
-        return torch.bmm(rows.expand(d, -1, -1), values)
-    return torch.mm(values.reshape(d * h, w), rows.t()).reshape(d, h, -1)
-
-
 def _cut(
     batch: PretrainBatch, draws: list[ViewDraw], boxes: _Edges, spacing: _Edges, spec: InputSpec
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One view of every sample: (B, C, d, h, w), (B, 1, d, h, w) share inside, (B,) foreground share."""
-    hu, inside = [], []
-    with torch.no_grad(), _full_precision(batch.volume.device.type):
+    volume, shape = batch.volume, draws[0].grid.shape
+    hu = torch.empty((len(draws), 1, *shape), device=volume.device)
+    inside = torch.empty_like(hu)
+    with torch.no_grad(), _full_precision(volume.device.type):
         for sample, draw in enumerate(draws):
-            values, cover = _cut_one(batch.volume[sample, 0], draw, boxes[sample], spacing[sample])
-            hu.append(values)
-            inside.append(cover)
-        stacked = torch.stack(hu)[:, None]
-        foreground = (stacked > FOREGROUND_HU).float().mean(dim=(1, 2, 3, 4))
-        view = to_input(stacked, spec.windows)
+            _cut_one(volume[sample, 0], draw, boxes[sample], spacing[sample], hu[sample, 0], inside[sample, 0])
+        # Every second voxel of each axis is enough for a share that is only logged.
+        foreground = (hu[..., ::2, ::2, ::2] > FOREGROUND_HU).float().mean(dim=(1, 2, 3, 4))
+        view = to_input(hu, spec.windows)
         for sample, draw in enumerate(draws):
-            changed = _change_intensity(view[sample], draw)
-            if changed is not view[sample]:
-                view[sample] = changed
-    return view, torch.stack(inside)[:, None], foreground
+            _change_intensity(view[sample], draw)
+    return view, inside, foreground
 
 
-def _cut_one(volume: Tensor, draw: ViewDraw, box: _Edges, spacing: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
-    """HU and share inside, both float32 (d, h, w), of one view of one sample."""
+def _cut_one(
+    volume: Tensor, draw: ViewDraw, box: _Edges, spacing: NDArray[np.float64], hu: Tensor, inside: Tensor
+) -> None:
+    """Write HU and share inside, both float32 (d, h, w), of one view of one sample."""
     grid = draw.grid
     if draw.rotation_deg is None:
-        values, cover = crop_and_resize(volume, grid, box)
-        return values, _outer(cover)
-    voxel_mm = tuple(s * float(mm) for s, mm in zip(grid.step, spacing, strict=True))
-    voxel: Triple = (voxel_mm[0], voxel_mm[1], voxel_mm[2])
-    margin = augment.rotation_margin(grid.shape, voxel, draw.rotation_deg)
-    wide = _widen(grid, margin)
-    values, cover = crop_and_resize(volume, wide, box)
-    turned = augment.rotate(values[None], grid.shape, voxel, draw.rotation_deg, AIR_HU)[0]
-    inside = augment.rotate(_outer(cover)[None], grid.shape, voxel, draw.rotation_deg, 0.0)[0]
-    return turned, inside
+        _, cover = crop_and_resize(volume, grid, box, hu)
+        _outer(cover, inside)
+        return
+    z, y, x = (step * float(mm) for step, mm in zip(grid.step, spacing, strict=True))
+    margin = augment.rotation_margin(grid.shape, (z, y, x), draw.rotation_deg)
+    wide, cover = crop_and_resize(volume, _widen(grid, margin), box)
+    hu.copy_(augment.rotate(wide[None], grid.shape, (z, y, x), draw.rotation_deg, AIR_HU)[0])
+    wide_inside = _outer(cover, torch.empty_like(wide))
+    inside.copy_(augment.rotate(wide_inside[None], grid.shape, (z, y, x), draw.rotation_deg, 0.0)[0])
 
 
 def _widen(grid: Grid, margin: tuple[int, int, int]) -> Grid:
@@ -186,22 +139,21 @@ def _widen(grid: Grid, margin: tuple[int, int, int]) -> Grid:
     return Grid((start[0], start[1], start[2]), grid.step, (shape[0], shape[1], shape[2]), grid.flip)
 
 
-def _change_intensity(view: Tensor, draw: ViewDraw) -> Tensor:
-    """The drawn intensity operations of one view (C, d, h, w), which stays in [0, 1]."""
+def _change_intensity(view: Tensor, draw: ViewDraw) -> None:
+    """Do the drawn intensity operations to one view (C, d, h, w) in place; it stays in [0, 1]."""
     if draw.shift != 0.0:
-        view = augment.shift(view, draw.shift)
+        augment.shift_(view, draw.shift)
     if draw.gamma != 1.0:
-        view = augment.gamma(view, draw.gamma)
+        augment.gamma_(view, draw.gamma)
     if draw.blur_sigma > 0.0:
-        view = augment.blur(view, draw.blur_sigma)
+        augment.blur_(view, draw.blur_sigma)
     if draw.noise_sigma > 0.0:
-        view = augment.add_noise(view, draw.noise_sigma, draw.noise_seed)
-    return view
+        augment.add_noise_(view, draw.noise_sigma, draw.noise_seed)
 
 
-def _outer(cover: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+def _outer(cover: tuple[Tensor, Tensor, Tensor], out: Tensor) -> Tensor:
     z, y, x = cover
-    return (z[:, None, None] * y[:, None]) * x
+    return torch.mul(z[:, None, None] * y[:, None], x, out=out)
 
 
 def _frames(batch: PretrainBatch, spec: InputSpec) -> list[_Edges]:

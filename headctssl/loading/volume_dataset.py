@@ -15,11 +15,11 @@ from headctssl.loading.sampler import SampleRef
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.seeding import sample_generator
 from headctssl.types import Box
+from headctssl.volume.geometry import AIR_HU
 from headctssl.volume.store import StoredCase
 
 __all__ = ["Crop", "CropBatch", "VolumeDataset", "collate", "crop_box", "read_crop"]
 
-AIR_HU = -1024
 Shape = tuple[int, int, int]
 
 
@@ -114,7 +114,7 @@ def read_crop(case: StoredCase, read_shape: Shape | None, generator: np.random.G
     shape = case.shape[1:]
     full: Shape = (shape[0], shape[1], shape[2])
     box = crop_box(full, meta.head_box, read_shape or full, generator)
-    volume = crop_and_pad_nd(_CheckedArray(case), [list(side) for side in box], pad_value=AIR_HU)
+    volume = crop_and_pad_nd(_CheckedArray(case), [list(side) for side in box], pad_value=int(AIR_HU))
     start = np.array([side[0] for side in box])
     stop = np.array([side[1] for side in box])
     inside = np.stack([np.maximum(-start, 0), np.minimum(stop, full) - start], axis=1)
@@ -185,11 +185,12 @@ def collate(items: Sequence[tuple[SampleRef, Crop | HeadCTSSLError]]) -> CropBat
     largest = np.max([crop.volume.shape for crop in crops], axis=0).tolist()
     volume = torch.empty((len(crops), *largest), dtype=torch.int16)
     if torch.utils.data.get_worker_info() is not None:
-        volume.share_memory_()  # crops are written straight to where the training process finds them
+        # Crops are written straight to where the training process finds them.
+        volume.share_memory_()  # type: ignore[no-untyped-call]  # torch has no annotation here
     for row, crop in zip(volume.numpy(), crops, strict=True):
         _, d, h, w = crop.volume.shape
         if (d, h, w) != tuple(largest[1:]):
-            row.fill(AIR_HU)
+            row.fill(int(AIR_HU))
         row[:, :d, :h, :w] = crop.volume
     return CropBatch(
         volume=volume,
