@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from headctssl.dataset.intensity import hounsfield_fault
 from headctssl.dataset.raw_image import Geometry, RawImage, unreadable
+from headctssl.dataset.straightening import SliceStack, distinct
 from headctssl.errors import ImageReadError
 from headctssl.paths import atomic_path
 from headctssl.types import Triple, Volume, VolumeInfo
+from headctssl.volume.geometry import spacing_of, to_spl
 
 __all__ = [
     "ImageHeader",
@@ -110,7 +112,7 @@ def read(path: Path, *, keep_detail: bool = False) -> Volume:
     Raises:
         ImageReadError: the path cannot be read as one volume.
     """
-    return _finish(_read_raw(path), keep_detail)
+    return _finish(_read_raw(path), str(path), keep_detail)
 
 
 def read_series(files: Sequence[Path], *, keep_detail: bool = False) -> Volume:
@@ -122,7 +124,7 @@ def read_series(files: Sequence[Path], *, keep_detail: bool = False) -> Volume:
     """
     from headctssl.dataset.dicom_series import read_dicom
 
-    return _finish(read_dicom(files), keep_detail)
+    return _finish(read_dicom(files), str(files[0].parent), keep_detail)
 
 
 def _read_raw(path: Path) -> RawImage:
@@ -170,48 +172,45 @@ def _geometry(path: Path) -> Geometry:
     return itk_geometry(path, kind)
 
 
-def _finish(raw: RawImage, keep_detail: bool) -> Volume:
-    from headctssl.dataset.straightening import straighten_image, tilt_deg
-    from headctssl.volume.geometry import to_spl
-
+def _finish(raw: RawImage, name: str, keep_detail: bool) -> Volume:
     geometry = raw.geometry
-    hu, affine, notes = straighten_image(raw, keep_detail=keep_detail)
-    turned, affine = to_spl(hu, affine)
-    fault = hounsfield_fault(raw.hu)
+    stack = SliceStack(geometry, name)
+    straight, affine = stack.straight(raw.hu, keep_detail=keep_detail)
+    turned, affine = to_spl(straight, affine)
     values: NDArray[np.int16] = np.ascontiguousarray(turned, dtype=np.int16)
+    # Of the voxels as stored: straightening adds air around them, which would hide that there was none.
+    fault = hounsfield_fault(raw.hu)
     info = VolumeInfo(
         source_format=geometry.source_format,
         original_shape=geometry.shape,
         original_spacing_mm=geometry.spacing_mm,
-        tilt_deg=tilt_deg(geometry),
-        straightened=hu is not raw.hu,
-        slice_gaps_mm=distinct_gaps(geometry),
+        tilt_deg=round(stack.stack.tilt_deg, 3),
+        straightened=not stack.stack.is_straight_and_even,
+        slice_gaps_mm=distinct(stack.stack.gaps_mm),
         original_affine=tuple(tuple(float(v) for v in row) for row in geometry.affine),
         metadata=geometry.metadata,
-        notes=(*geometry.notes, *raw.notes, *notes, *((fault.text,) if fault else ())),
+        notes=(
+            *geometry.notes,
+            *stack.notes(keep_detail=keep_detail),
+            *((fault.text,) if fault else ()),
+        ),
     )
     return Volume(values, affine, info)
 
 
-def distinct_gaps(geometry: Geometry) -> tuple[float, ...]:
-    """Distinct slice gaps rounded to 0.01 mm, in rising order."""
-    return tuple(sorted({round(float(gap), 2) for gap in geometry.gaps_mm}))
-
-
-def read_header(path: Path) -> ImageHeader:
+def read_header(path: Path, *, keep_detail: bool = False) -> ImageHeader:
     """What `read` would return, from headers alone.
 
     Args:
         path: as in `read`.
+        keep_detail: as in `read`.
 
     Raises:
         ImageReadError: the headers do not describe one volume.
     """
-    from headctssl.dataset.straightening import straight_grid, tilt_deg
-    from headctssl.volume.geometry import spacing_of, to_spl
-
     geometry = _geometry(path)
-    shape, affine = straight_grid(geometry)
+    stack = SliceStack(geometry, str(path))
+    shape, affine = stack.grid(keep_detail=keep_detail)
     # An array of no memory stands for the voxels: only its shape is turned.
     turned, affine = to_spl(np.broadcast_to(np.int8(0), shape), affine)
     return ImageHeader(
@@ -220,8 +219,8 @@ def read_header(path: Path) -> ImageHeader:
         spacing_mm=spacing_of(affine),
         original_shape=geometry.shape,
         original_spacing_mm=geometry.spacing_mm,
-        tilt_deg=tilt_deg(geometry),
-        slice_gaps_mm=distinct_gaps(geometry),
+        tilt_deg=round(stack.stack.tilt_deg, 3),
+        slice_gaps_mm=distinct(stack.stack.gaps_mm),
         metadata=geometry.metadata,
     )
 

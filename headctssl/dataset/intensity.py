@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IntensityFault", "hounsfield_fault"]
+__all__ = ["IntensityFault", "hounsfield_fault", "noted_fault"]
 
 AIR_BELOW = -700
 """Air is -1000 HU; mixed with tissue in thick slices it stays below this in the sinuses and outside the head."""
+
+_NOT_HU = "The values are not Hounsfield units: "
+_DOUBTFUL = "The values may not be Hounsfield units: "
 
 SMALLEST_AIR_SHARE = 0.002
 """A head scan has far more air than this, in its sinuses alone."""
@@ -50,5 +54,19 @@ def hounsfield_fault(hu: NDArray[np.int16]) -> IntensityFault | None:
             guess = "; they look like a windowed 8-bit picture"
         elif low >= 0 and high > 1500:
             guess = "; they look like HU + 1024 or Cormack units"
-        return IntensityFault("not_hu", f"The values are not Hounsfield units: {found}{guess}.")
-    return IntensityFault("doubtful", f"The values may not be Hounsfield units: {found}.")
+        return IntensityFault("not_hu", f"{_NOT_HU}{found}{guess}.")
+    return IntensityFault("doubtful", f"{_DOUBTFUL}{found}.")
+
+
+def noted_fault(notes: Iterable[str]) -> IntensityFault | None:
+    """The fault that `image_io.read` found in the voxels as stored and left in `info.notes`.
+
+    Args:
+        notes: notes of a volume. Its voxels cannot be asked again: straightening adds air.
+    """
+    for note in notes:
+        if note.startswith(_NOT_HU):
+            return IntensityFault("not_hu", note)
+        if note.startswith(_DOUBTFUL):
+            return IntensityFault("doubtful", note)
+    return None

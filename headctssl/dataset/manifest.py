@@ -24,7 +24,14 @@ from headctssl.errors import DataError, unknown_name
 from headctssl.paths import atomic_path, raw_dataset
 from headctssl.settings import JsonValue, Settings, read_json, write_json
 
-__all__ = ["DatasetInfo", "RawDataset", "load_raw_dataset", "open_raw_dataset", "write_raw_dataset"]
+__all__ = [
+    "DatasetInfo",
+    "RawDataset",
+    "cases_from_images",
+    "load_raw_dataset",
+    "open_raw_dataset",
+    "write_raw_dataset",
+]
 
 _NEEDS_CLASSES = ("multiclass", "ordinal")
 
@@ -184,7 +191,7 @@ def open_raw_dataset(folder: Path, dataset_id: int) -> RawDataset:
             do="Other modalities are not supported yet.",
         )
     table = folder / "cases.csv"
-    cases = read_table(table) if table.exists() else _cases_from_images(folder)
+    cases = read_table(table) if table.exists() else cases_from_images(folder)
     faults = list(table_faults(cases, ()))
     if faults:
         raise faults[0].to_error(len(faults) - 1)
@@ -201,7 +208,7 @@ def open_raw_dataset(folder: Path, dataset_id: int) -> RawDataset:
     return RawDataset(dataset_id, folder, info, cases)
 
 
-def _cases_from_images(folder: Path) -> pd.DataFrame:
+def cases_from_images(folder: Path) -> pd.DataFrame:
     """Every image under images/ as a case and its own subject; the id is its path without suffix."""
     # Imported here: only datasets without cases.csv need the readers' module.
     from headctssl.dataset.image_io import find_images, stem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -118,7 +118,8 @@ def _content(path: Path, needed: int) -> bytes:
     else:
         from isal import igzip, igzip_lib
 
-        stream_error: type[Exception] = igzip_lib.IsalError
+        # Its stub calls the class an instance.
+        stream_error = cast(type[Exception], igzip_lib.IsalError)
         try:
             content = igzip.decompress(path.read_bytes())
         except (OSError, EOFError, ValueError, stream_error) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,6 @@ class RawImage:
 
     geometry: Geometry
     hu: NDArray[np.int16]  # (slices, rows, columns), rescaled, not below -1024
-    notes: tuple[str, ...] = field(default=())  # what was noticed while reading voxels
 
 
 def unreadable(path: Path, got: object, expected: str, do: str) -> ImageReadError:

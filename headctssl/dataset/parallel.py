@@ -1,0 +1,61 @@
+"""Parallel: apply a function to many items in processes, one result or named failure per item."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import TypeVar
+
+from headctssl.errors import DataError, HeadCTSSLError
+
+__all__ = ["map_items"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_items(
+    function: Callable[[Item], Result], items: Sequence[Item], num_workers: int | None
+) -> Iterator[tuple[int, Result | HeadCTSSLError]]:
+    """Apply `function` to every item; a `HeadCTSSLError` of one item is its result.
+
+    Args:
+        function: a function of a module, for it is sent to other processes.
+        items: what to apply it to.
+        num_workers: processes; None = one per core; 0 and 1 work in this process.
+
+    Yields:
+        (position of the item, its result or error), in the order in which they are done. When a
+        worker process dies (out of memory, killed), the items that were not done get an error.
+    """
+    workers = min(os.cpu_count() or 1 if num_workers is None else num_workers, len(items))
+    if workers <= 1:
+        for position, item in enumerate(items):
+            yield position, _attempt(function, item)
+        return
+    # spawn: SimpleITK and BLAS start threads, which a forked process would inherit half-dead.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(_attempt, function, item): position for position, item in enumerate(items)}
+        for future in as_completed(waiting):
+            try:
+                yield waiting[future], future.result()
+            except BrokenProcessPool:
+                yield (
+                    waiting[future],
+                    DataError(
+                        "A worker process died before this was done.",
+                        got="a process that ended by itself, most often for lack of memory",
+                        expected="a result",
+                        do="Run again with a smaller --num_workers.",
+                    ),
+                )
+
+
+def _attempt(function: Callable[[Item], Result], item: Item) -> Result | HeadCTSSLError:
+    try:
+        return function(item)
+    except HeadCTSSLError as error:
+        return error

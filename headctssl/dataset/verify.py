@@ -1,0 +1,189 @@
+"""Verify: every fault of a raw dataset at once, by case."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from headctssl.console import progress, say
+from headctssl.contract import LabelSpec
+from headctssl.dataset.image_io import find_images, read
+from headctssl.dataset.intensity import noted_fault
+from headctssl.dataset.manifest import DatasetInfo, cases_from_images
+from headctssl.dataset.parallel import map_items
+from headctssl.dataset.table import PATH_COLUMNS, STANDARD_COLUMNS, Fault, read_table, table_faults
+from headctssl.errors import HeadCTSSLError
+from headctssl.paths import raw_dataset
+from headctssl.settings import read_json
+
+__all__ = ["Fault", "VerifyReport", "verify_dataset"]
+
+
+@dataclass(frozen=True)
+class VerifyReport:
+    """What verification found."""
+
+    dataset_name: str
+    num_cases: int
+    faults: tuple[Fault, ...]  # what must be corrected
+    remarks: tuple[str, ...]  # what is worth knowing and no fault
+
+    @property
+    def exit_code(self) -> int:
+        """0 without faults, 1 when some cases are good, 2 when the dataset or every case is faulty."""
+        faulty = {fault.case_id for fault in self.faults}
+        if not faulty:
+            return 0
+        return 1 if len(faulty - {""}) < self.num_cases else 2
+
+
+def verify_dataset(dataset_id: int, *, num_workers: int | None = None, quiet: bool = False) -> VerifyReport:
+    """Find every fault of a raw dataset: its two files, and every image, read in full.
+
+    Args:
+        dataset_id: number of the dataset.
+        num_workers: processes; None = one per core.
+        quiet: print nothing.
+
+    Returns:
+        Faults by case, and remarks.
+
+    Raises:
+        UsageError: there is no such dataset.
+    """
+    folder = raw_dataset(dataset_id)
+    faults: list[Fault] = []
+    remarks: list[str] = []
+    info = _info(folder, faults)
+    cases = _cases(folder, faults)
+    if cases is not None:
+        labels = info.labels if info is not None else ()
+        faults += table_faults(cases, labels)
+        remarks += _column_remarks(cases, labels)
+        if {"case_id", "image"} <= set(cases.columns):
+            _check_images(folder, cases, faults, remarks, num_workers=num_workers, quiet=quiet)
+    number = 0 if cases is None else len(cases)
+    report = VerifyReport(folder.name, number, tuple(_by_case(faults)), tuple(remarks))
+    _print(report, quiet=quiet)
+    return report
+
+
+def _from_error(error: HeadCTSSLError, case_id: str = "") -> Fault:
+    return Fault(case_id, error.what, error.got or "", error.expected or "", error.do or "")
+
+
+def _info(folder: Path, faults: list[Fault]) -> DatasetInfo | None:
+    try:
+        info = read_json(folder / "dataset.json", DatasetInfo, do="headctssl_raw_template shows a complete one.")
+    except HeadCTSSLError as error:
+        faults.append(_from_error(error))
+        return None
+    if info.modality != "CT":
+        faults.append(Fault("", "the modality is not supported.", info.modality, "CT", "Only CT is supported yet."))
+    return info
+
+
+def _cases(folder: Path, faults: list[Fault]) -> pd.DataFrame | None:
+    try:
+        table = folder / "cases.csv"
+        cases = read_table(table) if table.exists() else cases_from_images(folder)
+    except HeadCTSSLError as error:
+        faults.append(_from_error(error))
+        return None
+    if cases.empty:
+        faults.append(Fault("", "the dataset has no cases.", "none", "at least one", "Add cases with headct_convert."))
+    return cases
+
+
+def _column_remarks(cases: pd.DataFrame, labels: tuple[LabelSpec, ...]) -> list[str]:
+    known = {*STANDARD_COLUMNS, *(spec.name for spec in labels)}
+    free = [name for name in cases.columns if name not in known]
+    remarks = [f"Columns kept as free metadata, used as neither label nor setting: {', '.join(free)}."] if free else []
+    for spec in labels:
+        if spec.name in cases.columns:
+            known_cells = int((cases[spec.name] != "").sum())
+            remarks.append(f"Label '{spec.name}': known for {known_cells} of {len(cases)} cases.")
+    return remarks
+
+
+def _check_images(
+    folder: Path,
+    cases: pd.DataFrame,
+    faults: list[Fault],
+    remarks: list[str],
+    *,
+    num_workers: int | None,
+    quiet: bool,
+) -> None:
+    items: list[tuple[str, Path]] = []
+    for column in PATH_COLUMNS:
+        if column not in cases.columns:
+            continue
+        for case_id, text in zip(cases["case_id"], cases[column], strict=True):
+            if text == "":
+                continue
+            if not (folder / text).exists():
+                faults.append(
+                    Fault(
+                        str(case_id),
+                        f"the file of '{column}' does not exist.",
+                        got=str(text),
+                        expected="a file or a DICOM folder at this path",
+                        do="Put it there, or correct the path; upper and lower case matter.",
+                    )
+                )
+            elif column == "image":
+                items.append((str(case_id), folder / text))
+    results = progress(map_items(_check_image, items, num_workers), "verified", len(items), quiet=quiet)
+    for position, result in results:
+        case_id = items[position][0]
+        if isinstance(result, HeadCTSSLError):
+            faults.append(_from_error(result, case_id))
+        else:
+            faults += result[0]
+            remarks += result[1]
+    listed = {(folder / str(text)).resolve() for text in cases["image"] if text}
+    extra = [p for p in find_images(folder / "images") if p.resolve() not in listed]
+    if extra:
+        names = ", ".join(p.name for p in extra[:5]) + (" ..." if len(extra) > 5 else "")
+        remarks.append(f"{len(extra)} images under images/ are in no line of cases.csv: {names}.")
+
+
+def _check_image(item: tuple[str, Path]) -> tuple[list[Fault], list[str]]:
+    """Read one image in full."""
+    case_id, path = item
+    volume = read(path)
+    fault = noted_fault(volume.info.notes)
+    faults = []
+    if fault is not None:
+        faults.append(
+            Fault(
+                case_id,
+                "its values are not, or may not be, Hounsfield units.",
+                got=fault.text,
+                expected="air near -1000 HU, water near 0",
+                do="Export it with its rescaling applied; nothing is repaired silently.",
+            )
+        )
+    told = [note for note in volume.info.notes if fault is None or note != fault.text]
+    return faults, [f"Case '{case_id}': {note}" for note in told]
+
+
+def _by_case(faults: list[Fault]) -> list[Fault]:
+    """Faults of the dataset first, then by case; the order within one is kept."""
+    return sorted(faults, key=lambda fault: fault.case_id)
+
+
+def _print(report: VerifyReport, *, quiet: bool) -> None:
+    for fault in report.faults:
+        where = f"case '{fault.case_id}'" if fault.case_id else report.dataset_name
+        say(f"{where}: {fault.what}", quiet=quiet)
+        for name, text in (("got", fault.got), ("expected", fault.expected), ("do", fault.do)):
+            if text:
+                say(f"    {name + ':':<10}{text}", quiet=quiet)
+    for remark in report.remarks:
+        say(f"note: {remark}", quiet=quiet)
+    faulty = len({fault.case_id for fault in report.faults} - {""})
+    say(f"{report.dataset_name}: {report.num_cases} cases, {len(report.faults)} faults in {faulty} cases.", quiet=quiet)
