@@ -1,13 +1,12 @@
-"""Checkpoint: weights with their contract (safetensors), and the state of a run (plain values only)."""
+"""Checkpoint: weights and the contract that travels with them, in one safetensors file."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from pydantic import ValidationError
@@ -23,23 +22,21 @@ from headctssl.networks.encoder import Encoder
 from headctssl.networks.tokens import grid_from_tokens, grid_of, tokens_from_grid
 from headctssl.paths import atomic_path
 from headctssl.presets import EncoderSettings, ViTSettings
+from headctssl.training.run_state import CHECKPOINT_FILE
 
 __all__ = [
     "LoadReport",
     "LoadedWeights",
     "find_weights",
     "hash_tensors",
-    "load_checkpoint",
     "load_encoder",
     "load_into",
     "load_weights",
-    "save_checkpoint",
     "save_encoder",
     "save_weights",
 ]
 
 WEIGHTS_FILES = {"encoder": "encoder.safetensors", "classifier": "classifier.safetensors"}
-CHECKPOINT_FILE = "checkpoint_latest.pt"
 _HEADER = "headctssl_contract"
 _ENCODER_PREFIX = "encoder."
 _LEAST_SHARE = 0.9
@@ -89,7 +86,7 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1f".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -301,61 +298,3 @@ def _resized_positions(table: Tensor, source: EncoderSettings, encoder: Encoder)
     new = grid_of(encoder.settings.input_shape, encoder.settings.patch)
     volume = grid_from_tokens(table[None].float(), old)
     return tokens_from_grid(functional.interpolate(volume, size=new, mode="trilinear", align_corners=False))[0]
-
-
-def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write the state of a run; the old file is replaced only after the new one was loaded.
-
-    Args:
-        path: the file, ``checkpoint_latest.pt``.
-        state: nested mappings, lists and tuples of tensors, text, numbers, booleans and None.
-
-    Raises:
-        TypeError: a value is of another type; its place is named.
-    """
-    plain = _plain(state, "state")
-    with atomic_path(path) as temporary:
-        torch.save(plain, temporary)
-        torch.load(temporary, map_location="cpu", weights_only=True, mmap=True)
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `save_checkpoint` wrote, on the CPU.
-
-    Raises:
-        DataError: the file cannot be read.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged archive
-        raise DataError(
-            f"The checkpoint {path} cannot be read.",
-            got=f"{type(error).__name__}: {str(error).splitlines()[0][:200]}",
-            expected="a checkpoint written by headctssl",
-            do="Start the run again with --overwrite.",
-        ) from error
-    assert isinstance(state, dict)
-    return state
-
-
-def _plain(value: Any, where: str) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach()
-    if value is None or type(value) in (str, int, float, bool):
-        return value
-    if isinstance(value, Mapping):
-        return {_key(k, where): _plain(v, f"{where}.{k}") for k, v in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(_plain(v, f"{where}[{i}]") for i, v in enumerate(value))
-    raise TypeError(f"{where} is a {type(value).__name__}; a checkpoint holds only tensors and plain values")
-
-
-def _key(key: Any, where: str) -> str | int:
-    if type(key) in (str, int):
-        return key  # type: ignore[no-any-return]  # narrowed by the type check above
-    raise TypeError(f"a key of {where} is a {type(key).__name__}; expected text or a whole number")
-
-
-def settings_digest(content: Mapping[str, Any]) -> str:
-    """SHA-256 of a JSON mapping, first 16 hex digits."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -31,7 +31,6 @@ class Meter:
         self.steps = 0
         self.pending: dict[str, list[Tensor]] = {}
         self.kept: dict[str, list[Tensor]] = {}
-        self.features: Tensor | None = None  # (B, C) of the last pass whose logs had them
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -41,19 +40,13 @@ class Meter:
         self.waited += time.perf_counter() - start
 
     def add(self, result: StepResult, views: Views) -> None:
-        """Note the loss, the logs and the foreground of one forward pass.
-
-        The log ``features`` (B, C) is kept for the monitor; the others are scalars.
-        """
+        """Note the loss, the logs (scalars) and the foreground share of one forward pass."""
         for name, share in views.foreground.items():
             self.pending.setdefault(f"foreground_{name}", []).append(share.float().mean())
         self.pending.setdefault("loss", []).append(result.loss.detach().float())
         for name, value in result.logs.items():
-            if name == "features":
-                self.features = value.detach()
-            else:
-                number = value.detach().float() if isinstance(value, Tensor) else torch.tensor(float(value))
-                self.pending.setdefault(name, []).append(number)
+            number = value.detach().float() if isinstance(value, Tensor) else torch.tensor(float(value))
+            self.pending.setdefault(name, []).append(number)
 
     def last_losses(self) -> Tensor:
         """Losses (accumulation,) of the step that is under way."""

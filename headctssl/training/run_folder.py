@@ -16,7 +16,7 @@ import torch
 import headctssl
 from headctssl.errors import UsageError
 from headctssl.settings import Settings
-from headctssl.training.checkpoint import CHECKPOINT_FILE
+from headctssl.training.run_state import CHECKPOINT_FILE
 
 __all__ = ["Environment", "describe_environment", "first_difference", "open_run_folder", "require_same_settings"]
 

@@ -18,7 +18,7 @@ from headctssl.methods.method import ParamGroup
 from headctssl.planning.run_settings import TrainingSettings
 from headctssl.seeding import derive_seed
 from headctssl.training.batches import to_device
-from headctssl.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from headctssl.training.run_state import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from headctssl.training.distributed import Process, reduce_max, wrap
 from headctssl.training.meter import Meter
 from headctssl.training.optimizer import build_optimizer, check_groups, set_rates
@@ -80,6 +80,9 @@ class Trainer:
         process: this process among those of the run.
         on_epoch_end: called after the last step of every epoch and after the last step, before the
             checkpoint; what it returns goes to metrics.jsonl.
+        monitor: looks at a batch of the main process, on the device, without gradients; what it returns goes
+            to metrics.jsonl.
+        monitor_every: steps between two calls of `monitor`; also called after the last step.
         extra: further state to save and restore.
 
     Raises:
@@ -99,6 +102,8 @@ class Trainer:
         device: torch.device,
         process: Process | None = None,
         on_epoch_end: Callable[[Clock], Mapping[str, float] | None] | None = None,
+        monitor: Callable[[PretrainBatch], Mapping[str, float]] | None = None,
+        monitor_every: int = 50,
         extra: Stateful | None = None,
     ) -> None:
         self.process = process or Process()
@@ -111,6 +116,7 @@ class Trainer:
         self.steps_per_epoch = steps_per_epoch(training.samples_per_epoch, training.batch_size)
         self.folder, self.log, self.digest = folder, log, digest
         self.on_epoch_end, self.extra = on_epoch_end, extra
+        self.monitor, self.monitor_every = monitor, monitor_every
         groups = learner.param_groups()
         check_groups(self.module, groups)
         self.parameters = [p for group in groups for p in group.parameters]
@@ -256,15 +262,19 @@ class Trainer:
             self.bad_in_a_row = 0
             meter.keep_step(norm)
         is_last = self.step == training.num_steps
-        ends_epoch = self.step % self.steps_per_epoch == 0 or is_last
-        found: Mapping[str, float] | None = None
+        # Which lines are due must not depend on the process: their means are taken over all of them.
+        looks = self.monitor is not None and (is_last or self.step % self.monitor_every == 0)
+        ends_epoch = self.on_epoch_end is not None and (is_last or self.step % self.steps_per_epoch == 0)
+        found: dict[str, float] = {}
+        if looks and self.monitor is not None and self.process.is_main:
+            with torch.no_grad(), self._autocast():
+                found.update(self.monitor(to_device(passes[-1], self.device)))
         if ends_epoch and self.on_epoch_end is not None:
-            found = self.on_epoch_end(clock)
-            self.module.train()
+            found.update(self.on_epoch_end(clock) or {})
+        self.module.train()
         self.elapsed = meter.elapsed()
-        if found or is_last or self.step % training.log_every == 0:
-            line = meter.line(self.step, clock.epoch, rate)
-            self.log.metrics({**line, **(found or {})}, training.num_steps)
+        if looks or ends_epoch or is_last or self.step % training.log_every == 0:
+            self.log.metrics({**meter.line(self.step, clock.epoch, rate), **found}, training.num_steps)
         if is_last or self.step % training.checkpoint_every == 0:
             self.save()
             self.log.picture(final=is_last)

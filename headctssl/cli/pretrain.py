@@ -1,0 +1,66 @@
+"""Pretrain: train an encoder without labels on planned and preprocessed datasets."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+
+from headctssl.cli.common import add_common, add_datasets
+from headctssl.cli.main import run_command
+
+__all__ = ["add_arguments", "add_run_arguments", "main", "run"]
+
+
+class _List(argparse.Action):
+    """Print the methods and encoders, and end."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from headctssl.methods import list_methods
+        from headctssl.networks import list_encoders
+
+        lines = ["methods (-m)", *_rows(list_methods()), "encoders (-c)", *_rows(list_encoders())]
+        sys.stdout.write("\n".join(lines) + "\n")
+        parser.exit(0)
+
+
+def _rows(entries: list[tuple[str, str]]) -> list[str]:
+    return [f"  {name:<20}{description}" for name, description in entries]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of headct_pretrain."""
+    add_run_arguments(parser)
+
+
+def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that headct_pretrain and headct_estimate share."""
+    add_datasets(parser, several=True)
+    parser.add_argument("-m", dest="method", metavar="METHOD", required=True, help="objective, see --list")
+    parser.add_argument(
+        "-c", dest="config", metavar="CONFIG", help="encoder, see --list; chosen for data and machine when left out"
+    )
+    parser.add_argument("-p", dest="plans_name", metavar="NAME", default="plans", help="name of the plans")
+    parser.add_argument(
+        "-w", dest="init", metavar="INIT", default="scratch", help="weights or run folder to begin from"
+    )
+    parser.add_argument("--tag", metavar="TAG", help="appended to the name of the run")
+    parser.add_argument(
+        "--continue", dest="resume", action="store_true", help="go on from the checkpoint of the run, if it has one"
+    )
+    parser.add_argument(
+        "--pretrain_on", choices=("train", "all"), default="train", help="'all' uses the test cases of splits.json too"
+    )
+    parser.add_argument("--list", action=_List, nargs=0, help="list methods and encoders, and end")
+    add_common(parser, device=True, num_workers=True, overwrite=True, overrides=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out headct_pretrain."""
+    from headctssl.training.pretrain import pretrain
+
+    pretrain(**vars(args))
+    return 0
+
+
+main = functools.partial(run_command, "pretrain")

@@ -1,0 +1,245 @@
+"""Pretrain: plans and stored cases in, a run folder with an encoder out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+import headctssl
+from headctssl.console import name_files, say
+from headctssl.contract import Contract
+from headctssl.loading.loader import BatchLoader
+from headctssl.loading.views import whole_head_view
+from headctssl.methods.method import Method
+from headctssl.networks import build_from_settings
+from headctssl.paths import results_dataset
+from headctssl.planning.resolve import print_decisions
+from headctssl.planning.run_settings import RunSettings
+from headctssl.seeding import derive_seed
+from headctssl.settings import write_json
+from headctssl.training.checkpoint import WEIGHTS_FILES, load_into, save_encoder
+from headctssl.training.distributed import Process, barrier, broadcast_object, current_process, processes
+from headctssl.training.monitor import feature_std, rank_me
+from headctssl.training.pretrain_call import PretrainCall, Request, as_ids, choose_device, open_call, run_name
+from headctssl.training.run_folder import describe_environment, open_run_folder
+from headctssl.training.run_log import RunLog
+from headctssl.training.stored_run import (
+    continued_settings,
+    read_run_settings,
+    settings_digest,
+    settings_of_weights,
+    write_cases,
+)
+from headctssl.training.trainer import Trainer
+from headctssl.types import PretrainBatch
+
+__all__ = ["estimate", "pretrain"]
+
+
+def pretrain(
+    dataset_ids: Sequence[int] | int,
+    method: str,
+    *,
+    config: str | None = None,
+    plans_name: str = "plans",
+    init: Path | str | None = None,
+    tag: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    pretrain_on: Literal["train", "all"] = "train",
+    device: str | None = None,
+    num_workers: int | None = None,
+    overrides: Sequence[str] = (),
+    quiet: bool = False,
+) -> Path:
+    """Train an encoder without labels; the command is ``headct_pretrain``.
+
+    Under ``torchrun -m headctssl pretrain ...`` every process calls this; the main one writes.
+
+    Args:
+        dataset_ids: one or several planned and preprocessed datasets; the first one's plans hold.
+        method: name of the objective, see `list_methods`.
+        config: encoder preset; chosen for the data and the machine when None.
+        plans_name: which plans, ``-p``.
+        init: weights to begin from, ``-w``; random when None or ``"scratch"``.
+        tag: appended to the name of the run.
+        resume: go on from the run's checkpoint, ``--continue``.
+        overwrite: replace an existing run.
+        pretrain_on: ``all`` uses the test cases of splits.json too.
+        device: ``cpu``, ``cuda``, ``cuda:1``; CUDA where there is one when None.
+        num_workers: reader processes.
+        overrides: ``section.key=value`` texts, ``--set``.
+        quiet: print errors only.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        UsageError: the call does not fit: names, settings, an existing run.
+        DataError: a dataset was not planned or preprocessed, or a case cannot be read.
+        ContractError: the datasets or the weights do not fit each other.
+        TrainingError: the loss was not finite ten times in a row.
+        StoppedError: a signal came; go on with `resume`.
+    """
+    request = Request(as_ids(dataset_ids), method, config, plans_name, init, pretrain_on, num_workers, tuple(overrides))
+    target = choose_device(device, current_process())
+    with processes(target) as process:
+        quiet = quiet or not process.is_main
+        settled: tuple[RunSettings, Path, bool] | None = None
+        if process.is_main:
+            call = open_call(request, target, process)
+            settled = _settle(call, tag, target, resume=resume, overwrite=overwrite, quiet=quiet)
+        settings, folder, going_on = broadcast_object(settled, process)
+        if not process.is_main:
+            call = open_call(request, target, process, settings=settings)
+        _train(call.with_settings(settings), folder, going_on=going_on, device=target, process=process, quiet=quiet)
+        barrier(process)
+    name_files(sorted(path for path in folder.iterdir() if path.is_file()), quiet=quiet)
+    return Path(folder)
+
+
+def estimate(
+    dataset_ids: Sequence[int] | int,
+    method: str,
+    *,
+    config: str | None = None,
+    plans_name: str = "plans",
+    init: Path | str | None = None,
+    tag: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    pretrain_on: Literal["train", "all"] = "train",
+    device: str | None = None,
+    num_workers: int | None = None,
+    overrides: Sequence[str] = (),
+    quiet: bool = False,
+) -> RunSettings:
+    """Say what `pretrain` with the same arguments would decide, need and take; nothing is written.
+
+    The arguments are those of `pretrain`; `tag`, `resume` and `overwrite` are accepted, so that a call can be
+    turned into its estimate as it is, and change nothing here.
+
+    Returns:
+        The settings the run would have.
+
+    Raises:
+        HeadCTSSLError: as `pretrain`, before its first step.
+    """
+    del tag, resume, overwrite
+    process = current_process()
+    request = Request(as_ids(dataset_ids), method, config, plans_name, init, pretrain_on, num_workers, tuple(overrides))
+    settings = open_call(request, choose_device(device, process), process).settings
+    print_decisions(settings, quiet=quiet)
+    return settings
+
+
+def _settle(
+    call: PretrainCall, tag: str | None, device: torch.device, *, resume: bool, overwrite: bool, quiet: bool
+) -> tuple[RunSettings, Path, bool]:
+    """Begin or reopen the run folder: the settings that hold, the folder, and whether a checkpoint is there."""
+    settings = call.settings
+    folder = results_dataset(settings.dataset_ids[0]) / "pretrain" / run_name(settings, tag)
+    going_on = open_run_folder(folder, resume=resume, overwrite=overwrite)
+    if going_on:
+        stored = read_run_settings(folder / "config.json", call.method.Settings)
+        settings = continued_settings(folder, stored, settings)
+    elif resume:
+        say(f"--continue: the run {folder.name} has no checkpoint yet, so it starts fresh", quiet=quiet)
+    write_cases(folder, call.data, check=going_on)
+    write_json(folder / "config.json", settings)
+    write_json(folder / "environment.json", describe_environment(device))
+    print_decisions(settings, quiet=quiet)
+    return settings, folder, going_on
+
+
+def _train(
+    call: PretrainCall, folder: Path, *, going_on: bool, device: torch.device, process: Process, quiet: bool
+) -> None:
+    settings, training = call.settings, call.settings.training
+    log = RunLog(folder, enabled=process.is_main, quiet=quiet)
+    learner = _build(call, log)
+
+    def make_batches(start_step: int) -> BatchLoader:
+        return BatchLoader(
+            call.data.indexes,
+            read_shape=settings.read_shape,
+            batch_size=training.batch_size // (process.world_size * training.accumulation),
+            samples_per_epoch=training.samples_per_epoch,
+            seed=training.seed,
+            rank=process.rank,
+            world_size=process.world_size,
+            start_step=start_step,
+            num_steps=training.num_steps,
+            num_workers=training.num_workers,
+            accumulation=training.accumulation,
+        )
+
+    def watch(batch: PretrainBatch) -> dict[str, float]:
+        encoder = learner.encoder_to_export().eval()
+        features = encoder(whole_head_view(batch, settings.input).groups["global"][0]).features
+        return {"monitor_feature_std": feature_std(features), "monitor_rank_me": rank_me(features)}
+
+    trainer = Trainer(
+        learner,
+        training=training,
+        input_spec=settings.input,
+        make_batches=make_batches,
+        folder=folder,
+        log=log,
+        digest=settings_digest(settings),
+        device=device,
+        process=process,
+        monitor=watch,
+        monitor_every=settings.monitor.every,
+    )
+    if going_on:
+        trainer.resume()
+    log.open(trainer.step)
+    try:
+        log.say(
+            f"{settings.method_name} with {settings.config}: {call.data.num_cases} scans, step {trainer.step} of "
+            f"{training.num_steps}, batch {training.batch_size}, {training.precision} on {device}"
+        )
+        trainer.run()
+        if process.is_main:
+            contract = _export(call, folder, learner)
+            log.say(f"exported {WEIGHTS_FILES['encoder']}, hash {contract.weights_hash[:16]}")
+    finally:
+        log.close()
+
+
+def _build(call: PretrainCall, log: RunLog) -> Method:
+    """Encoder and method with their first weights, a function of the seed."""
+    settings = call.settings
+    torch.manual_seed(derive_seed(settings.training.seed, "weights"))
+    encoder = build_from_settings(settings.encoder)
+    if call.init is not None:
+        report = load_into(encoder, call.init.part("encoder"), source=call.init.contract.encoder)
+        log.say(report.summary)
+    learner = call.method(settings.method)
+    learner.build(encoder, settings)
+    return learner
+
+
+def _export(call: PretrainCall, folder: Path, learner: Method) -> Contract:
+    """Write encoder.safetensors (the last step) and contract.json."""
+    settings = call.settings
+    encoder = learner.encoder_to_export()
+    contract = Contract(
+        package_version=headctssl.__version__,
+        kind="encoder",
+        storage=settings.storage,
+        input=settings.input,
+        preset=settings.config,
+        encoder=encoder.settings,
+        method=settings.method_name,
+        settings=settings_of_weights(settings),
+        num_scans=call.data.num_cases,
+        cases_digest=call.data.digest,
+    )
+    written = save_encoder(folder / WEIGHTS_FILES["encoder"], encoder, contract)
+    write_json(folder / "contract.json", written)
+    return written

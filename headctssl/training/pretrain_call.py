@@ -1,0 +1,178 @@
+"""Pretrain call: what the user asked for, checked and resolved before anything is made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from headctssl.contract import require_same
+from headctssl.errors import UsageError
+from headctssl.methods import method_class
+from headctssl.methods.method import Method
+from headctssl.planning.resolve import detect_machine, resolve
+from headctssl.planning.run_settings import RunSettings
+from headctssl.settings import parse_overrides
+from headctssl.training.checkpoint import LoadedWeights, load_weights
+from headctssl.training.distributed import Process
+from headctssl.training.pretrain_data import PretrainData, open_pretrain_data
+
+__all__ = ["PretrainCall", "Request", "choose_device", "open_call", "run_name"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """The arguments of `pretrain` that decide the settings of a run."""
+
+    dataset_ids: tuple[int, ...]
+    method: str
+    config: str | None
+    plans_name: str
+    init: Path | str | None
+    pretrain_on: Literal["train", "all"]
+    num_workers: int | None
+    overrides: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class PretrainCall:
+    """A request with everything it names opened."""
+
+    method: type[Method]
+    data: PretrainData
+    init: LoadedWeights | None
+    settings: RunSettings
+
+    def with_settings(self, settings: RunSettings) -> PretrainCall:
+        """The same with other settings."""
+        return replace(self, settings=settings)
+
+
+def open_call(
+    request: Request, device: torch.device, process: Process, *, settings: RunSettings | None = None
+) -> PretrainCall:
+    """Open datasets and weights, and resolve the settings.
+
+    Args:
+        request: what was asked for.
+        device: where the run computes.
+        process: this process.
+        settings: already resolved by the main process; None resolves here.
+
+    Raises:
+        HeadCTSSLError: a name, a setting, a dataset or the weights do not fit.
+    """
+    method = method_class(request.method)
+    data = open_pretrain_data(request.dataset_ids, request.plans_name, request.pretrain_on)
+    weights = None if request.init in (None, "scratch") else load_weights(str(request.init))
+    if settings is None:
+        settings = _resolved(request, method, data, weights, device, process)
+    return PretrainCall(method, data, weights, settings)
+
+
+def _resolved(
+    request: Request,
+    method: type[Method],
+    data: PretrainData,
+    weights: LoadedWeights | None,
+    device: torch.device,
+    process: Process,
+) -> RunSettings:
+    asked = parse_overrides(request.overrides)
+    if request.num_workers is not None:
+        if asked.get("training.num_workers", request.num_workers) != request.num_workers:
+            raise UsageError(
+                "The number of reader processes is given twice.",
+                got=f"--num_workers {request.num_workers} and training.num_workers={asked['training.num_workers']}",
+                expected="one of them",
+                do="Remove one.",
+            )
+        asked["training.num_workers"] = request.num_workers
+    preset = request.config if weights is None or request.config is not None else weights.contract.preset
+    settings = resolve(
+        data.plans,
+        method_name=request.method,
+        method_settings=method.Settings,
+        optimizer=method.optimizer_defaults,
+        config=preset,
+        overrides=asked,
+        machine=detect_machine(str(device)),
+        num_train_cases=data.num_cases,
+        pretrain_on=request.pretrain_on,
+        init="scratch" if weights is None else weights.contract.weights_hash,
+        max_case_shape=data.max_shape,
+        batch_coupled=method.batch_coupled,
+        world_size=process.world_size,
+    )
+    if weights is not None:
+        require_same(
+            "windows",
+            weights.contract.input.windows,
+            settings.input.windows,
+            "Plan the data with the same windows, or start from scratch.",
+        )
+    # One spelling and order, so that a continued run can be compared.
+    typed = tuple(f"{key}={json.dumps(value)}" for key, value in sorted(asked.items()))
+    return settings.model_copy(update={"overrides": typed})
+
+
+def choose_device(device: str | None, process: Process) -> torch.device:
+    """The device of this process; under torchrun one CUDA device each.
+
+    Args:
+        device: as given to ``--device``.
+        process: this process.
+
+    Raises:
+        UsageError: the name is unknown, or there is no such device.
+    """
+    cuda = torch.cuda.device_count()
+    name = device if device is not None else ("cuda" if cuda else "cpu")
+    if name == "cuda":
+        name = f"cuda:{process.local_rank}"
+    known = ["cpu", *(f"cuda:{i}" for i in range(cuda))]
+    if name not in known:
+        raise UsageError(
+            "The device is not there.",
+            got=device or name,
+            expected=", ".join(known),
+            do="Correct --device, or leave it out.",
+        )
+    target = torch.device(name)
+    if target.type == "cuda":
+        torch.cuda.set_device(target)
+    return target
+
+
+def run_name(settings: RunSettings, tag: str | None = None) -> str:
+    """The folder name of a run: METHOD__CONFIG__PLANS[__dN+M][__TAG].
+
+    Args:
+        settings: the run; the numbers of the datasets appear when there are several.
+        tag: letters, digits, ``_ . -``.
+
+    Raises:
+        UsageError: the tag cannot be part of a folder name.
+    """
+    parts = [settings.method_name, settings.config, settings.plans_name]
+    if len(settings.dataset_ids) > 1:
+        parts.append("d" + "+".join(str(i) for i in settings.dataset_ids))
+    if tag is not None:
+        if not tag or not all(c.isascii() and (c.isalnum() or c in "_.-") for c in tag):
+            raise UsageError(
+                "The tag cannot be part of a folder name.",
+                got=f"--tag {tag}",
+                expected="letters, digits, '_', '.' or '-'",
+                do="Choose another tag.",
+            )
+        parts.append(tag)
+    return "__".join(parts)
+
+
+def as_ids(dataset_ids: Sequence[int] | int) -> tuple[int, ...]:
+    """One dataset number or several, as a tuple."""
+    return (dataset_ids,) if isinstance(dataset_ids, int) else tuple(dataset_ids)

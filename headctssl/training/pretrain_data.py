@@ -1,0 +1,106 @@
+"""Pretrain data: the plans and stored cases of one or several datasets, without their test cases."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal
+
+from headctssl.contract import StorageRule
+from headctssl.dataset.splits import load_splits
+from headctssl.errors import ContractError, DataError, UsageError
+from headctssl.paths import preprocessed_dataset
+from headctssl.planning.plans import Plans, load_plans
+from headctssl.preprocessing.index import CaseIndex
+
+__all__ = ["PretrainData", "open_pretrain_data"]
+
+
+@dataclass(frozen=True)
+class PretrainData:
+    """What a run trains on. Case indices count through all datasets in their order."""
+
+    plans: tuple[Plans, ...]
+    indexes: tuple[CaseIndex, ...]
+
+    @property
+    def num_cases(self) -> int:
+        """Number of cases."""
+        return sum(len(index) for index in self.indexes)
+
+    @property
+    def max_shape(self) -> tuple[int, int, int]:
+        """Largest stored extent (z, y, x) in voxels, per axis."""
+        z, y, x = (max(int(index.shapes[:, axis].max()) for index in self.indexes if len(index)) for axis in range(3))
+        return (z, y, x)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the sorted SHA-256 sums of all sources, first 16 hex digits; as `CaseIndex.digest`."""
+        text = "\n".join(sorted(row.source_sha256 for index in self.indexes for row in index.rows))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def open_pretrain_data(
+    dataset_ids: tuple[int, ...], plans_name: str, pretrain_on: Literal["train", "all"]
+) -> PretrainData:
+    """Open the stored cases that a run may train on.
+
+    Args:
+        dataset_ids: one or several datasets; the storage rule of the first holds for all.
+        plans_name: which plans.
+        pretrain_on: ``train`` leaves the test cases of splits.json out.
+
+    Raises:
+        UsageError: a dataset is named twice or unknown.
+        DataError: a dataset was not planned or preprocessed, or no case is left.
+        ContractError: a dataset is stored under another rule; the field is named.
+    """
+    if not dataset_ids or len(set(dataset_ids)) != len(dataset_ids):
+        raise UsageError(
+            "The list of datasets does not fit.",
+            got="-d " + " ".join(str(i) for i in dataset_ids),
+            expected="one or several different numbers",
+            do="Name every dataset once.",
+        )
+    plans = tuple(load_plans(dataset_id, plans_name) for dataset_id in dataset_ids)
+    indexes = tuple(_open(plan, plans[0].storage, pretrain_on) for plan in plans)
+    if not any(len(index) for index in indexes):
+        raise DataError(
+            "There is no case to train on.",
+            got="no stored case outside the test set",
+            expected="at least one",
+            do="See preprocessing_report.json and splits.json, or use --pretrain_on all.",
+        )
+    return PretrainData(plans, indexes)
+
+
+def _open(plans: Plans, rule: StorageRule, pretrain_on: Literal["train", "all"]) -> CaseIndex:
+    dataset = preprocessed_dataset(plans.dataset_id)
+    storage = dataset / rule.storage_id
+    if not storage.is_dir():
+        if plans.storage != rule:
+            _refuse_other_rule(plans, rule)
+        raise DataError(
+            f"Dataset {plans.dataset_id} has plans but was not preprocessed.",
+            got=f"no folder {rule.storage_id} in {dataset.name}",
+            expected="its stored cases",
+            do=f"Run headct_plan_and_preprocess -d {plans.dataset_id}.",
+        )
+    index = CaseIndex.open(storage)
+    if pretrain_on == "all":
+        return index
+    held_out = set(load_splits(dataset).test)
+    return index.subset(case_id for case_id in index.case_ids if case_id not in held_out)
+
+
+def _refuse_other_rule(plans: Plans, rule: StorageRule) -> None:
+    other, first = plans.storage.model_dump(mode="json"), rule.model_dump(mode="json")
+    field = next(name for name in first if other[name] != first[name])
+    raise ContractError(
+        f"Datasets of one run must be stored under one rule; dataset {plans.dataset_id} differs in '{field}'.",
+        got=other[field],
+        expected=first[field],
+        do=f"Store it under the rule of the first dataset: headct_plan_and_preprocess -d {plans.dataset_id} "
+        "--like CHECKPOINT, with a checkpoint trained on the first.",
+    )

@@ -1,0 +1,123 @@
+"""Stored run: the settings and cases of a run as its folder has them, and what a continued run may change."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from headctssl.errors import DataError, UsageError
+from headctssl.paths import atomic_path
+from headctssl.planning.run_settings import RunSettings
+from headctssl.settings import Settings
+from headctssl.training.pretrain_data import PretrainData
+from headctssl.training.run_folder import require_same_settings
+
+__all__ = ["continued_settings", "read_run_settings", "settings_digest", "settings_of_weights", "write_cases"]
+
+FREE = ("num_workers", "checkpoint_every", "log_every")
+"""Fields of `training` that do not change the weights."""
+
+_DERIVED = ("training", "method", "monitor", "estimate", "decisions", "overrides")
+"""Fields that also depend on the machine; a continued run keeps its own, and only `overrides` is compared."""
+
+
+def read_run_settings(path: Path, method_settings: type[Settings]) -> RunSettings:
+    """Read config.json of a pretraining run.
+
+    Args:
+        path: the file.
+        method_settings: settings class of the run's method.
+
+    Raises:
+        DataError: the file is missing or does not fit.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        method = method_settings.model_validate(content["method"])
+        return RunSettings.model_validate({**content, "method": method})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise DataError(
+            f"{path.name} of the run {path.parent.name} cannot be read.",
+            got=reason[:200],
+            expected="the settings of a pretraining run",
+            do="Start the run again with --overwrite.",
+        ) from None
+
+
+def settings_of_weights(settings: RunSettings) -> str:
+    """JSON text of every setting that the weights depend on: no estimate, no reader processes, no intervals."""
+    content = settings.model_dump(mode="json", exclude={"estimate", "decisions", "overrides"})
+    content["training"] = {k: v for k, v in content["training"].items() if k not in FREE}
+    return json.dumps(content, sort_keys=True)
+
+
+def settings_digest(settings: RunSettings) -> str:
+    """SHA-256 of `settings_of_weights`, first 16 hex digits."""
+    return hashlib.sha256(settings_of_weights(settings).encode()).hexdigest()[:16]
+
+
+def continued_settings(folder: Path, stored: RunSettings, wanted: RunSettings) -> RunSettings:
+    """The settings a continued run goes on with.
+
+    What the user and the data decide must be as it was. What `resolve` derived from the machine (batch,
+    length, rate) stays as stored, since the machine may be another one now or measure a little differently.
+
+    Args:
+        folder: the run folder, for messages.
+        stored: its config.json.
+        wanted: what this call resolved to.
+
+    Raises:
+        UsageError: a field differs; it is named.
+    """
+    require_same_settings(folder, _asked(stored), _asked(wanted))
+    require_same_settings(
+        folder, stored.model_dump(mode="json"), wanted.model_dump(mode="json"), free=(*_DERIVED, "read_shape")
+    )
+    free = {name: getattr(wanted.training, name) for name in FREE}
+    training = stored.training.model_copy(update=free)
+    return stored.model_copy(update={"training": training, "overrides": wanted.overrides})
+
+
+def _asked(settings: RunSettings) -> dict[str, Any]:
+    """What --set gave, by dotted key, without the fields that are free."""
+    pairs = (text.partition("=") for text in settings.overrides)
+    return {key: value for key, _, value in pairs if key not in {f"training.{name}" for name in FREE}}
+
+
+def write_cases(folder: Path, data: PretrainData, *, check: bool) -> None:
+    """Write cases.csv, the cases a run trains on (not shareable).
+
+    Args:
+        folder: the run folder.
+        data: the cases.
+        check: compare with the file that is there instead.
+
+    Raises:
+        UsageError: the cases are not those the run was started with.
+    """
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(["dataset_id", "case_id", "source_sha256"])
+    for plans, index in zip(data.plans, data.indexes, strict=True):
+        writer.writerows([plans.dataset_id, row.case_id, row.source_sha256] for row in index.rows)
+    text, path = buffer.getvalue(), folder / "cases.csv"
+    if not check:
+        with atomic_path(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+        return
+    before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    if before != text.splitlines():
+        raise UsageError(
+            f"The run {folder.name} was started with other cases.",
+            got=f"{data.num_cases} cases, {len(set(text.splitlines()) - set(before))} of them new or changed",
+            expected=f"the {max(0, len(before) - 1)} cases of its cases.csv",
+            do="Start a new run with --tag, or replace it with --overwrite.",
+        )
