@@ -42,7 +42,9 @@ class Metrics(Settings):
 
     format: Literal[1] = 1
     dataset_name: str = Field(description="Folder name, DatasetNNN_Name.")
-    evaluated_on: Literal["test", "validation", "all"] = Field(description="Which cases the metrics are of.")
+    evaluated_on: Literal["test", "validation", "training", "all"] = Field(
+        description="Which cases the metrics are of."
+    )
     fold: str | None = Field(None, description="The fold, fine-tuning only.")
     num_cases: int = Field(ge=0)
     num_subjects: int = Field(ge=0)

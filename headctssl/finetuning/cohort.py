@@ -1,0 +1,168 @@
+"""Cohort: which cases and labels a classifier learns from, is chosen by and is tested on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headctssl.contract import LabelSpec
+from headctssl.dataset.manifest import RawDataset
+from headctssl.dataset.splits import Splits
+from headctssl.errors import DataError, UsageError, unknown_name
+from headctssl.finetuning.few_shot import draw_few_shots
+from headctssl.metrics.statistics import subject_codes
+
+__all__ = ["Cohort", "choose_labels", "make_cohort"]
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Case ids per part and the labels of all of them."""
+
+    specs: tuple[LabelSpec, ...]
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+    table: dict[str, NDArray[np.float32]]  # case id -> (L,) 0, 1 or NaN = unknown
+    subject: dict[str, str]  # case id -> subject id
+    notes: tuple[str, ...] = ()
+
+    def labels(self, case_ids: Sequence[str]) -> NDArray[np.float32]:
+        """(n, L) in the order of `case_ids`; NaN = unknown."""
+        return np.array([self.table[c] for c in case_ids], dtype=np.float32).reshape(-1, len(self.specs))
+
+    def subjects(self, case_ids: Sequence[str]) -> NDArray[np.int64]:
+        """(n,) subject number per case."""
+        return subject_codes([self.subject[c] for c in case_ids], case_ids)
+
+
+def choose_labels(known: Sequence[LabelSpec], wanted: Sequence[str] | None) -> tuple[tuple[LabelSpec, ...], list[str]]:
+    """The labels to learn, by name.
+
+    Args:
+        known: the labels of dataset.json.
+        wanted: names in the order of the outputs; all binary ones when None.
+
+    Returns:
+        The labels, and sentences on labels that were left out.
+
+    Raises:
+        UsageError: a name is unknown (the known ones are listed) or given twice, or nothing is left.
+    """
+    if not known:
+        raise UsageError(
+            "The dataset has no labels.",
+            got="no 'labels' in dataset.json",
+            expected="at least one binary label",
+            do="Add labels to dataset.json and a column of each to cases.csv.",
+        )
+    by_name = {spec.name: spec for spec in known}
+    if wanted is None:
+        chosen = tuple(spec for spec in known if spec.type == "binary")
+        left = [
+            f"label '{s.name}' is {s.type}: left out, classifiers learn binary labels" for s in known if s not in chosen
+        ]
+    else:
+        for name in wanted:
+            if name not in by_name:
+                raise unknown_name("label", name, by_name)
+        if len(set(wanted)) != len(wanted):
+            raise UsageError("A label is given twice.", got=" ".join(wanted), expected="each once", do="Remove one.")
+        chosen, left = tuple(by_name[name] for name in wanted), []
+    other = [spec for spec in chosen if spec.type != "binary"]
+    if other or not chosen:
+        raise UsageError(
+            "Classifiers learn binary labels.",
+            got=", ".join(f"{s.name} ({s.type})" for s in (other or known)),
+            expected="binary labels",
+            do="Choose binary labels with --labels, or turn the label into binary ones in dataset.json.",
+        )
+    return chosen, left
+
+
+def make_cohort(
+    raw: RawDataset,
+    splits: Splits,
+    stored: Sequence[str],
+    specs: tuple[LabelSpec, ...],
+    *,
+    fold: str,
+    few_shots: int | None,
+    seed: int,
+) -> Cohort:
+    """Training, validation and test cases of a fold, as far as they are stored and labelled.
+
+    Args:
+        raw: the dataset; labels are taken by name.
+        splits: its splits.json.
+        stored: ids of the preprocessed cases.
+        specs: the labels, from `choose_labels`.
+        fold: a number, or 'all': every case outside the test set is for training, none for validation.
+        few_shots: K patients per class and label, all when None. Validation and test cases are not reduced.
+        seed: of the few-shot draw.
+
+    Raises:
+        UsageError: the fold does not exist.
+        DataError: no training case is labelled.
+    """
+    train, validation = _fold(splits, fold)
+    frame = raw.labels()[[spec.name for spec in specs]]
+    table = {str(c): row.astype(np.float32) for c, row in zip(frame.index, frame.to_numpy(), strict=True)}
+    subject = {str(c): str(s) for c, s in zip(raw.cases["case_id"], raw.cases["subject_id"], strict=True)}
+    have = set(stored) & set(table)
+    notes: list[str] = []
+
+    def usable(case_ids: Sequence[str], what: str) -> tuple[str, ...]:
+        here = [c for c in case_ids if c in have]
+        if len(here) < len(case_ids):
+            notes.append(
+                f"{len(case_ids) - len(here)} of {len(case_ids)} {what} cases are not preprocessed and left out"
+                " (see preprocessing_report.json)"
+            )
+        labelled = [c for c in here if not np.isnan(table[c]).all()]
+        if len(labelled) < len(here):
+            notes.append(f"{len(here) - len(labelled)} {what} cases have none of the labels known and are left out")
+        return tuple(labelled)
+
+    cohort = Cohort(
+        specs, usable(train, "training"), usable(validation, "validation"), usable(splits.test, "test"), table, subject
+    )
+    if not cohort.train:
+        raise DataError(
+            "No training case has a known label.",
+            got=f"{len(train)} training cases in fold {fold}",
+            expected=f"known values of {', '.join(s.name for s in specs)}",
+            do="Fill in the label columns of cases.csv, or choose other labels with --labels.",
+        )
+    if few_shots is not None:
+        names = [spec.name for spec in specs]
+        draw = draw_few_shots(cohort.labels(cohort.train), names, cohort.subjects(cohort.train), few_shots, seed)
+        notes.extend(f"few shots: {sentence}" for sentence in draw.shortages)
+        cohort = replace(cohort, train=tuple(cohort.train[row] for row in draw.rows))
+    notes.extend(_one_class(cohort))
+    return replace(cohort, notes=tuple(notes))
+
+
+def _fold(splits: Splits, fold: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if fold == "all":
+        together = dict.fromkeys(case for f in splits.folds for case in (*f.train, *f.val))
+        return tuple(sorted(together)), ()
+    known = [str(k) for k in range(len(splits.folds))]
+    if fold not in known:
+        raise unknown_name("fold", fold, [*known, "all"])
+    return splits.folds[int(fold)].train, splits.folds[int(fold)].val
+
+
+def _one_class(cohort: Cohort) -> list[str]:
+    """Sentences on labels that the training cases show only one class of."""
+    labels = cohort.labels(cohort.train)
+    sentences = []
+    for column, spec in enumerate(cohort.specs):
+        known = labels[~np.isnan(labels[:, column]), column]
+        if known.size == 0 or (known > 0.5).all() or (known <= 0.5).all():
+            kind = "no known" if known.size == 0 else ("only positive" if (known > 0.5).all() else "only negative")
+            sentences.append(f"label '{spec.name}' has {kind} training cases: nothing can be learnt for it")
+    return sentences

@@ -1,0 +1,250 @@
+"""Finetune: a classifier from a pretrained encoder or from scratch, with its predictions and metrics."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+import headctssl
+from headctssl.console import name_files, table
+from headctssl.contract import Contract
+from headctssl.finetuning.adapt import Best, Labelled, adapt_full, adapt_linear
+from headctssl.finetuning.leakage import describe_leakage
+from headctssl.finetuning.prepare import Call, Job, prepare
+from headctssl.finetuning.settings import Adaptation, FinetuneSettings
+from headctssl.finetuning.tasks import Classifier, class_weights, with_prior
+from headctssl.finetuning.whole_head import encode, stored_views
+from headctssl.metrics.metrics_file import Metrics
+from headctssl.metrics.outcome import Outcome, measure, print_metrics, write_predictions
+from headctssl.networks import build_from_settings
+from headctssl.networks.heads import build_head
+from headctssl.seeding import derive_seed
+from headctssl.settings import read_json, write_json
+from headctssl.training.checkpoint import load_into, save_weights
+from headctssl.training.run_folder import describe_environment, open_run_folder, require_same_settings
+from headctssl.training.run_log import RunLog
+
+__all__ = ["finetune"]
+
+
+def finetune(
+    dataset_id: int,
+    weights: str | Path,
+    *,
+    config: str | None = None,
+    adapt: Adaptation = "full",
+    few_shots: int | None = None,
+    fold: str | int = "0",
+    labels: Sequence[str] | None = None,
+    tag: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str | None = None,
+    num_workers: int | None = None,
+    overrides: Sequence[str] = (),
+    quiet: bool = False,
+) -> Path:
+    """Train a classifier of the dataset's binary labels.
+
+    The checkpoint's contract decides how the dataset is preprocessed and fed; where that is missing it is
+    made first. Unknown labels are left out of the loss. The epoch with the best mean validation AUROC is kept;
+    the test cases are predicted once, at the end.
+
+    Args:
+        dataset_id: the number of the raw dataset.
+        weights: an encoder's weights file or run folder, or 'scratch'.
+        config: the encoder preset, for 'scratch'.
+        adapt: 'full' trains the whole network, 'linear' only a linear head.
+        few_shots: K positive and K negative patients per label; all training cases when None.
+        fold: a fold of splits.json, or 'all' for every case outside the test set, without validation.
+        labels: label names; all binary labels when None.
+        tag: added to the name of the run.
+        resume: go on from the run's checkpoint (`--continue`).
+        overwrite: replace an existing run.
+        device: 'cpu', 'cuda', 'cuda:1'; found when None.
+        num_workers: reader processes; found when None.
+        overrides: ``section.key=value`` of `FinetuneSettings` (`--set`).
+        quiet: print nothing.
+
+    Returns:
+        The folder of the fold, with classifier.safetensors, predictions.csv and metrics.json.
+
+    Raises:
+        HeadCTSSLError: the call, the dataset, the checkpoint or the run cannot be used; the message says why.
+    """
+    call = Call(
+        dataset_id=dataset_id,
+        weights=weights,
+        config=config,
+        adapt=adapt,
+        few_shots=few_shots,
+        fold=str(fold),
+        labels=None if labels is None else tuple(labels),
+        tag=tag,
+        resume=resume,
+        overwrite=overwrite,
+        device=device,
+        num_workers=num_workers,
+        overrides=tuple(overrides),
+        quiet=quiet,
+    )
+    job = prepare(call)
+    going_on = open_run_folder(job.folder, resume=resume, overwrite=overwrite)
+    if going_on:
+        stored = read_json(job.folder / "config.json", FinetuneSettings)
+        require_same_settings(job.folder, stored.of_weights(), job.settings.of_weights())
+    write_json(job.folder / "config.json", job.settings)
+    write_json(job.folder / "environment.json", describe_environment(job.device))
+    log = RunLog(job.folder, quiet=quiet)
+    try:
+        if resume and not going_on:
+            log.say("there is no checkpoint to go on from: starting from the beginning")
+        _tell(job, log, quiet)
+        files = _train(job, log, going_on=going_on)
+    finally:
+        log.close()
+    name_files(files, quiet=quiet)
+    return job.folder
+
+
+def _tell(job: Job, log: RunLog, quiet: bool) -> None:
+    """Print and log what was decided and what is learnt from."""
+    settings, cohort = job.settings, job.cohort
+    log.say(f"fine-tuning ({settings.adapt}) {settings.config} from {job.start.name}, fold {settings.fold}")
+    for number, decision in enumerate(settings.decisions, start=1):
+        because = f"; {decision.because}" if decision.because else ""
+        log.say(f"{number}. {decision.what}: {decision.value}  [{decision.rule}; {decision.source}{because}]")
+    parts = {"training": cohort.train, "validation": cohort.validation, "test": cohort.test}
+    rows = []
+    for column, spec in enumerate(cohort.specs):
+        cells = []
+        for case_ids in parts.values():
+            values = cohort.labels(case_ids)[:, column]
+            cells.append(f"{int((values > 0.5).sum())}/{int((values <= 0.5).sum())}/{int(np.isnan(values).sum())}")
+        rows.append((spec.name, *cells))
+    heads = [f"{name} ({len(ids)})" for name, ids in parts.items()]
+    table("cases with the label positive/negative/unknown", ["label", *heads], rows, quiet=quiet)
+    for note in cohort.notes:
+        log.say(f"note: {note}")
+
+
+def _train(job: Job, log: RunLog, *, going_on: bool) -> list[Path]:
+    settings, cohort = job.settings, job.cohort
+    classifier = _build(job, log)
+    train = _labelled(job, cohort.train)
+    validation = _labelled(job, cohort.validation) if cohort.validation else None
+    weights = class_weights(train.labels, settings.task)
+    if settings.adapt == "linear":
+        best = adapt_linear(classifier, weights, train, validation, settings, log=log, device=job.device)
+    else:
+        best = adapt_full(
+            classifier, weights, train, validation, settings,
+            folder=job.folder, log=log, digest=settings.digest(), device=job.device, resume=going_on,
+        )  # fmt: skip
+    chosen = _chosen(best, validation is not None)
+    log.say(chosen)
+    classifier.load_state_dict(best.state)
+    tensors = with_prior(classifier, weights)
+    classifier.load_state_dict(tensors)
+    contract = save_weights(job.folder / "classifier.safetensors", tensors, _contract(job))
+    write_json(job.folder / "contract.json", contract)
+    metrics = _finish(job, classifier, contract, best, chosen)
+    write_json(job.folder / "metrics.json", metrics)
+    print_metrics(metrics, quiet=log.quiet)
+    names = ("config.json", "train.log", "classifier.safetensors", "predictions.csv", "metrics.json")
+    return [job.folder / name for name in names]
+
+
+def _build(job: Job, log: RunLog) -> Classifier:
+    """Encoder and head as they begin; random parts depend on the seed alone."""
+    settings = job.settings
+    torch.manual_seed(derive_seed(settings.training.seed, "init"))
+    encoder = build_from_settings(settings.encoder)
+    if job.start.tensors is None:
+        log.say("the encoder starts from random weights (scratch)")
+    else:
+        log.say(load_into(encoder, job.start.tensors, source=job.start.encoder).summary)
+    return Classifier(encoder, build_head(settings.head, encoder.embed_dim, len(settings.labels)))
+
+
+def _labelled(job: Job, case_ids: Sequence[str]) -> Labelled:
+    index = job.index.subset(case_ids)
+    return Labelled(index, job.cohort.labels(index.case_ids))
+
+
+def _chosen(best: Best, has_validation: bool) -> str:
+    if best.auroc is not None:
+        return f"kept epoch {best.epoch}, mean validation AUROC {best.auroc:.3f}"
+    why = "validation shows only one class of every label" if has_validation else "there are no validation cases"
+    return f"kept the last epoch ({best.epoch}): {why}"
+
+
+def _contract(job: Job) -> Contract:
+    settings = job.settings
+    return Contract(
+        package_version=headctssl.__version__,
+        kind="classifier",
+        storage=settings.storage,
+        input=settings.input,
+        preset=settings.config,
+        encoder=settings.encoder,
+        method=settings.method,
+        settings=json.dumps(settings.of_weights(), sort_keys=True),
+        num_scans=len(job.cohort.train),
+        cases_digest=job.index.subset(job.cohort.train).digest(),
+        labels=settings.labels,
+        head=settings.head,
+    )
+
+
+def _finish(job: Job, classifier: Classifier, contract: Contract, best: Best, chosen: str) -> Metrics:
+    """Predict the test cases (else validation, else training), write predictions.csv, measure."""
+    settings, cohort = job.settings, job.cohort
+    evaluated_on: Literal["test", "validation", "training"] = "test"
+    case_ids = cohort.test
+    notes = [chosen, *cohort.notes]
+    if not case_ids:
+        evaluated_on, case_ids = "validation", cohort.validation
+        notes.append("there is no labelled test case: the metrics are of the cases the epoch was chosen by, optimistic")
+    if not case_ids:
+        evaluated_on, case_ids = "training", cohort.train
+        notes.append("there is no labelled validation case either: the metrics are of the training cases themselves")
+    index = job.index.subset(case_ids)
+    classifier.to(job.device)
+    views = stored_views(
+        index,
+        settings.input,
+        batch_size=settings.task.eval_batch_size,
+        num_workers=settings.training.num_workers,
+        device=job.device,
+    )
+    logits = encode(classifier, views, job.device)
+    outcome = Outcome(
+        specs=settings.labels,
+        case_ids=tuple(index.case_ids),
+        subject_ids=tuple(cohort.subject[c] for c in index.case_ids),
+        truth=cohort.labels(index.case_ids).astype(np.float64),
+        probability=torch.sigmoid(logits.double() / contract.temperature).numpy(),
+    )
+    write_predictions(job.folder / "predictions.csv", outcome)
+    entries, mean, interval = measure(outcome)
+    return Metrics(
+        dataset_name=settings.dataset_name,
+        evaluated_on=evaluated_on,
+        fold=settings.fold,
+        num_cases=len(case_ids),
+        num_subjects=int(np.unique(cohort.subjects(case_ids)).size),
+        weights_hash=contract.weights_hash,
+        leakage=describe_leakage(job.start.file, index),
+        notes=tuple(notes),
+        best_epoch=best.epoch,
+        validation_auroc=best.auroc,
+        mean_auroc=mean,
+        mean_auroc_ci=interval,
+        labels=entries,
+    )

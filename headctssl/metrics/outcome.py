@@ -1,0 +1,92 @@
+"""Outcome: the predictions of a classifier on labelled cases, as predictions.csv and metrics.json."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headctssl.console import say, table
+from headctssl.contract import LabelSpec
+from headctssl.metrics.classification import label_metrics, mean_auroc, metric_rows
+from headctssl.metrics.metrics_file import LabelMetrics, Metrics
+from headctssl.metrics.statistics import subject_codes
+from headctssl.paths import atomic_path
+
+__all__ = ["Outcome", "measure", "print_metrics", "write_predictions"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was predicted for which case."""
+
+    specs: tuple[LabelSpec, ...]
+    case_ids: tuple[str, ...]
+    subject_ids: tuple[str, ...]  # '' = unknown
+    truth: NDArray[np.float64]  # (n, L), NaN = unknown
+    probability: NDArray[np.float64]  # (n, L)
+
+
+def measure(
+    outcome: Outcome, *, num_resamples: int = 1000, seed: int = 0
+) -> tuple[tuple[LabelMetrics, ...], float | None, tuple[float, float] | None]:
+    """Metrics per label, and the mean AUROC with its interval.
+
+    Args:
+        outcome: predictions of binary labels.
+        num_resamples: bootstrap resamples.
+        seed: of the bootstrap.
+    """
+    subjects = subject_codes(outcome.subject_ids, outcome.case_ids)
+    labels = tuple(
+        label_metrics(
+            spec,
+            outcome.truth[:, column],
+            outcome.probability[:, column],
+            subjects,
+            num_resamples=num_resamples,
+            seed=seed,
+        )
+        for column, spec in enumerate(outcome.specs)
+    )
+    mean, interval = mean_auroc(outcome.truth, outcome.probability, subjects, num_resamples=num_resamples, seed=seed)
+    return labels, mean, interval
+
+
+def write_predictions(path: Path, outcome: Outcome) -> Path:
+    """Write predictions.csv: case_id, subject_id and one column of probabilities per label.
+
+    Args:
+        path: the file.
+        outcome: what to write.
+    """
+    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
+        writer = csv.writer(handle, lineterminator="\n")
+        writer.writerow(["case_id", "subject_id", *(spec.name for spec in outcome.specs)])
+        for case_id, subject_id, row in zip(outcome.case_ids, outcome.subject_ids, outcome.probability, strict=True):
+            writer.writerow([case_id, subject_id, *(f"{p:.6g}" for p in row)])
+    return path
+
+
+def print_metrics(metrics: Metrics, *, quiet: bool = False) -> None:
+    """Print the table of metrics with intervals, and what a reader must know.
+
+    Args:
+        metrics: what was measured.
+        quiet: print nothing.
+    """
+    title = (
+        f"{metrics.dataset_name}, {metrics.evaluated_on} cases: {metrics.num_cases} of {metrics.num_subjects} patients"
+    )
+    columns = ("label", "+/-", "AUROC [95 %]", "AUPRC [95 %]", "note")
+    table(title, columns, metric_rows(metrics.labels), quiet=quiet)
+    if metrics.mean_auroc is not None:
+        interval = "" if metrics.mean_auroc_ci is None else " [{:.3f}, {:.3f}]".format(*metrics.mean_auroc_ci)
+        say(f"mean AUROC {metrics.mean_auroc:.3f}{interval}", quiet=quiet)
+    for note in metrics.notes:
+        say(f"note: {note}", quiet=quiet)
+    if metrics.leakage:
+        say(f"leakage: {metrics.leakage}", quiet=quiet)
