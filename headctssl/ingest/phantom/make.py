@@ -1,0 +1,241 @@
+"""Make: cases and whole raw datasets of synthetic head CTs."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from headctssl.console import name_files, progress, say
+from headctssl.errors import HeadCTSSLError, UsageError
+from headctssl.ingest.phantom.acquisition import Acquisition, acquire
+from headctssl.ingest.phantom.findings import FINDING_IDS
+from headctssl.ingest.phantom.profiles import draw_acquisition, draw_scene, find_profile
+from headctssl.ingest.phantom.scene import Scene
+from headctssl.paths import data_root, dataset_folder_name, find_dataset
+from headctssl.seeding import derive_seed
+from headctssl.types import Volume, VolumeInfo
+
+__all__ = ["PhantomCase", "make_case", "make_phantom", "subject_of"]
+
+_GROUP = 5  # of five cases in a row, the last is a second scan of one of the first four
+
+
+@dataclass(frozen=True)
+class PhantomCase:
+    """A synthetic scan and everything that is known about it."""
+
+    volume: Volume  # as a reader gives it; only with `allow_shear` may its affine be sheared
+    masks: dict[str, NDArray[np.bool_]]  # one per finding present, (z, y, x)
+    segmentation: NDArray[np.uint8]  # (z, y, x), ids of `findings.FINDING_IDS`
+    labels: dict[str, int]  # all labels of the phantom, 0 or 1
+    scene: Scene  # the geometry that made it
+    acquisition: Acquisition
+    outside: NDArray[np.bool_] | None  # (y, x), not reconstructed; the file has `acquisition.padding_hu` there
+    tissues: NDArray[np.uint8] | None  # (z, y, x), ids of `shapes.TISSUES`
+
+
+def subject_of(seed: int, case: int) -> tuple[int, int]:
+    """Subject number and session of a case, both from 1; every fifth case is a second scan.
+
+    Args:
+        seed: seed of the dataset.
+        case: number of the case, from 1.
+    """
+    group, position = divmod(case - 1, _GROUP)
+    first = group * (_GROUP - 1) + 1
+    if position < _GROUP - 1:
+        return first + position, 1
+    return first + derive_seed(seed, group, "phantom rescan") % (_GROUP - 1), 2
+
+
+def make_case(
+    seed: int,
+    profile: str = "clinical",
+    *,
+    case: int = 1,
+    scene: Scene | None = None,
+    acquisition: Acquisition | None = None,
+    allow_shear: bool = False,
+    tissues: bool = False,
+) -> PhantomCase:
+    """Make one synthetic scan: a function of the arguments alone.
+
+    Args:
+        seed: seed of the dataset.
+        profile: `clinical` or `laptop`.
+        case: number of the case, from 1; every fifth is a second scan of a subject before it.
+        scene: this head and these findings instead of drawn ones.
+        acquisition: this scan instead of a drawn one.
+        allow_shear: keep the slices of a tilted gantry stacked along the table, with a sheared affine;
+            without it such a scan is made on the straight grid of the gantry.
+        tissues: also give the tissue of every voxel.
+
+    Raises:
+        UsageError: there is no such profile.
+    """
+    chosen = find_profile(profile)
+    subject, _ = subject_of(seed, case)
+    if scene is None:
+        scene = draw_scene(_generator(seed, subject, f"phantom subject {profile}"), chosen)
+    if acquisition is None:
+        rng = _generator(seed, case, f"phantom scan {profile}")
+        acquisition = draw_acquisition(rng, chosen, scene.anatomy)
+    if acquisition.sheared and not allow_shear:
+        from dataclasses import replace
+
+        acquisition = replace(acquisition, sheared=False)
+    scan = acquire(scene, acquisition, tissues=tissues)
+    masks = {f.kind: scan.segmentation == FINDING_IDS[f.kind] for f in scene.findings}
+    spacing = (acquisition.thickness_mm, acquisition.pixel_mm, acquisition.pixel_mm)
+    info = VolumeInfo("phantom", _shape(scan.hu), spacing, tilt_deg=acquisition.tilt_deg if acquisition.sheared else 0)
+    volume = Volume(scan.hu, scan.affine, info)
+    return PhantomCase(volume, masks, scan.segmentation, _labels(scene), scene, acquisition, scan.outside, scan.tissues)
+
+
+def _generator(seed: int, number: int, purpose: str) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(derive_seed(int(seed), int(number), purpose)))
+
+
+def _shape(array: NDArray[np.int16]) -> tuple[int, int, int]:
+    return (int(array.shape[0]), int(array.shape[1]), int(array.shape[2]))
+
+
+def _labels(scene: Scene) -> dict[str, int]:
+    kinds = {f.kind for f in scene.findings}
+    sides = {f.side for f in scene.findings if f.kind != "Fracture"}
+    return {
+        "ICH": int(bool(kinds & {"IPH", "SDH", "IVH"})),
+        "IPH": int("IPH" in kinds),
+        "IVH": int("IVH" in kinds),
+        "SDH": int("SDH" in kinds),
+        "BleedLocation-Left": int(bool(sides & {"left", "both"})),
+        "BleedLocation-Right": int(bool(sides & {"right", "both"})),
+        "Fracture": int("Fracture" in kinds),
+        "MidlineShift": int(scene.shift is not None),
+    }
+
+
+@dataclass(frozen=True)
+class _Job:
+    folder: Path
+    seed: int
+    case: int
+    profile: str
+
+
+def _write_case(job: _Job) -> dict[str, str]:
+    """Make and write one case; returns its line of cases.csv."""
+    from dataclasses import replace
+
+    from headctssl.dataset.image_io import write_nifti
+
+    case = make_case(job.seed, job.profile, case=job.case, allow_shear=True)
+    case_id = f"phantom_{job.case:04d}"
+    hu = case.volume.hu
+    if case.outside is not None:
+        hu[:, case.outside] = case.acquisition.padding_hu
+    write_nifti(job.folder / "images" / f"{case_id}.nii.gz", case.volume)
+    marks = replace(case.volume, hu=case.segmentation.astype(np.int16))
+    write_nifti(job.folder / "segmentations" / f"{case_id}.nii.gz", marks)
+    subject, session = subject_of(job.seed, job.case)
+    row = {
+        "case_id": case_id,
+        "image": f"images/{case_id}.nii.gz",
+        "subject_id": f"subject_{subject:04d}",
+        "session_id": str(session),
+        "modality": "CT",
+        "segmentation": f"segmentations/{case_id}.nii.gz",
+        "convolution_kernel": "bone" if case.acquisition.sharp else "soft",
+        "slice_thickness_mm": f"{case.acquisition.thickness_mm:g}",
+        "gantry_tilt_deg": f"{case.acquisition.tilt_deg:g}",
+    }
+    row.update({spec.name: str(case.labels[spec.name]) for spec in find_profile(job.profile).labels})
+    volumes = {f.kind: f.volume_ml for f in case.scene.findings}
+    for kind in ("IPH", "SDH", "IVH"):
+        row[f"{kind.lower()}_ml"] = f"{volumes.get(kind, 0.0):.2f}"
+    row["midline_shift_mm"] = f"{case.scene.shift.mm if case.scene.shift is not None else 0.0:.1f}"
+    return row
+
+
+def make_phantom(
+    dataset_id: int,
+    n: int = 60,
+    seed: int = 0,
+    profile: str = "clinical",
+    name: str | None = None,
+    num_workers: int | None = None,
+    quiet: bool = False,
+    overwrite: bool = False,
+) -> Path:
+    """Write a raw dataset of synthetic labelled head CTs.
+
+    Case i is a function of (seed, i, profile): neither `n` nor `num_workers` changes it.
+
+    Args:
+        dataset_id: number of the dataset.
+        n: number of scans.
+        seed: seed of everything.
+        profile: `clinical` (sizes and slice thickness of practice) or `laptop` (coarse, small, quick).
+        name: name of the dataset; `Phantom` when None.
+        num_workers: processes; one per core when None.
+        quiet: print nothing.
+        overwrite: replace an existing dataset of this number.
+
+    Returns:
+        The dataset's folder.
+
+    Raises:
+        UsageError: the number is taken, the profile unknown, `n` below 1, or the data root unset.
+    """
+    import pandas as pd
+
+    from headctssl.dataset.manifest import DatasetInfo, write_raw_dataset
+    from headctssl.dataset.parallel import map_items
+
+    chosen = find_profile(profile)
+    if n < 1:
+        raise UsageError("A phantom dataset needs cases.", got=f"n = {n}", expected="1 or more", do="Give -n.")
+    folder = _claim(dataset_id, name or "Phantom", overwrite)
+    jobs = [_Job(folder, seed, case, profile) for case in range(1, n + 1)]
+    say(f"Making {n} synthetic scans, profile {profile}, seed {seed}", quiet=quiet)
+    rows: dict[int, dict[str, str]] = {}
+    for position, result in progress(map_items(_write_case, jobs, num_workers), "scans", n, quiet=quiet):
+        if isinstance(result, HeadCTSSLError):
+            raise result
+        rows[position] = result
+    info = DatasetInfo(
+        name=name or "Phantom",
+        description=f"{n} synthetic head CTs made by headct_make_phantom, seed {seed}. No patient is in it.",
+        licence="CC0-1.0",
+        profile="laptop" if profile == "laptop" else "clinical",
+        labels=chosen.labels,
+    )
+    table = pd.DataFrame([rows[i] for i in range(n)], dtype=str)
+    files = write_raw_dataset(folder, info, table)
+    counts = ", ".join(f"{spec.name} {(table[spec.name] == '1').sum()}" for spec in chosen.labels)
+    say(f"{n} scans of {table['subject_id'].nunique()} subjects; positive: {counts}", quiet=quiet)
+    name_files([*files, folder / "images", folder / "segmentations"], quiet=quiet)
+    return folder
+
+
+def _claim(dataset_id: int, name: str, overwrite: bool) -> Path:
+    """The folder to write to, empty."""
+    root = data_root("raw")
+    folder = root / dataset_folder_name(dataset_id, name)
+    existing = find_dataset(dataset_id, ("raw",))
+    if existing is not None and not overwrite:
+        raise UsageError(
+            f"Dataset {dataset_id} exists already.",
+            got=root / existing,
+            expected="a number that no raw dataset has",
+            do="Choose another number, or give --overwrite to replace it.",
+        )
+    if existing is not None:
+        shutil.rmtree(root / existing)
+    (folder / "images").mkdir(parents=True)
+    (folder / "segmentations").mkdir()
+    return folder
