@@ -1,7 +1,282 @@
-"""Planner: fingerprint -> plans, in numbered, sourced steps."""
+"""Planner: fingerprint -> plans, in numbered, sourced steps.
+
+`make_plans` reads like a recipe: each step has its rule, source and assumption in its docstring,
+takes a value, and writes one line into `decisions` with what in the data led to it. It reads no
+file and asks no machine: machine and method are the matter of `planning.resolve`.
+"""
 
 from __future__ import annotations
 
-from headctssl.planning.plans import load_plans
+from headctssl.console import name_files, say, table
+from headctssl.contract import StorageRule, Window
+from headctssl.dataset.manifest import load_raw_dataset
+from headctssl.planning.decisions import Ledger
+from headctssl.planning.fingerprint import THICK_SLICE_MM, DatasetFingerprint, left_out_cases, load_fingerprint
+from headctssl.planning.fit import PHANTOM_VOXELS, fit_preset
+from headctssl.planning.plans import ConfigurationPlan, Plans, SplitRule, load_plans, plans_path
+from headctssl.planning.splits_file import ensure_splits
+from headctssl.presets import ENCODER_PRESETS
+from headctssl.settings import write_json
 
-__all__ = ["load_plans"]
+__all__ = ["load_plans", "make_plans", "plan_experiment", "print_plans"]
+
+FINEST_MM = 1.0
+"""Finest storage spacing. HeadCT-Foundation and OpenMind store 1 mm; int16 at 1 mm is about 5 MB a head."""
+
+WINDOWS = (
+    ("brain", Window(level=40, width=80)),
+    ("blood", Window(level=80, width=200)),
+    ("bone", Window(level=600, width=2800)),
+)
+"""Windows (level, width) in HU of HeadCT-Foundation (arXiv 2502.02779), one input channel each."""
+
+HU_CLIP = (-1024, 3071)
+"""The 12 bits of a CT scanner."""
+
+_FEWEST_TO_SPLIT = 5
+
+
+def make_plans(fingerprint: DatasetFingerprint, *, plans_name: str = "plans", gpu_memory: float | None = None) -> Plans:
+    """Decide everything that the data decide. Pure.
+
+    Args:
+        fingerprint: what the dataset is like; at least one readable case.
+        plans_name: `plans`, or the NAME of `-p NAME`.
+        gpu_memory: GB that a training step of two scans must fit, or None for no limit.
+    """
+    ledger = Ledger()
+    storage = StorageRule(
+        spacing_mm=(
+            _step_1_storage_z(ledger, fingerprint),
+            *(_step_2_storage_in_plane(ledger, fingerprint),) * 2,
+        ),
+        hu_clip=_step_3_hu_clip(ledger, fingerprint),
+        masks=_step_4_masks(ledger, fingerprint),
+    )
+    windows = _step_5_windows(ledger, fingerprint)
+    configurations = _step_6_inputs(ledger, fingerprint, storage, windows, gpu_memory)
+    return Plans(
+        dataset_id=fingerprint.dataset_id,
+        dataset_name=fingerprint.dataset_name,
+        plans_name=plans_name,
+        num_cases=fingerprint.num_cases,
+        num_subjects=fingerprint.num_subjects,
+        fingerprint_digest=fingerprint.digest(),
+        profile=fingerprint.profile,
+        storage=storage,
+        configurations=configurations,
+        split_rule=_step_7_split(ledger, fingerprint),
+        decisions=ledger.decisions,
+    )
+
+
+def _step_1_storage_z(ledger: Ledger, fingerprint: DatasetFingerprint) -> float:
+    """Step 1. Storage spacing along z.
+
+    Rule: the 10th percentile of the slice spacing, rounded down to 0.1 mm, at least 1.0 mm. As long
+    as a tenth of the scans are thin, thin detail is kept; only when nearly all scans are thick are
+    they stored thick. Source: nnU-Net's rule for anisotropic data (arXiv 1904.08128) takes the same
+    percentile. Assumption: interpolating thick slices to 1 mm adds volume, not information.
+    """
+    z = fingerprint.spacing_mm[0]
+    value = max(FINEST_MM, _down(z.p10))
+    ledger.note(
+        "storage spacing z",
+        f"{value:g} mm",
+        "10th percentile of the slice spacing, rounded down to 0.1 mm, at least 1.0 mm",
+        "nnU-Net's percentile for thick slices (arXiv 1904.08128)",
+        f"slices {z.low:g}-{z.high:g} mm, 10th percentile {z.p10:g}, median {z.median:g}; "
+        f"{fingerprint.thick_slice_share:.0%} of the scans have {THICK_SLICE_MM:g} mm or more",
+    )
+    return value
+
+
+def _step_2_storage_in_plane(ledger: Ledger, fingerprint: DatasetFingerprint) -> float:
+    """Step 2. Storage spacing in plane.
+
+    Rule: 1.0 mm, or the median in-plane spacing rounded down to 0.1 mm where that is coarser.
+    Source: HeadCT-Foundation (arXiv 2502.02779) and OpenMind (arXiv 2412.17041) work at 1 mm;
+    scanners deliver 0.4-0.5 mm, which no encoder input here can use.
+    """
+    _, y, x = fingerprint.spacing_mm
+    median = (y.median + x.median) / 2
+    value = max(FINEST_MM, _down(median))
+    ledger.note(
+        "storage spacing in plane",
+        f"{value:g} mm",
+        "1.0 mm, or the median in-plane spacing rounded down to 0.1 mm where that is coarser",
+        "HeadCT-Foundation (arXiv 2502.02779), OpenMind (arXiv 2412.17041)",
+        f"pixels {min(y.low, x.low):g}-{max(y.high, x.high):g} mm, median {median:g}",
+    )
+    return value
+
+
+def _step_3_hu_clip(ledger: Ledger, fingerprint: DatasetFingerprint) -> tuple[int, int]:
+    """Step 3. HU clip.
+
+    Rule: -1024 to 3071, whatever the data: the range of 12-bit CT, so that nothing but padding and
+    metal beyond the scanner's scale is cut.
+    """
+    top = fingerprint.head_hu[-1] if fingerprint.head_hu else float("nan")
+    ledger.note(
+        "HU clip",
+        f"{HU_CLIP[0]} to {HU_CLIP[1]}",
+        "the 12 bits of CT, the same for every dataset",
+        "convention",
+        f"99.5th percentile in the head is {top:g} HU, " + ("inside" if top <= HU_CLIP[1] else "above the clip: metal"),
+    )
+    return HU_CLIP
+
+
+def _step_4_masks(ledger: Ledger, fingerprint: DatasetFingerprint) -> tuple[str, ...]:
+    """Step 4. Masks stored beside each case: the head, and every mask that the dataset brings."""
+    masks = ("head", *fingerprint.masks)
+    ledger.note(
+        "masks",
+        ", ".join(masks),
+        "the head mask, and every mask column of cases.csv that is filled",
+        "DESIGN section 6",
+        f"cases.csv fills {', '.join(fingerprint.masks) or 'no mask column'}",
+    )
+    return masks
+
+
+def _step_5_windows(ledger: Ledger, fingerprint: DatasetFingerprint) -> tuple[Window, ...]:
+    """Step 5. Windows.
+
+    Rule: brain (40, 80), blood (80, 200), bone (600, 2800), one channel each. They are applied
+    after loading and never stored. Checked against the data: the median in the head must lie in
+    the brain window, the 95th percentile in the bone window. Source: arXiv 2502.02779.
+    """
+    checks = []
+    if fingerprint.head_hu:
+        points = dict(zip(fingerprint.head_hu_points, fingerprint.head_hu, strict=True))
+        for percentile, (name, window) in ((50.0, WINDOWS[0]), (95.0, WINDOWS[2])):
+            low, high = window.level - window.width / 2, window.level + window.width / 2
+            fits = low <= points[percentile] <= high
+            verdict = "inside" if fits else "OUTSIDE: check that the scans are in Hounsfield units"
+            checks.append(f"{percentile:g}th percentile in the head {points[percentile]:g} HU, {verdict} {name}")
+    if fingerprint.not_hu:
+        checks.append(f"{fingerprint.not_hu} of {fingerprint.sampled_cases} sampled scans do not look like HU")
+    ledger.note(
+        "windows",
+        ", ".join(f"{name} ({w.level:g}, {w.width:g})" for name, w in WINDOWS),
+        "level and width in HU as published, one channel each",
+        "HeadCT-Foundation (arXiv 2502.02779)",
+        "; ".join(checks) or "no volume was sampled",
+    )
+    return tuple(window for _, window in WINDOWS)
+
+
+def _step_6_inputs(
+    ledger: Ledger,
+    fingerprint: DatasetFingerprint,
+    storage: StorageRule,
+    windows: tuple[Window, ...],
+    gpu_memory: float | None,
+) -> tuple[ConfigurationPlan, ...]:
+    """Step 6. Input of every encoder preset: see `planning.fit.fit_preset` for rule, source and assumption.
+
+    Phantoms at laptop size and templates get an eighth of the voxels, so that their runs are cheap.
+    """
+    assert fingerprint.head_extent_mm is not None, "a fingerprint of at least one case has head extents"
+    z, y, x = (spread.p95 for spread in fingerprint.head_extent_mm)
+    small = fingerprint.profile in ("laptop", "template")
+    plans = []
+    for preset in ENCODER_PRESETS.values():
+        fitted = fit_preset(
+            preset,
+            extent_mm=(z, y, x),
+            storage=storage,
+            windows=windows,
+            small=small,
+            gpu_memory_gb=gpu_memory,
+        )
+        spec = fitted.plan.input
+        ledger.note(
+            f"input of {preset.name}",
+            f"{_text(spec.shape)} voxels of {_text(spec.spacing_mm)} mm, {spec.rule}",
+            "the finest spacing at which the 95th-percentile head fits the preset's voxel and token budget"
+            + (f"; at most {PHANTOM_VOXELS:,} voxels for profile '{fingerprint.profile}'" if small else ""),
+            "voxel budget: the preset's published input; fit: arXiv 1904.08128",
+            fitted.because,
+        )
+        plans.append(fitted.plan)
+    return tuple(plans)
+
+
+def _step_7_split(ledger: Ledger, fingerprint: DatasetFingerprint) -> SplitRule:
+    """Step 7. Split rule.
+
+    Rule: a fifth of the subjects for the final test, five folds over the others; a fold validates
+    on at least two subjects, so fewer folds below 13 subjects; below 5 all cases are for training.
+    A `split` column is kept as it is. Source: convention of nnU-Net (five folds).
+    """
+    subjects = fingerprint.num_subjects
+    rest = subjects - max(1, round(0.2 * subjects))
+    rule = SplitRule(test_share=0.2, folds=max(1, min(5, rest // 2)))
+    few = subjects < _FEWEST_TO_SPLIT
+    ledger.note(
+        "splits",
+        "all cases for training" if few else f"{rule.test_share:.0%} test, {rule.folds} folds, by subject",
+        "a fifth of the subjects for test, five folds with at least two subjects each; below 5 subjects none held out",
+        "convention",
+        f"{subjects} subjects, {fingerprint.num_cases} cases"
+        + ("; labels: " + ", ".join(label.name for label in fingerprint.labels) if fingerprint.labels else ""),
+    )
+    return rule
+
+
+def plan_experiment(
+    dataset_id: int,
+    plans_name: str = "plans",
+    *,
+    gpu_memory: float | None = None,
+    replan: bool = False,
+    quiet: bool = False,
+) -> Plans:
+    """Write plans.json and splits.json of a fingerprinted dataset and print the decisions.
+
+    Existing plans are kept unless `replan`. splits.json is never redrawn: cases added since get the
+    place of their subject, and new subjects join the training cases.
+
+    Args:
+        dataset_id: the number of the dataset.
+        plans_name: `plans`, or another name for a second plan beside the first.
+        gpu_memory: GB that a training step of two scans must fit.
+        replan: plan again from the present fingerprint.
+        quiet: print nothing.
+
+    Raises:
+        DataError: there is no fingerprint, or a file does not fit its schema.
+        UsageError: there is no such dataset, or the name cannot be a file name.
+    """
+    path = plans_path(dataset_id, plans_name)
+    if path.is_file() and not replan:
+        plans = load_plans(dataset_id, plans_name)
+        say(f"{path.name} exists and is kept (--replan plans again from the present fingerprint)", quiet=quiet)
+    else:
+        plans = make_plans(load_fingerprint(dataset_id), plans_name=plans_name, gpu_memory=gpu_memory)
+        write_json(path, plans)
+    print_plans(plans, quiet=quiet)
+    raw = load_raw_dataset(dataset_id)
+    left_out = left_out_cases(path.parent)
+    kept = [case_id for case_id in raw.case_ids if case_id not in left_out]
+    splits = ensure_splits(raw, path.parent, plans.split_rule, kept, quiet=quiet)
+    name_files([path, splits], quiet=quiet)
+    return plans
+
+
+def print_plans(plans: Plans, *, quiet: bool = False) -> None:
+    """Print every decision of the plans with its reason."""
+    rows = [(d.what, d.value, d.because) for d in plans.decisions]
+    table(f"{plans.dataset_name}: what was decided, and why", ("decision", "value", "because"), rows, quiet=quiet)
+
+
+def _down(value: float) -> float:
+    """Rounded down to 0.1 mm; 2.9999 counts as 3."""
+    return int(value * 10 + 1e-3) / 10
+
+
+def _text(values: tuple[float, ...]) -> str:
+    return " x ".join(f"{v:g}" for v in values)
