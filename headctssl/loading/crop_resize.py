@@ -14,7 +14,7 @@ from headctssl.volume.geometry import AIR_HU, axis_weights
 
 __all__ = ["crop_and_resize"]
 
-_BLOCK = 24  # output samples per band of the weights: skips their zeros, large enough for BLAS
+_BLOCK = 16  # output samples per band of the weights: skips their zeros, large enough for BLAS
 _SLAB = 16  # planes turned into float at once on a CPU: stays in the second-level cache
 
 
@@ -34,7 +34,7 @@ def crop_and_resize(
 
     Only the stored voxels under the grid are touched, so a view is the same whatever lies around them, and a small
     crop is cheap. Flips cost nothing: the rows of the weights are reversed. On a CPU the volume is turned into
-    float a slab at a time and the weights are used in bands (measured: 41 -> 15 ms for 180 x 230 x 190 to 96^3).
+    float a slab at a time and the weights are used in bands (measured: 41 -> 10 ms for 180 x 230 x 190 to 96^3).
 
     Args:
         volume: int16 (D, H, W) HU, on any device.
@@ -65,28 +65,33 @@ def crop_and_resize(
 
 
 def _resample(volume: Tensor, matrices: list[NDArray[np.float32]], out: Tensor) -> None:
+    """Slab by slab: to float, x, y, and what the slab adds along z to the samples it touches."""
     depth, height, width = volume.shape
+    out_z, out_y, out_x = out.shape
     device = volume.device
     on_cpu = device.type == "cpu"
-    bands_z, bands_y, bands_x = (_bands(rows, _BLOCK if on_cpu else len(rows), device) for rows in matrices)
-    out_z, out_y, out_x = out.shape
+    bands_y, bands_x = (_bands(rows, _BLOCK if on_cpu else len(rows), device) for rows in matrices[1:])
     slab = min(depth, _SLAB if on_cpu else depth)
     values = torch.empty((slab, height, width), device=device)
     narrow = torch.empty((slab, height, out_x), device=device)
-    planes = torch.empty((depth, out_y, out_x), device=device)
+    planes = torch.empty((slab, out_y, out_x), device=device)
+    flat_out = out.fill_(AIR_HU).view(out_z, -1)
     for first in range(0, depth, slab):
         count = min(slab, depth - first)
+        weights_z = matrices[0][:, first : first + count]
+        used = np.flatnonzero(weights_z.any(axis=1))
+        if not used.size:
+            continue
         # HU above air: what the weights leave out at the border then is air.
         values[:count].copy_(volume[first : first + count]).sub_(AIR_HU)
         flat, flat_narrow = values[:count].view(-1, width), narrow[:count].view(-1, out_x)
         for band in bands_x:
             torch.mm(flat[:, band.columns], band.weights.t(), out=flat_narrow[:, band.rows])
         for band in bands_y:
-            planes[first : first + count, band.rows] = torch.matmul(band.weights, narrow[:count, band.columns])
-    flat_planes, flat_out = planes.view(depth, -1), out.view(out_z, -1)
-    for band in bands_z:
-        torch.mm(band.weights, flat_planes[band.columns], out=flat_out[band.rows])
-    out.add_(AIR_HU)
+            planes[:count, band.rows] = torch.matmul(band.weights, narrow[:count, band.columns])
+        rows = slice(int(used[0]), int(used[-1]) + 1)
+        weights = torch.from_numpy(np.ascontiguousarray(weights_z[rows])).to(device)
+        flat_out[rows].addmm_(weights, planes[:count].view(count, -1))
 
 
 def _bands(rows: NDArray[np.float32], block: int, device: torch.device) -> list[_Band]:
