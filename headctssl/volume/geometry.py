@@ -17,6 +17,8 @@ from headctssl.types import Triple
 
 __all__ = ["AIR_HU", "axis_weights", "is_straight", "resample", "spacing_of", "to_spl"]
 
+Floats = NDArray[np.float64]
+
 AIR_HU = -1024.0
 """What lies outside a scan, in HU."""
 
@@ -30,8 +32,9 @@ def axis_weights(
     """Interpolation matrix of one axis: output sample j is centred at input coordinate ``start + j * step``.
 
     The kernel is a triangle of half width ``max(1, |step|)`` voxels: linear interpolation when the step is at most
-    one voxel, and a low-pass filter beyond, so that nothing above the new Nyquist frequency folds back (the
-    triangle of Heckbert, "Fundamentals of texture mapping and image warping", 1989, section 3.5).
+    one voxel; beyond, the linear kernel stretched to the new grid (as Pillow resizes), which keeps what the new grid
+    cannot show from folding back as false structure. Where it is stretched it is tilted a little so that its centre
+    of mass is its centre: a linear ramp comes out exact, structures stay in place.
     A row sums to the share of the output voxel, from ``-|step| / 2`` to ``|step| / 2`` about its centre, that lies on
     the input: 1 inside, 0 wholly outside. So ``W @ (x - fill) + fill`` fills the outside with ``fill`` and never mixes
     background into a voxel that the input covers. A negative step flips the axis.
@@ -48,11 +51,14 @@ def axis_weights(
     """
     starts, steps = np.broadcast_arrays(np.asarray(start, np.float64), np.asarray(step, np.float64))
     size = np.abs(steps)[..., None]  # (..., 1)
-    position = starts[..., None] + steps[..., None] * np.arange(n_out)  # (..., n_out)
-    half_width = np.maximum(1.0, size) if antialias else np.ones_like(size)
-    distance = np.abs(position[..., None] - np.arange(n_in))  # (..., n_out, n_in)
-    weights = np.maximum(0.0, 1.0 - distance / half_width[..., None])
+    position: Floats = starts[..., None] + steps[..., None] * np.arange(n_out)  # (..., n_out)
+    half_width: Floats = np.maximum(1.0, size) if antialias else np.ones_like(size)
+    offset: Floats = np.arange(n_in) - position[..., None]  # (..., n_out, n_in)
+    weights: Floats = np.maximum(0.0, 1.0 - np.abs(offset) / half_width[..., None])
     total = weights.sum(axis=-1)
+    if (half_width > 1.0).any():
+        weights *= 1.0 + _recentring(weights, offset, position, half_width, n_in)[..., None] * offset
+        total = weights.sum(axis=-1)
     footprint = np.minimum(position + size / 2, n_in - 0.5) - np.maximum(position - size / 2, -0.5)
     coverage = np.clip(footprint / size, 0.0, 1.0)
     # Rounding of start + j * step must not make an exactly covered voxel a little transparent.
@@ -60,6 +66,18 @@ def axis_weights(
     scale = np.divide(coverage, total, out=np.zeros_like(total), where=total > 0)
     scaled: NDArray[np.float32] = (weights * scale[..., None]).astype(np.float32)
     return scaled
+
+
+def _recentring(weights: Floats, offset: Floats, position: Floats, half_width: Floats, n_in: int) -> Floats:
+    """The tilt t of ``weights * (1 + t * offset)`` that moves their centre of mass to the position, (..., n_out).
+
+    Without it the centre of mass is up to 0.07 voxels off. Kernels cut by a border keep their shape.
+    """
+    first = np.einsum("...ji,...ji->...j", weights, offset)
+    second = np.einsum("...ji,...ji,...ji->...j", weights, offset, offset)
+    whole = (position - half_width >= -1.0) & (position + half_width <= n_in)
+    tilt: Floats = np.divide(-first, second, out=np.zeros_like(first), where=whole & (second > 1e-12))
+    return tilt
 
 
 def _bands(W: NDArray[np.float32]) -> list[tuple[slice, slice, NDArray[np.float32]]]:

@@ -1,0 +1,189 @@
+"""Resampling and orientation: exact where they must be, free of aliasing, equal to a slow reference."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from headctssl.volume import geometry
+from headctssl.volume.geometry import axis_weights, is_straight, resample, spacing_of, to_spl
+
+quick = settings(max_examples=30, deadline=None)
+
+
+def slow_row(n_in: int, position: float, size: float) -> list[float]:
+    """One row of `axis_weights` by its definition, number by number."""
+    half = max(1.0, size)
+    weights = [max(0.0, 1.0 - abs(i - position) / half) for i in range(n_in)]
+    if half > 1 and position - half >= -1 and position + half <= n_in:
+        first = sum(w * (i - position) for i, w in enumerate(weights))
+        second = sum(w * (i - position) ** 2 for i, w in enumerate(weights))
+        weights = [w * (1 - first / second * (i - position)) for i, w in enumerate(weights)]
+    on_input = min(position + size / 2, n_in - 0.5) - max(position - size / 2, -0.5)
+    share = min(1.0, max(0.0, on_input / size))
+    total = sum(weights)
+    return [w / total * share if total > 0 else 0.0 for w in weights]
+
+
+@quick
+@given(st.integers(1, 30), st.integers(1, 20), st.floats(-40, 40), st.floats(0.1, 6), st.booleans())
+def test_axis_weights_equal_the_slow_reference(n_in: int, n_out: int, start: float, step: float, flip: bool) -> None:
+    step = -step if flip else step
+    expected = [slow_row(n_in, start + j * step, abs(step)) for j in range(n_out)]
+    got = axis_weights(n_in, n_out, start, step)
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, np.reshape(expected, (n_out, n_in)), atol=2e-6)
+
+
+@quick
+@given(st.lists(st.tuples(st.floats(-5, 20), st.floats(0.2, 4)), min_size=1, max_size=4))
+def test_a_batch_of_weights_is_the_single_ones(samples: list[tuple[float, float]]) -> None:
+    starts, steps = np.array(samples).T
+    batch = axis_weights(16, 7, starts, steps)
+    assert batch.shape == (len(samples), 7, 16)
+    for row, start, step in zip(batch, starts, steps, strict=True):
+        np.testing.assert_array_equal(row, axis_weights(16, 7, start, step))
+
+
+@quick
+@given(st.integers(1, 40), st.floats(-60, 60), st.floats(0.05, 9))
+def test_rows_are_a_share_and_sum_to_one_inside(n_in: int, start: float, step: float) -> None:
+    W = axis_weights(n_in, 25, start, step)
+    position = start + step * np.arange(25)
+    sums = W.sum(axis=1)
+    assert W.min() >= 0
+    assert sums.max() <= 1 + 1e-5
+    inside = (position - step / 2 >= -0.5) & (position + step / 2 <= n_in - 0.5)
+    outside = (position - step / 2 >= n_in - 0.5) | (position + step / 2 <= -0.5)
+    np.testing.assert_allclose(sums[inside], 1.0, atol=1e-5)
+    np.testing.assert_array_equal(W[outside], 0.0)
+
+
+@quick
+@given(st.floats(0.05, 8))
+def test_a_ramp_is_exact_inside(step: float) -> None:
+    n_in, reach = 120, max(1.0, step)
+    n_out = int((n_in - 1 - 2 * reach) / step) + 1
+    position = reach + step * np.arange(n_out)
+    np.testing.assert_allclose(axis_weights(n_in, n_out, reach, step) @ np.arange(n_in), position, atol=1e-3)
+
+
+@quick
+@given(st.tuples(*[st.floats(0.3, 3)] * 3), st.tuples(*[st.integers(-20, 20)] * 3))
+def test_a_plane_in_space_is_exact_inside(step: tuple[float, float, float], slope: tuple[int, int, int]) -> None:
+    grid = np.indices((26, 28, 30))
+    hu = np.tensordot(slope, grid, 1).astype(np.int16)
+    reach = [max(1.0, s) for s in step]
+    shape = tuple(int((n - 1 - 2 * r) / s) + 1 for n, r, s in zip(hu.shape, reach, step, strict=True))
+    out = resample(hu, (reach[0], reach[1], reach[2]), step, (shape[0], shape[1], shape[2]))
+    places = [r + s * i for r, s, i in zip(reach, step, np.indices(shape), strict=True)]
+    np.testing.assert_allclose(out, sum(a * p for a, p in zip(slope, places, strict=True)), atol=0.02)
+
+
+@quick
+@given(st.tuples(*[st.integers(1, 40)] * 3), st.integers(0, 2**32 - 1))
+def test_the_identity_is_exact(shape: tuple[int, int, int], seed: int) -> None:
+    hu = np.random.default_rng(seed).integers(-32768, 32767, shape).astype(np.int16)
+    out = resample(hu, (0, 0, 0), (1, 1, 1), shape)
+    assert out.dtype == np.float32
+    np.testing.assert_array_equal(out, hu)
+    flipped = resample(hu, tuple(n - 1.0 for n in shape), (-1, -1, -1), shape)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(flipped, hu[::-1, ::-1, ::-1])
+
+
+@pytest.mark.parametrize("z_first", [True, False])
+@pytest.mark.parametrize("view", ["plain", "transposed", "float", "read-only"])
+def test_resample_equals_the_dense_product(z_first: bool, view: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(geometry, "_z_first", lambda n_in, n_out: z_first)
+    rng = np.random.default_rng(3)
+    hu = rng.integers(-1024, 3000, (31, 70, 53)).astype(np.int16)
+    if view == "transposed":
+        hu = rng.integers(-1024, 3000, (53, 31, 70)).astype(np.int16).transpose(1, 2, 0)[::-1]
+    if view == "float":
+        hu = hu.astype(np.float32)
+    hu.flags.writeable = view != "read-only"
+    before = hu.copy()
+    start, step, shape = (-2.3, 3.1, 60.2), (0.7, 2.2, -1.9), (40, 33, 37)
+    Wz, Wy, Wx = (axis_weights(*a).astype(float) for a in zip(hu.shape, shape, start, step, strict=True))
+    expected = np.einsum("az,by,cx,zyx->abc", Wz, Wy, Wx, hu.astype(float) + 1024, optimize=True) - 1024
+    np.testing.assert_allclose(resample(hu, start, step, shape), expected, atol=2e-2)
+    np.testing.assert_array_equal(hu, before)
+
+
+def test_outside_is_the_fill_value() -> None:
+    hu = np.full((6, 6, 6), 40, np.int16)
+    out = resample(hu, (-3, -3, -3), (1, 1, 1), (12, 12, 12))
+    np.testing.assert_array_equal(out[3:9, 3:9, 3:9], 40)
+    out[3:9, 3:9, 3:9] = -1024
+    np.testing.assert_array_equal(out, -1024)
+    assert (resample(hu, (50, 0, 0), (1, 1, 1), (2, 3, 4), fill=7.0) == 7).all()
+
+
+def test_thick_slices_keep_their_value_to_their_outer_face() -> None:
+    hu = np.full((3, 4, 4), 100, np.int16)
+    out = resample(hu, (-0.4, 0, 0), (0.2, 1, 1), (15, 4, 4))  # 15 mm of 5 mm slices, at 1 mm
+    np.testing.assert_allclose(out, 100, atol=1e-3)
+
+
+def zone_plate(edge: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rings whose frequency grows with the radius to 0.5 cycles per voxel at the edge, and that frequency."""
+    y, x = np.mgrid[:edge, :edge] - (edge - 1) / 2
+    r2 = x**2 + y**2
+    return 1000 * np.cos(np.pi * r2 / edge), np.sqrt(r2) / edge
+
+
+@pytest.mark.parametrize("step", [2.0, 2.2, 3.3])
+def test_a_zone_plate_leaves_no_false_rings(step: float) -> None:
+    edge = 256
+    plate, frequency = zone_plate(edge)
+    n_out = int(edge / step)
+    start = (edge - 1) / 2 - (n_out - 1) / 2 * step
+    hu = np.broadcast_to(plate.astype(np.float32), (2, edge, edge))
+    out = resample(hu, (0, start, start), (1, step, step), (2, n_out, n_out))[0]
+    at = np.rint(start + step * np.arange(n_out)).astype(int)
+    above = (frequency[np.ix_(at, at)] > 0.75 / step) & (frequency[np.ix_(at, at)] < 0.5)
+    below = frequency[np.ix_(at, at)] < 0.1 / step
+    assert out[above].std() < 0.08 * 707  # what cannot be shown is gone
+    assert out[below].std() > 0.8 * plate[frequency < 0.1 / step].std()  # what can be shown is there
+    thinned = plate[np.ix_(at, at)]
+    assert thinned[above].std() > 0.9 * 707  # without the filter it would fold back
+
+
+def random_affine(order: tuple[int, ...], signs: tuple[int, ...], seed: int) -> np.ndarray:
+    """A permuted, flipped, slightly rotated affine."""
+    rng = np.random.default_rng(seed)
+    rotation, _ = np.linalg.qr(np.eye(3) + 0.1 * rng.normal(size=(3, 3)))
+    rotation *= np.sign(np.diag(rotation))
+    affine = np.eye(4)
+    affine[:3, :3] = rotation[:, order] * np.array(signs) * rng.uniform(0.3, 5, 3)
+    affine[:3, 3] = rng.normal(0, 100, 3)
+    return affine
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("signs", list(itertools.product((1, -1), repeat=3)))
+def test_to_spl_moves_no_voxel_in_space(order: tuple[int, ...], signs: tuple[int, ...]) -> None:
+    array = np.arange(4 * 5 * 6).reshape(4, 5, 6)
+    affine = random_affine(order, signs, seed=5)
+    turned, new_affine = to_spl(array, affine)
+    assert (np.diag(new_affine)[:3] > 0).all()
+    assert (np.abs(new_affine[:3, :3]).argmax(axis=0) == (0, 1, 2)).all()
+    index = np.argwhere(np.ones(turned.shape, bool))
+    places = np.c_[index, np.ones(len(index))] @ new_affine.T
+    old = np.rint(places @ np.linalg.inv(affine).T)[:, :3].astype(int)
+    np.testing.assert_array_equal(turned.ravel(), array[tuple(old.T)])
+    again, same_affine = to_spl(turned, new_affine)
+    np.testing.assert_array_equal(again, turned)
+    np.testing.assert_array_equal(same_affine, new_affine)
+
+
+def test_spacing_and_straightness() -> None:
+    affine = np.diag([5.0, 0.5, 0.4, 1.0])
+    assert spacing_of(affine) == (5.0, 0.5, 0.4)
+    assert is_straight(affine)
+    affine[1, 0] = np.tan(np.radians(18.5)) * 5
+    assert not is_straight(affine)
