@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,8 +15,20 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from headctssl.errors import UsageError
+from headctssl.planning.run_settings import TrainingSettings
 
-__all__ = ["Process", "barrier", "broadcast_object", "processes", "reduce_max", "reduce_mean", "wrap"]
+__all__ = [
+    "Process",
+    "barrier",
+    "broadcast_object",
+    "check_division",
+    "current_process",
+    "no_sync",
+    "processes",
+    "reduce_max",
+    "reduce_mean",
+    "wrap",
+]
 
 
 @dataclass(frozen=True)
@@ -114,3 +127,47 @@ def broadcast_object(value: Any, process: Process) -> Any:
     box = [value if process.is_main else None]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def no_sync(module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
+    """Gradients of accumulated passes are averaged over processes once, with the last pass."""
+    if last or not isinstance(module, DistributedDataParallel):
+        return contextlib.nullcontext()
+    held: contextlib.AbstractContextManager[Any] = module.no_sync()
+    return held
+
+
+def check_division(training: TrainingSettings, device: torch.device, process: Process, *, coupled: bool) -> None:
+    """Refuse a batch that cannot be shared out, and a precision that the device does not have.
+
+    Args:
+        training: batch size, accumulation, precision.
+        device: where the run computes.
+        process: this process among those of the run.
+        coupled: whether the loss compares the scans of a batch.
+
+    Raises:
+        UsageError: they do not go together.
+    """
+    passes = process.world_size * training.accumulation
+    if training.batch_size % passes:
+        raise UsageError(
+            "training.batch_size cannot be divided over the processes and the accumulation.",
+            got=f"{training.batch_size} scans over {process.world_size} x {training.accumulation}",
+            expected=f"a multiple of {passes}",
+            do=f"Set training.batch_size to {passes * max(1, round(training.batch_size / passes))}.",
+        )
+    if coupled and training.accumulation > 1:
+        raise UsageError(
+            "This method compares the scans of a batch, so accumulation changes its loss.",
+            got=f"training.accumulation={training.accumulation}",
+            expected="1",
+            do="Set training.accumulation=1 with a smaller batch, or use more processes.",
+        )
+    if training.precision == "fp16" and device.type != "cuda":
+        raise UsageError(
+            "fp16 needs a CUDA device.",
+            got=f"training.precision=fp16 on {device.type}",
+            expected="bf16 or float32",
+            do="Set training.precision=bf16 or float32.",
+        )

@@ -11,7 +11,7 @@ __all__ = ["draw_progress"]
 
 _FIRST = ("loss", "lr", "data_wait", "scans_per_second")
 _NOT_DRAWN = frozenset({"step", "epoch", "seconds"})
-_MOST_PANELS = 12
+_MOST_PANELS = 16
 
 
 def draw_progress(lines: Sequence[Mapping[str, float | int | None]], path: Path) -> None:

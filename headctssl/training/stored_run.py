@@ -52,8 +52,8 @@ def read_run_settings(path: Path, method_settings: type[Settings]) -> RunSetting
 
 
 def settings_of_weights(settings: RunSettings) -> str:
-    """JSON text of every setting that the weights depend on: no estimate, no reader processes, no intervals."""
-    content = settings.model_dump(mode="json", exclude={"estimate", "decisions", "overrides"})
+    """JSON text of every setting that the weights depend on: no estimate, monitor, readers or intervals."""
+    content = settings.model_dump(mode="json", exclude={"estimate", "decisions", "overrides", "monitor"})
     content["training"] = {k: v for k, v in content["training"].items() if k not in FREE}
     return json.dumps(content, sort_keys=True)
 

@@ -11,18 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from headctssl.contract import InputSpec
-from headctssl.errors import StoppedError, TrainingError, UsageError
+from headctssl.errors import StoppedError, TrainingError
 from headctssl.loading.sampler import steps_per_epoch
 from headctssl.loading.views import ViewPlan, make_views
 from headctssl.methods.method import ParamGroup
 from headctssl.planning.run_settings import TrainingSettings
 from headctssl.seeding import derive_seed
 from headctssl.training.batches import to_device
-from headctssl.training.run_state import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
-from headctssl.training.distributed import Process, reduce_max, wrap
+from headctssl.training.distributed import Process, check_division, no_sync, reduce_max, wrap
 from headctssl.training.meter import Meter
 from headctssl.training.optimizer import build_optimizer, check_groups, set_rates
 from headctssl.training.run_log import RunLog
+from headctssl.training.run_state import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
 from headctssl.training.signals import StopFlag, stop_flag
 from headctssl.types import Clock, PretrainBatch, StepResult, Views
 
@@ -107,7 +107,7 @@ class Trainer:
         extra: Stateful | None = None,
     ) -> None:
         self.process = process or Process()
-        _check(training, device, self.process, coupled=bool(getattr(learner, "batch_coupled", False)))
+        check_division(training, device, self.process, coupled=bool(getattr(learner, "batch_coupled", False)))
         assert isinstance(learner, nn.Module), "a learner is an nn.Module"
         self.module: nn.Module = learner.to(device)
         self.learner: Learner = learner
@@ -154,9 +154,9 @@ class Trainer:
                 for position, batch in enumerate(passes, start=1):
                     views = make_views(to_device(batch, self.device), plan, self.input_spec)
                     last = position == len(passes)
-                    with _no_sync(step_through, last), self._autocast():
+                    with no_sync(step_through, last), self._autocast():
                         result: StepResult = step_through(views, clock)
-                    with _no_sync(step_through, last):
+                    with no_sync(step_through, last):
                         torch.autograd.backward(self.scaler.scale(result.loss / len(passes)))
                     meter.add(result, views)
 
@@ -300,37 +300,4 @@ class Trainer:
         raise StoppedError(
             f"The run was stopped by {stop.name} after step {self.step} of {self.training.num_steps}.",
             do="Start the same command again with --continue.",
-        )
-
-
-def _no_sync(module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:
-    """Gradients of accumulated passes are averaged over processes once, with the last pass."""
-    if last or not isinstance(module, nn.parallel.DistributedDataParallel):
-        return contextlib.nullcontext()
-    held: contextlib.AbstractContextManager[Any] = module.no_sync()
-    return held
-
-
-def _check(training: TrainingSettings, device: torch.device, process: Process, *, coupled: bool) -> None:
-    passes = process.world_size * training.accumulation
-    if training.batch_size % passes:
-        raise UsageError(
-            "training.batch_size cannot be divided over the processes and the accumulation.",
-            got=f"{training.batch_size} scans over {process.world_size} x {training.accumulation}",
-            expected=f"a multiple of {passes}",
-            do=f"Set training.batch_size to {passes * max(1, round(training.batch_size / passes))}.",
-        )
-    if coupled and training.accumulation > 1:
-        raise UsageError(
-            "This method compares the scans of a batch, so accumulation changes its loss.",
-            got=f"training.accumulation={training.accumulation}",
-            expected="1",
-            do="Set training.accumulation=1 with a smaller batch, or use more processes.",
-        )
-    if training.precision == "fp16" and device.type != "cuda":
-        raise UsageError(
-            "fp16 needs a CUDA device.",
-            got=f"training.precision=fp16 on {device.type}",
-            expected="bf16 or float32",
-            do="Set training.precision=bf16 or float32.",
         )
