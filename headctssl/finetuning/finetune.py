@@ -14,7 +14,7 @@ import headctssl
 from headctssl.console import name_files, table
 from headctssl.contract import Contract
 from headctssl.finetuning.adapt import Best, Labelled, adapt_full, adapt_linear
-from headctssl.finetuning.leakage import describe_leakage
+from headctssl.finetuning.leakage import describe_leakage, write_used_cases
 from headctssl.finetuning.prepare import Call, Job, prepare
 from headctssl.finetuning.settings import Adaptation, FinetuneSettings
 from headctssl.finetuning.tasks import Classifier, class_weights, with_prior
@@ -100,6 +100,8 @@ def finetune(
         require_same_settings(job.folder, stored.of_weights(), job.settings.of_weights())
     write_json(job.folder / "config.json", job.settings)
     write_json(job.folder / "environment.json", describe_environment(job.device))
+    parts = {"train": job.cohort.train, "val": job.cohort.validation}
+    write_used_cases(job.folder, dataset_id, parts, job.index)
     log = RunLog(job.folder, quiet=quiet)
     try:
         if resume and not going_on:

@@ -1,0 +1,41 @@
+"""Evaluate: metrics of a classifier on a dataset, with 95 % intervals over patients."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+
+from headctssl.cli.common import add_common, add_datasets
+from headctssl.cli.main import run_command
+
+__all__ = ["add_arguments", "main", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    add_datasets(parser)
+    parser.add_argument(
+        "-w", dest="weights", metavar="MODEL", required=True, help="a classifier's file or fine-tuning folder"
+    )
+    parser.add_argument(
+        "--split", choices=("test", "all"), default="test", help="the test cases of splits.json, or every case"
+    )
+    add_common(parser, device=True, num_workers=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Call `evaluate`; 1 when cases could not be preprocessed."""
+    from headctssl.evaluation.evaluate import evaluate
+
+    metrics = evaluate(
+        args.dataset_id,
+        args.weights,
+        split=args.split,
+        device=args.device,
+        num_workers=args.num_workers,
+        quiet=args.quiet,
+    )
+    return 1 if metrics.num_failed else 0
+
+
+main = functools.partial(run_command, "evaluate")

@@ -1,0 +1,69 @@
+"""Finetune: train a classifier from a pretrained encoder or from scratch."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+
+from headctssl.cli.common import add_common, add_datasets, positive_int
+from headctssl.cli.main import run_command
+
+__all__ = ["add_arguments", "main", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags."""
+    add_datasets(parser)
+    parser.add_argument(
+        "-w",
+        dest="weights",
+        metavar="CHECKPOINT",
+        required=True,
+        help="an encoder's file or run folder, or 'scratch' (then -c says which encoder)",
+    )
+    parser.add_argument("-c", dest="config", metavar="CONFIG", default=None, help="encoder preset, for -w scratch")
+    parser.add_argument(
+        "--adapt", choices=("full", "linear"), default="full", help="train the whole network, or only a linear head"
+    )
+    parser.add_argument(
+        "--few_shots",
+        metavar="K",
+        type=positive_int,
+        default=None,
+        help="positive and negative patients per label to train on; all when not given",
+    )
+    parser.add_argument(
+        "-f", dest="fold", metavar="FOLD", default="0", help="fold of splits.json, or 'all' for no validation"
+    )
+    parser.add_argument(
+        "--labels", nargs="+", metavar="LABEL", default=None, help="label names; all binary ones when not given"
+    )
+    parser.add_argument("--tag", default=None, help="added to the name of the run")
+    parser.add_argument("--continue", dest="resume", action="store_true", help="go on from the run's checkpoint")
+    add_common(parser, device=True, num_workers=True, overwrite=True, overrides=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Call `finetune`."""
+    from headctssl.finetuning.finetune import finetune
+
+    finetune(
+        args.dataset_id,
+        args.weights,
+        config=args.config,
+        adapt=args.adapt,
+        few_shots=args.few_shots,
+        fold=args.fold,
+        labels=args.labels,
+        tag=args.tag,
+        resume=args.resume,
+        overwrite=args.overwrite,
+        device=args.device,
+        num_workers=args.num_workers,
+        overrides=args.overrides,
+        quiet=args.quiet,
+    )
+    return 0
+
+
+main = functools.partial(run_command, "finetune")

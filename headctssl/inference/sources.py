@@ -1,0 +1,193 @@
+"""Sources: images that no dataset knows, found under a path, named, read and preprocessed under a contract."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from headctssl.contract import StorageRule
+from headctssl.dataset.image_io import find_images, is_image, read, stem
+from headctssl.errors import DataError, HeadCTSSLError, UsageError
+from headctssl.preprocessing.one_case import Preprocessed, preprocess_volume
+
+__all__ = [
+    "Failure",
+    "Source",
+    "exit_code",
+    "find_sources",
+    "output_file",
+    "prepared",
+    "print_failures",
+    "read_ahead",
+]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image and the id it gets."""
+
+    case_id: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be used."""
+
+    case_id: str
+    error: HeadCTSSLError
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An image as the contract stores it."""
+
+    source: Source
+    case: Preprocessed
+    notes: tuple[str, ...]  # what reading noticed
+
+
+def find_sources(path: Path) -> list[Source]:
+    """Every image at or below a path, sorted, with distinct ids.
+
+    An id is the name of the file without suffix or of the DICOM folder, made safe; names that occur twice get
+    the folders above them, and a number where that is not enough.
+
+    Args:
+        path: an image file, a DICOM folder, or a folder with images at any depth.
+
+    Raises:
+        UsageError: the path does not exist.
+        DataError: there is no image in the folder.
+    """
+    if not path.exists():
+        raise UsageError(f"There is nothing at {path}.", got="no such path", expected="an image", do="Correct -i.")
+    if path.is_file():
+        found = [path]
+    else:
+        found = ([path] if is_image(path) else []) + [image for image in find_images(path) if image != path]
+    if not found:
+        raise DataError(
+            f"There is no image in {path}.",
+            got="no file with a known suffix and no DICOM file",
+            expected="NIfTI, NRRD, MetaImage files or folders of DICOM files",
+            do="Correct -i.",
+        )
+    return [Source(case_id, image) for case_id, image in zip(distinct_ids(found, path), found, strict=True)]
+
+
+def distinct_ids(images: Sequence[Path], root: Path) -> list[str]:
+    """A distinct, safe id per image.
+
+    Args:
+        images: files or DICOM folders.
+        root: the folder they were found under, or the image itself.
+    """
+    short = [_safe(stem(image)) for image in images]
+    ids: list[str] = []
+    taken: set[str] = set()
+    for image, name in zip(images, short, strict=True):
+        case_id = name
+        if short.count(name) > 1 and image != root:
+            parts = image.relative_to(root).parts[:-1]
+            case_id = "__".join([*(_safe(part) for part in parts), name])
+        candidate, number = case_id, 2
+        while candidate in taken:
+            candidate, number = f"{case_id}_{number}", number + 1
+        taken.add(candidate)
+        ids.append(candidate)
+    return ids
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._") or "image"
+
+
+def prepared(
+    sources: Sequence[Source], rule: StorageRule, num_workers: int
+) -> Iterator[tuple[Source, Ready | HeadCTSSLError]]:
+    """Read and preprocess images in order; one that cannot be used gives its error.
+
+    Args:
+        sources: the images.
+        rule: how the contract stores cases.
+        num_workers: reading threads; 0 reads in the calling thread.
+    """
+
+    def make(source: Source) -> Ready | HeadCTSSLError:
+        try:
+            volume = read(source.path)
+            return Ready(source, preprocess_volume(volume, rule), volume.info.notes)
+        except HeadCTSSLError as error:
+            return error
+
+    yield from zip(sources, read_ahead(sources, make, num_workers), strict=True)
+
+
+def read_ahead(items: Iterable[T], read_one: Callable[[T], R], num_workers: int) -> Iterator[R]:
+    """Apply a function to items in order, at most twice `num_workers` ahead of the consumer.
+
+    Args:
+        items: what to read.
+        read_one: run in threads; decompression and matrix products leave the interpreter free.
+        num_workers: threads; 0 works in the calling thread.
+    """
+    if num_workers <= 0:
+        yield from map(read_one, items)
+        return
+    with ThreadPoolExecutor(num_workers) as pool:
+        waiting: deque[Future[R]] = deque()
+        try:
+            for item in items:
+                waiting.append(pool.submit(read_one, item))
+                if len(waiting) > 2 * num_workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def output_file(output: Path, default_name: str, suffixes: Sequence[str]) -> Path:
+    """The file that `-o` means: with a suffix a file, without one a folder that gets `default_name`.
+
+    Raises:
+        UsageError: the suffix is not one that can be written, or a file is where a folder should be.
+    """
+    if not output.suffix or output.is_dir():
+        if output.is_file():
+            raise UsageError(
+                "-o names a file without a suffix.", got=output, expected="a folder", do="Name another -o."
+            )
+        return output / default_name
+    if output.suffix.lower() not in suffixes:
+        raise UsageError(
+            "The output cannot be written in this format.",
+            got=output.suffix,
+            expected=" or ".join(suffixes) + ", or a folder",
+            do="Change the suffix after -o.",
+        )
+    return output
+
+
+def print_failures(failures: Sequence[Failure]) -> None:
+    """Name every image that failed on stderr; quiet or not."""
+    for failure in failures:
+        print(f"failed: {failure.case_id}: {failure.error.message}", file=sys.stderr)
+
+
+def exit_code(num_done: int, num_failed: int) -> int:
+    """0 all done, 1 some failed, 2 all failed."""
+    if num_failed == 0:
+        return 0
+    return 1 if num_done else 2
