@@ -1,7 +1,154 @@
-"""Preprocess: cases of a dataset to the store."""
+"""Preprocess: the cases of a raw dataset stored under one storage rule."""
 
 from __future__ import annotations
 
-from headctssl.preprocessing.one_case import Preprocessed, preprocess_volume
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
-__all__ = ["Preprocessed", "preprocess_volume"]
+from headctssl.console import name_files, progress, say
+from headctssl.contract import StorageRule
+from headctssl.dataset.manifest import RawDataset, load_raw_dataset
+from headctssl.errors import DataError
+from headctssl.paths import preprocessed_dataset
+from headctssl.planning.fingerprint import MASK_COLUMNS
+from headctssl.preprocessing.case_job import CaseJob, CaseOutcome, run_case
+from headctssl.preprocessing.executors import WorkerDied, run_jobs, worker_count
+from headctssl.preprocessing.index import INDEX_NAME, IndexRow, read_index, write_index
+from headctssl.preprocessing.one_case import Preprocessed, preprocess_volume
+from headctssl.preprocessing.report import CaseFailure, CaseNote, PreprocessingReport
+from headctssl.settings import write_json
+
+__all__ = ["REPORT_NAME", "Preprocessed", "preprocess", "preprocess_volume"]
+
+REPORT_NAME = "preprocessing_report.json"
+_SHOWN = 20
+
+
+def preprocess(
+    dataset_id: int,
+    *,
+    rule: StorageRule,
+    num_workers: int | None = None,
+    quiet: bool = False,
+    verify: bool = False,
+    overwrite: bool = False,
+) -> PreprocessingReport:
+    """Store every case of a raw dataset under a storage rule.
+
+    A case whose storage digest, source size and modification time are unchanged is kept. A case
+    that fails is left out with its reason in preprocessing_report.json; nothing takes its place.
+    Files are written under a temporary name and renamed, so a killed command leaves no half file
+    and can be run again.
+
+    Args:
+        dataset_id: the number of the raw dataset.
+        rule: how to store.
+        num_workers: processes; one per core when None, never more than cases.
+        quiet: print nothing.
+        verify: read every kept case and its source whole and check their sums.
+        overwrite: store every case anew.
+
+    Raises:
+        UsageError: there is no such dataset.
+        DataError: the dataset's files do not fit their schema, it is not CT, or every case failed.
+        ContractError: this version cannot carry out the rule.
+    """
+    begin = time.monotonic()
+    raw = load_raw_dataset(dataset_id)
+    folder = preprocessed_dataset(dataset_id)
+    storage = folder / rule.storage_id
+    known = {row.case_id: row for row in _known_rows(storage)}
+    jobs = [
+        CaseJob(
+            case_id, raw.folder / image, masks, storage, rule, known.get(case_id), verify=verify, overwrite=overwrite
+        )
+        for case_id, image, masks in _cases(raw, rule)
+    ]
+    workers = worker_count(num_workers, len(jobs))
+    say(f"{raw.folder.name}: {len(jobs)} cases -> {rule.storage_id} with {workers} process(es)", quiet=quiet)
+    outcomes = _run(jobs, workers, quiet)
+    rows = [outcome.row for outcome in outcomes if outcome.row is not None]
+    index = write_index(storage, rows)
+    report = PreprocessingReport(
+        dataset_id=dataset_id,
+        dataset_name=raw.folder.name,
+        storage_id=rule.storage_id,
+        storage_digest=rule.digest(),
+        num_cases=len(jobs),
+        num_written=sum(outcome.status == "written" for outcome in outcomes),
+        num_kept=sum(outcome.status == "kept" for outcome in outcomes),
+        failures=tuple(outcome.failure for outcome in outcomes if outcome.failure is not None),
+        notes=tuple(CaseNote(case_id=o.case_id, note=note) for o in outcomes for note in o.notes),
+        verified=verify,
+        seconds=round(time.monotonic() - begin, 2),
+    )
+    write_json(folder / REPORT_NAME, report)
+    _print(report, set(known) - {job.case_id for job in jobs}, quiet)
+    if not rows:
+        first = report.failures[0]
+        raise DataError(
+            f"No case of {raw.folder.name} could be preprocessed.",
+            got=f"{len(report.failures)} failures, the first: {first.line}",
+            expected="at least one usable case",
+            do=first.do or f"See {folder / REPORT_NAME}.",
+        )
+    name_files([storage, index, folder / REPORT_NAME], quiet=quiet)
+    return report
+
+
+def _known_rows(storage: Path) -> Sequence[IndexRow]:
+    """The index as it is; without one, or with one that cannot be read, stored files are looked at one by one."""
+    if not (storage / INDEX_NAME).is_file():
+        return []
+    try:
+        return read_index(storage)
+    except DataError:
+        # The index is derived from the files, and is written anew at the end.
+        return []
+
+
+def _cases(raw: RawDataset, rule: StorageRule) -> list[tuple[str, str, tuple[tuple[str, Path], ...]]]:
+    """(case id, relative image, masks that the rule wants and the case has)."""
+    columns = [c for c in MASK_COLUMNS if c in rule.masks and c in raw.cases.columns]
+    cases = []
+    for row in raw.cases.to_dict("records"):
+        masks = tuple((c, raw.folder / str(row[c])) for c in columns if row[c])
+        cases.append((str(row["case_id"]), str(row["image"]), masks))
+    return cases
+
+
+def _run(jobs: list[CaseJob], workers: int, quiet: bool) -> list[CaseOutcome]:
+    results = run_jobs(run_case, jobs, num_workers=workers, preload="headctssl.preprocessing.case_job")
+    outcomes = []
+    for job, result in progress(results, "preprocessed", len(jobs), quiet=quiet):
+        if isinstance(result, WorkerDied):
+            failure = CaseFailure(
+                case_id=job.case_id,
+                what="The process that worked on this case was killed.",
+                got="a dead worker, most likely out of memory",
+                expected="a process that ends by itself",
+                do="Run again with a smaller --num_workers; when it is killed again, leave the case out.",
+            )
+            outcomes.append(CaseOutcome(job.case_id, "failed", failure=failure))
+        else:
+            outcomes.append(result)
+    return sorted(outcomes, key=lambda outcome: outcome.case_id)
+
+
+def _print(report: PreprocessingReport, gone: set[str], quiet: bool) -> None:
+    say(
+        f"{report.num_written} written, {report.num_kept} unchanged, {len(report.failures)} left out "
+        f"in {report.seconds:.1f} s",
+        quiet=quiet,
+    )
+    for failure in report.failures[:_SHOWN]:
+        say(f"left out: {failure.line}" + (f"\n  do: {failure.do}" if failure.do else ""), quiet=quiet)
+    if len(report.failures) > _SHOWN:
+        say(f"and {len(report.failures) - _SHOWN} more, all in {REPORT_NAME}", quiet=quiet)
+    for note in report.notes[:_SHOWN]:
+        say(f"noticed: case '{note.case_id}': {note.note}", quiet=quiet)
+    if len(report.notes) > _SHOWN:
+        say(f"and {len(report.notes) - _SHOWN} more notes, all in {REPORT_NAME}", quiet=quiet)
+    if gone:
+        say(f"{len(gone)} stored cases are no longer in the raw dataset; they left the index", quiet=quiet)

@@ -1,0 +1,41 @@
+"""Preprocess: the cases of planned datasets stored as int16 Hounsfield units at the plan's spacing."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+from headctssl.cli.common import add_common, add_datasets
+from headctssl.cli.main import run_command
+
+__all__ = ["add_arguments", "main", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of this command."""
+    add_datasets(parser, several=True)
+    parser.add_argument("-p", dest="plans_name", default="plans", metavar="NAME", help="name of the plans")
+    parser.add_argument("--verify", action="store_true", help="check sources and stored cases by their sums")
+    add_common(parser, num_workers=True, overwrite=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carry out the command; 1 when some cases were left out."""
+    from headctssl.planning.plans import load_plans
+    from headctssl.preprocessing.preprocess import preprocess
+
+    reports = [
+        preprocess(
+            dataset_id,
+            rule=load_plans(dataset_id, args.plans_name).storage,
+            num_workers=args.num_workers,
+            quiet=args.quiet,
+            verify=args.verify,
+            overwrite=args.overwrite,
+        )
+        for dataset_id in args.dataset_ids
+    ]
+    return int(any(report.failures for report in reports))
+
+
+main = partial(run_command, "preprocess")

@@ -1,0 +1,191 @@
+"""Plan and preprocess: fingerprint, plans, splits and stored cases of one or more datasets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from headctssl.console import say
+from headctssl.contract import Contract, StorageRule, require_same
+from headctssl.dataset.manifest import load_raw_dataset
+from headctssl.errors import ContractError, UsageError
+from headctssl.paths import preprocessed_dataset
+from headctssl.planning.fingerprint import extract_fingerprint
+from headctssl.planning.planner import plan_experiment
+from headctssl.planning.plans import SplitRule, plans_path
+from headctssl.planning.splits_file import ensure_splits
+from headctssl.preprocessing.index import INDEX_NAME, CaseIndex
+from headctssl.preprocessing.preprocess import preprocess
+from headctssl.preprocessing.report import PreprocessingReport
+
+__all__ = ["ensure_preprocessed", "plan_and_preprocess", "storage_of_checkpoint"]
+
+_HEADER = "headctssl_contract"  # key in the safetensors header, as training.checkpoint writes it
+_WEIGHTS = ("encoder.safetensors", "classifier.safetensors")
+
+
+def plan_and_preprocess(
+    dataset_ids: Sequence[int],
+    *,
+    plans_name: str = "plans",
+    like: str | Path | None = None,
+    gpu_memory: float | None = None,
+    replan: bool = False,
+    verify: bool = False,
+    num_workers: int | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> tuple[PreprocessingReport, ...]:
+    """Fingerprint, plan and preprocess datasets; or preprocess them as a checkpoint needs it.
+
+    Existing plans are kept unless `replan`, and the fingerprint is taken only when plans are made.
+
+    Args:
+        dataset_ids: the numbers of the raw datasets.
+        plans_name: `plans`, or another name for a second plan beside the first.
+        like: a checkpoint or run folder: its storage rule is used and no plans are made.
+        gpu_memory: GB that a training step of two scans must fit.
+        replan: plan again although plans exist.
+        verify: check sources and stored cases by their sums.
+        num_workers: processes; one per core when None.
+        overwrite: store every case anew.
+        quiet: print nothing.
+
+    Returns:
+        One report per dataset; the cases left out are in `failures`.
+
+    Raises:
+        UsageError: `like` together with a planning flag, or an unknown dataset.
+        DataError: a dataset is not usable, or every case of it failed.
+        ContractError: the checkpoint has no contract.
+    """
+    if like is None:
+        return tuple(
+            _one_dataset(n, plans_name, gpu_memory, replan, verify, num_workers, overwrite, quiet) for n in dataset_ids
+        )
+    for flag, given in (("-p", plans_name != "plans"), ("--gpu_memory", gpu_memory is not None), ("--replan", replan)):
+        if given:
+            raise UsageError(
+                f"{flag} has no effect with --like.",
+                got=f"--like and {flag}",
+                expected="one of them",
+                do="With --like the checkpoint's storage rule is used and no plans are made.",
+            )
+    rule = storage_of_checkpoint(Path(like))
+    say(f"storage rule of the checkpoint: {rule.storage_id}", quiet=quiet)
+    reports = []
+    for dataset_id in dataset_ids:
+        reports.append(
+            preprocess(dataset_id, rule=rule, num_workers=num_workers, quiet=quiet, verify=verify, overwrite=overwrite)
+        )
+        _default_splits(dataset_id, rule, quiet)
+    return tuple(reports)
+
+
+def _one_dataset(
+    dataset_id: int,
+    plans_name: str,
+    gpu_memory: float | None,
+    replan: bool,
+    verify: bool,
+    num_workers: int | None,
+    overwrite: bool,
+    quiet: bool,
+) -> PreprocessingReport:
+    load_raw_dataset(dataset_id)  # an unknown dataset or another modality is told before anything is written
+    if replan or not plans_path(dataset_id, plans_name).is_file():
+        extract_fingerprint(dataset_id, num_workers=num_workers, quiet=quiet)
+    plans = plan_experiment(dataset_id, plans_name, gpu_memory=gpu_memory, replan=replan, quiet=quiet)
+    return preprocess(
+        dataset_id, rule=plans.storage, num_workers=num_workers, quiet=quiet, verify=verify, overwrite=overwrite
+    )
+
+
+def ensure_preprocessed(
+    dataset_id: int, rule: StorageRule, *, quiet: bool = False, num_workers: int | None = None
+) -> CaseIndex:
+    """The stored cases of a dataset under a rule; preprocesses when they are missing, and says so.
+
+    Also makes splits.json when it is missing. Needs no plans.
+
+    Args:
+        dataset_id: the number of the dataset.
+        rule: the storage rule, of plans or of a checkpoint's contract.
+        quiet: print nothing.
+        num_workers: processes; one per core when None.
+
+    Raises:
+        HeadCTSSLError: see `preprocess`; ContractError when the folder holds cases of another rule.
+    """
+    folder = preprocessed_dataset(dataset_id)
+    storage = folder / rule.storage_id
+    if not (storage / INDEX_NAME).is_file():
+        say(f"dataset {dataset_id} is not preprocessed as {rule.storage_id} yet: doing it now", quiet=quiet)
+        preprocess(dataset_id, rule=rule, num_workers=num_workers, quiet=quiet)
+    index = CaseIndex.open(storage)
+    if len(index):
+        require_same("storage", index.storage_digest, rule.digest(), "Run headct_plan_and_preprocess with --overwrite.")
+    if not (folder / "splits.json").is_file():
+        _default_splits(dataset_id, rule, quiet)
+    return index
+
+
+def _default_splits(dataset_id: int, rule: StorageRule, quiet: bool) -> None:
+    """Make splits.json from the stored cases when it is missing, by the default rule."""
+    folder = preprocessed_dataset(dataset_id)
+    index = CaseIndex.open(folder / rule.storage_id)
+    ensure_splits(load_raw_dataset(dataset_id), folder, SplitRule(), index.case_ids, quiet=quiet)
+
+
+def storage_of_checkpoint(path: Path) -> StorageRule:
+    """The storage rule in the contract of a checkpoint.
+
+    Args:
+        path: a safetensors file, a contract.json, or the folder of a run.
+
+    Raises:
+        UsageError: the path does not exist.
+        ContractError: there is no contract, or it does not fit this version.
+    """
+    if not path.exists():
+        raise UsageError(
+            "The checkpoint does not exist.", got=path, expected="a file or run folder", do="Check the path."
+        )
+    candidates = [path / name for name in (*_WEIGHTS, "contract.json")] if path.is_dir() else [path]
+    file = next((c for c in candidates if c.is_file()), path)
+    text = file.read_text(encoding="utf-8") if file.suffix == ".json" else _header(file)
+    if text is None:
+        raise ContractError(
+            f"{path} carries no contract, so nobody knows how its input must be made.",
+            got="no contract",
+            expected=f"a run folder, or one of {', '.join(_WEIGHTS)}",
+            do="Name a checkpoint that headct_pretrain or headct_finetune wrote.",
+        )
+    try:
+        return Contract.model_validate_json(text).storage
+    except ValidationError as error:
+        raise ContractError(
+            f"The contract of {path} does not fit this version of headctssl.",
+            got=error.errors()[0]["msg"],
+            expected="a contract of format 1",
+            do="Use the version that wrote it.",
+        ) from None
+
+
+def _header(file: Path) -> str | None:
+    """The contract in the header of a safetensors file: 8 bytes length, then JSON; None when there is none."""
+    if not file.is_file() or file.suffix != ".safetensors":
+        return None
+    with open(file, "rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if not 0 < length <= file.stat().st_size:
+            return None
+        try:
+            header = json.loads(handle.read(length))
+        except ValueError:
+            return None
+    contract = header.get("__metadata__", {}).get(_HEADER) if isinstance(header, dict) else None
+    return contract if isinstance(contract, str) else None
