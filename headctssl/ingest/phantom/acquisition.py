@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from headctssl.ingest.phantom.fields import Array, Block, Frame, coverage
+from headctssl.ingest.phantom.fields import Array, Block, Frame, coverage, sheet_coverage
 from headctssl.ingest.phantom.findings import FINDING_IDS, Finding
 from headctssl.ingest.phantom.scene import Scene, ScenePainter
 from headctssl.ingest.phantom.shapes import TISSUES, Triple
@@ -185,7 +185,7 @@ def _holder(a: Acquisition) -> Array:
     away = np.sqrt((p - np.float32(a.shift_mm[1]) + 2) ** 2 + (left - np.float32(a.shift_mm[2])) ** 2)
     below = coverage(np.float32(28.0 + a.shift_mm[1]) - p, a.pixel_mm) + np.zeros_like(away)
     pad = coverage(np.abs(away - np.float32(radius - 3)) - np.float32(3), a.pixel_mm) * below
-    plate = coverage(np.abs(away - np.float32(radius + 2)) - np.float32(1.6), a.pixel_mm) * below
+    plate = sheet_coverage(np.abs(away - np.float32(radius + 2)), 1.6, a.pixel_mm) * below
     out += pad * np.float32(90)
     out += plate * (np.float32(180) - out)
     return out

@@ -7,6 +7,7 @@ posterior, left. Nothing here knows of a scanner or of a disease.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -74,7 +75,7 @@ class Anatomy:
         """Signed distance to the inner surface of the skull in mm, negative in the cavity."""
         z, y, x = position
         hz, hy, hx = self.half_mm
-        n = self.exponent
+        n = np.float32(self.exponent)
         wide = np.float32(1 / hx) / (1 + np.clip(y, -hy, hy) * np.float32(self.taper / hy))
         qz = np.abs(z) * np.float32(1 / hz)
         qy = np.abs(y) * np.float32(1 / hy)
@@ -87,22 +88,28 @@ class Anatomy:
         vault += self.shape.at(position)
         inside = smooth_max(vault, self._above_floor(position), 5.0)
         canal = np.maximum(np.sqrt(x * x + (y - np.float32(27)) ** 2) - np.float32(12), z + np.float32(52))
-        return np.minimum(inside, canal)
+        return np.asarray(np.minimum(inside, canal), np.float32)
 
     def _above_floor(self, position: Position) -> Array:
         """Distance below the floor of the three cranial fossae, positive below it."""
         z, y, x = position
         sz, sy, sx = self.scale
 
-        def step(low: float, high: float, at: float, soft: float) -> tuple[Array, Array]:
-            s = 1 / (1 + np.exp(np.clip((np.float32(at * sy) - y) * np.float32(1 / soft), -30, 30)))
+        def step(low: float, high: float, at: Array, soft: float) -> tuple[Array, Array]:
+            s = 1 / (1 + np.exp(np.clip((at - y) * np.float32(1 / soft), -30, 30)))
             return (high - low) * s, (high - low) / soft * s * (1 - s)
 
-        up, slope_up = step(-24 * sz, -46 * sz, -36, 3.0)
-        down, slope_down = step(-46 * sz, -66 * sz, 12, 4.0)
-        sella = 13 * np.exp(-((x / (13 * sx)) ** 2) - ((y + 9) / 14) ** 2)
-        floor = -24 * sz + up + down + sella
-        return np.asarray((floor - z) / np.sqrt(1 + (slope_up + slope_down) ** 2), np.float32)
+        off = np.abs(x) * np.float32(1 / sx)
+        # The sphenoid ridges are concave, the tuberculum sellae lies behind them; the petrous ridges
+        # run obliquely from the clivus to the temples.
+        ridge = -39 + 25 * np.exp(-((off / 15) ** 2)) + 0.018 * np.clip(off - 34, 0, None) ** 2
+        petrous = 1 + 0.36 * off
+        up, slope_up = step(-24 * sz, -47 * sz, np.asarray(ridge * sy, np.float32), 3.0)
+        down, slope_down = step(-47 * sz, -67 * sz, np.asarray(petrous * sy, np.float32), 3.5)
+        sella = 15 * np.exp(-((off / 12) ** 2) - ((y + 9 * sy) / 12) ** 2)
+        roof = 8 * np.exp(-(((off - 33) / 13) ** 2) - ((y / sy + 60) / 20) ** 2) + 0.004 * off**2
+        floor = -26 * sz + up + down + sella + roof
+        return np.asarray((floor - z) / np.sqrt(1.15 + (slope_up + slope_down) ** 2), np.float32)
 
     def skull_thickness(self, position: Position) -> Array:
         """Thickness of the skull in mm: thinner at the temples, thicker at the occiput and the forehead."""
@@ -132,7 +139,7 @@ class Anatomy:
         return {"inner": inner, "outer": outer, "skin": skin, "mix": self.tissue_mix.at(position)}
 
     def brain_fields(self, position: Position) -> dict[str, Array]:
-        """In the brain's own coordinates: `sulci` (mm from a sulcal sheet, signed) and `ventricle` (signed distance)."""
+        """In the brain's own coordinates: signed distances to the sulcal sheets and to the ventricles."""
         # A wave of length L and standard deviation 1 leaves zero with a slope near 2 pi / L.
         return {
             "sulci": self.sulci.at(position) * np.float32(15.0 / (2 * np.pi)),
@@ -146,7 +153,7 @@ class Anatomy:
         best: Array | None = None
         folded = (z, y, np.abs(x))
         for path in _VENTRICLE_PATHS:
-            for (z0, y0, x0, r0), (z1, y1, x1, r1) in zip(path[:-1], path[1:], strict=True):
+            for (z0, y0, x0, r0), (z1, y1, x1, r1) in pairwise(path):
                 d = rod_distance(folded, (z0 * sz, y0 * sy, x0 * sx), (z1 * sz, y1 * sy, x1 * sx), (r0, r1))
                 best = d if best is None else -smooth_max(-best, -d, 1.5)
         assert best is not None
@@ -155,7 +162,7 @@ class Anatomy:
 
     def gap(self, position: Position) -> Array:
         """Width of the CSF between skull and brain in mm."""
-        return np.maximum(self.gap_mm * (1 + self.atrophy.at(position)), np.float32(0.6))
+        return np.asarray(np.maximum(self.gap_mm * (1 + self.atrophy.at(position)), 0.6), np.float32)
 
 
 def draw_anatomy(rng: np.random.Generator, *, coarse: bool = False) -> Anatomy:

@@ -68,7 +68,7 @@ def sheet_coverage(offset: Array, half: Array | float, width: float) -> Array:
 def smooth_max(a: Array, b: Array, radius: float) -> Array:
     """Maximum of two distances with a rounded edge of the given radius in mm; -smooth_max(-a, -b) is the minimum."""
     h = np.clip(np.float32(radius) - np.abs(a - b), 0.0, None)
-    return np.maximum(a, b) + h * h * np.float32(0.25 / radius)
+    return np.asarray(np.maximum(a, b) + h * h * np.float32(0.25 / radius), np.float32)
 
 
 @dataclass(frozen=True)

@@ -105,10 +105,7 @@ class Intraparenchymal:
     def grow(self, local: Local) -> Array:
         """Distance from the centre in mm, deformed."""
         offsets = [p - np.float32(c) for p, c in zip(local.position, self.centre, strict=True)]
-        square = sum(
-            (sum(o * np.float32(a) for o, a in zip(offsets, row, strict=True))) ** 2  # type: ignore[misc]
-            for row in self.axes
-        )
+        square = sum((sum(o * np.float32(a) for o, a in zip(offsets, row, strict=True))) ** 2 for row in self.axes)
         return np.asarray(np.sqrt(square) + self.lumps.at(local.position), np.float32)
 
     def allowed(self, local: Local, width: float) -> Array:
@@ -125,7 +122,7 @@ class Intraparenchymal:
     def oedema(self, local: Local, width: float) -> Array:
         """Weight of oedema around the blood in [0, 1]."""
         far = (self.grow(local) - np.float32(self.level)) * np.float32(1 / max(self.oedema_mm, 0.5))
-        return np.clip(1.15 - far, 0, 0.85) * self.allowed(local, width)
+        return np.asarray(np.clip(1.15 - far, 0, 0.85) * self.allowed(local, width), np.float32)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headctssl.ingest.phantom.anatomy import Anatomy
 from headctssl.ingest.phantom.fields import Array, Frame, Position, Ranges, Waves
@@ -55,8 +56,8 @@ def _solve_level(
     return float(np.interp(volume, weights, grow.ravel()[order])), volume
 
 
-def _unit(vector: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
-    return vector / np.linalg.norm(vector)
+def _unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(vector / np.linalg.norm(vector))
 
 
 def make_shift(anatomy: Anatomy, mm: float) -> Shift:
@@ -85,12 +86,13 @@ def make_iph(
     # A large bleed keeps clear of the midline and of the skull.
     aside = float(np.clip(centre[2], min(radius * 0.9 + 4, 33), 50))
     place = (float(centre[0] * sz), float(centre[1] * sy), float(sign * aside * sx))
+    place = _away_from_skull(anatomy, place, 0.85 * radius + anatomy.gap_mm + 2)
     rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     relative = np.exp(rng.normal(0, 0.2, 3))
     relative /= relative.prod() ** (1 / 3)
     rows = rotation / relative[:, None]
     axes = (_triple(rows[0]), _triple(rows[1]), _triple(rows[2]))
-    lumps = Waves.draw(rng, 0.11 * radius, 1.1 * radius + 3, 2.8 * radius + 4)
+    lumps = Waves.draw(rng, 0.13 * radius, 1.0 * radius + 3, 2.6 * radius + 4)
     bleed = Intraparenchymal(
         side=side, volume_ml=volume_ml, hu=float(rng.uniform(58, 76)), centre=place, axes=axes, lumps=lumps,
         level=radius * 1.25, oedema_mm=float(rng.uniform(1.5, 3.0) + 0.22 * radius), gap_mm=anatomy.gap_mm,
@@ -101,6 +103,15 @@ def make_iph(
     return replace(bleed, level=level, volume_ml=volume)
 
 
+def _away_from_skull(anatomy: Anatomy, place: Triple, wanted_mm: float) -> Triple:
+    """Move a place inwards, in its sagittal plane, until it is deep enough."""
+    f = np.linspace(1.0, 0.0, 21, dtype=np.float32)
+    position = (place[0] * f, place[1] * f, np.full_like(f, place[2]))
+    depth = -anatomy.inner_table(position)
+    best = int(np.argmax(depth >= wanted_mm)) if (depth >= wanted_mm).any() else int(np.argmax(depth))
+    return (float(place[0] * f[best]), float(place[1] * f[best]), place[2])
+
+
 def make_sdh(rng: np.random.Generator, anatomy: Anatomy, side: Side, volume_ml: float, nodes: int = 60_000) -> Subdural:
     """A crescent over the convexity of one hemisphere."""
     hz, hy, hx = anatomy.half_mm
@@ -108,7 +119,7 @@ def make_sdh(rng: np.random.Generator, anatomy: Anatomy, side: Side, volume_ml: 
     wanted = float(np.clip(2.1 * volume_ml**0.4 * rng.uniform(0.85, 1.15), 3.0, 16.0))
     area = 1000 * volume_ml / wanted * 2.0
     long = float(np.clip(np.sqrt(area / np.pi) * rng.uniform(1.0, 1.35), 12, 0.93 * hy))
-    high = float(np.clip(area / np.pi / long, 10, 50))
+    high = float(np.clip(area / np.pi / long, 10, 46))
     centre = (float(rng.uniform(16, 30)), float(rng.uniform(-0.35, 0.35) * max(hy - long, 8) * 2))
     x_range = (1.0, hx + 6) if sign > 0 else (-hx - 6, -1.0)
     bleed = Subdural(
@@ -125,7 +136,7 @@ def make_sdh(rng: np.random.Generator, anatomy: Anatomy, side: Side, volume_ml: 
         if level < 1.35 * wanted:
             break
         factor = float(np.clip(np.sqrt(level / wanted), 1.05, 1.4))
-        bleed = replace(bleed, extent=(min(high * factor, 75.0), min(long * factor, 1.05 * hy)))
+        bleed = replace(bleed, extent=(min(high * factor, 48.0), min(long * factor, 1.1 * hy)))
         high, long = bleed.extent
     return bleed
 
@@ -182,5 +193,5 @@ def make_fracture(
     )  # fmt: skip
 
 
-def _triple(vector: np.ndarray) -> Triple:  # type: ignore[type-arg]
+def _triple(vector: NDArray[np.float64]) -> Triple:
     return (float(vector[0]), float(vector[1]), float(vector[2]))

@@ -68,7 +68,7 @@ def _face(rng: np.random.Generator, place: _Placer, bone_hu: float) -> list[Part
         parts.append(place.ball((-46, -60, side * 31), (18.5, 27, 19), thin, "bone", front=-80 * place.scale[1]))
         parts.append(place.rod((-58, -72, side * 44), (-56, -20, side * 62), 5, 3.5, thin, "bone"))  # zygoma
         parts.append(place.ball((-70, -58, side * 27), (18, 21, 16), thin, "bone"))  # maxilla
-    parts.append(place.ball((-52, -62, 0), (22, 24, 14), thin, "bone"))  # ethmoid
+    parts.append(place.ball((-50, -62, 0), (19, 24, 12), thin, "bone"))  # ethmoid
     parts.append(place.rod((-40, -94, 0), (-58, -106, 0), 3.5, 2.5, thin, "bone"))  # nasal bones
     for side in (-1.0, 1.0):
         parts.append(place.ball((-46, -66, side * 31), (16.5, 27, 17), -85, "orbit_fat"))
@@ -84,7 +84,7 @@ def _face(rng: np.random.Generator, place: _Placer, bone_hu: float) -> list[Part
         parts.append(place.ball((-71, -58, side * 27), wide, -1000, "sinus_air"))
         nose_y = -70.0
         parts.append(place.ball((-72, nose_y, side * 6), (18, 26, 3.0), -1000, "sinus_air"))
-    parts.append(place.ball((-52, -62, 0), (19, 21, 11.5), -900, "sinus_air", texture=True))
+    parts.append(place.ball((-50, -62, 0), (17, 22.5, 10.6), -900, "sinus_air", texture=True))
     parts.append(place.ball((-112, 2, 0), (34, 6, 11), -1000, "sinus_air"))  # pharynx
     return parts
 
@@ -133,9 +133,9 @@ def _brain(rng: np.random.Generator, place: _Placer, age: float, grey_hu: float,
         parts.append(place.rod((-4, -24, side * 40), (-6, -26, side * 66), 1.2 * cistern, 2 * cistern, csf_hu, "csf"))
         parts.append(place.rod((8, 8, side * 41), (14, 16, side * 66), 0.8 * cistern, 1.4 * cistern, csf_hu, "csf"))
     parts.append(place.ball((-29, -9, 0), (6 + cistern, 9 + cistern, 11 + cistern), csf_hu, "csf"))  # suprasellar
-    parts.append(place.ball((-24, 14, 0), (13, 12.5 + 1.5 * cistern, 15 + 1.5 * cistern), csf_hu, "csf"))  # ambient
+    parts.append(place.ball((-23, 16, 0), (13, 10.5 + 1.4 * cistern, 15 + 1.2 * cistern), csf_hu, "csf"))  # ambient
     parts.append(place.ball((-45, 8, 0), (20, 13 + cistern, 17 + cistern), csf_hu, "csf"))  # prepontine
-    parts.append(place.ball((-24, 13, 0), (14, 11.5, 14), grey_hu - 4, "brain_stem"))  # midbrain
+    parts.append(place.ball((-24, 12, 0), (14, 11.5, 15), grey_hu - 4, "brain_stem"))  # midbrain
     parts.append(place.ball((-46, 11, 0), (19, 13, 16), grey_hu - 4, "brain_stem"))  # pons
     parts.append(place.ball((-44, 30, 0), (8 + cistern, 4.5 + cistern, 6.5 + cistern), csf_hu, "ventricle"))  # fourth
     parts.append(place.ball((-4, 3, 0), (11, 13, third), csf_hu, "ventricle"))  # third

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from headctssl.ingest.phantom.anatomy import Anatomy
 from headctssl.ingest.phantom.fields import (
@@ -91,15 +92,20 @@ class ScenePainter:
         mix = block.field(self.head, "mix", window)
         block.paint(window, coverage(skin, w), 42.0, TISSUES["scalp"])
         deep = skin + np.float32(1.8)
-        # Over the vault: skin, fat, galea. In the face and neck: fat between muscles.
-        fat = np.maximum(deep, np.maximum(np.float32(0.8) - outer, outer - np.float32(9)))
-        loose = np.maximum(deep + np.float32(2), (np.float32(0.35) - mix) * np.float32(4))
+        # Over the vault: skin, fat, galea, with muscle at the temples and the nape. Face, neck: fat between muscles.
+        fat = np.maximum(deep, np.maximum(np.float32(1.6) - outer, outer - np.float32(9)))
+        z, y, _ = block.position((window[0], window[1], slice(window[2].start, window[2].start + 1)))
+        sz, sy, _ = a.scale
+        temple = np.exp(-(((z + 12 * sz) / (26 * sz)) ** 2) - ((y + 22 * sy) / (24 * sy)) ** 2)
+        nape = np.exp(-(((z + 50 * sz) / (22 * sz)) ** 2) - ((y - 75 * sy) / (24 * sy)) ** 2)
+        fat += np.clip(9 * (temple + nape) - 2 + mix, 0, None)
+        loose = np.maximum(deep + np.float32(2), (np.float32(0.9) - mix) * np.float32(4))
         loose = np.maximum(loose, np.float32(7) - outer)
         block.paint(window, coverage(np.minimum(fat, loose), w), -75.0, TISSUES["fat"])
         for swelling in self.scene.swellings:
             r = 2.2 * swelling.spread_mm
-            z, y, x = ((c - r, c + r) for c in swelling.centre)
-            part = block.window((z, y, x))
+            low_high = [(c - r, c + r) for c in swelling.centre]
+            part = block.window((low_high[0], low_high[1], low_high[2]))
             if part is not None:
                 raised = swelling.at(block.position(part)) * np.float32(1 / swelling.height_mm)
                 skin_part = block.field(self.head, "skin", part)
@@ -129,8 +135,8 @@ class ScenePainter:
         inner = block.field(self.head, "inner", window)
         sulci = np.abs(block.field(self.brain, "sulci", window))
         depth = -inner - block.field(self.brain, "gap", window)
-        sulci += np.clip(depth - np.float32(11), 0, None) * np.float32(0.35)
-        sulci += np.clip(depth, 0, None) * np.float32(0.03)
+        sulci += np.clip(depth - np.float32(15), 0, None) * np.float32(0.25)
+        sulci += np.clip(depth, 0, None) * np.float32(0.035)
         brain = coverage(-depth, w)
         brain *= 1 - sheet_coverage(sulci, a.sulcus_mm, w)
         ribbon = np.minimum(depth, sulci - np.float32(a.sulcus_mm))
@@ -169,8 +175,9 @@ class ScenePainter:
             cover *= coverage(block.field(self.head, "inner", window) + np.float32(1), block.width)
         if part.texture:
             z_mm, y_mm, x_mm = position
-            cells = np.cos(y_mm * 1.1 + 2 * np.sin(z_mm * 0.5)) * np.cos(x_mm * 1.2 + z_mm * 0.3)
-            cover *= np.clip(np.float32(0.75) + np.float32(0.8) * cells, 0.1, 1)
+            bent = np.sin(z_mm * 0.43 + 0.31 * x_mm) + np.sin(0.37 * y_mm - 0.23 * z_mm)
+            cells = np.abs(np.sin(0.42 * y_mm + 1.3 * bent)) * np.abs(np.sin(0.5 * x_mm + 0.9 * bent + 1.57))
+            cover *= np.clip(np.float32(3.2) * cells, 0.1, 1)
         block.paint(window, cover, part.hu, TISSUES[part.tissue])
 
     def _ventricles(self, block: Block) -> None:
@@ -237,6 +244,6 @@ class ScenePainter:
             yield finding, window, cover
 
 
-def _clip(box: np.ndarray, limits: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _clip(box: NDArray[np.float64], limits: NDArray[np.float64]) -> NDArray[np.float64]:
     out = np.stack([np.maximum(box[:, 0], limits[:, 0]), np.minimum(box[:, 1], limits[:, 1])], axis=1)
     return np.where(out[:, :1] < out[:, 1:], out, np.stack([limits[:, 0], limits[:, 0] + 1.0], axis=1))
