@@ -49,7 +49,8 @@ def map_items(
                         "A worker process died before this was done.",
                         got="a process that ended by itself, most often for lack of memory",
                         expected="a result",
-                        do="Run again with a smaller --num_workers.",
+                        do="Run again with a smaller --num_workers; in a Python script, call it under"
+                        " if __name__ == '__main__'.",
                     ),
                 )
 

@@ -16,6 +16,7 @@ from headctssl.contract import LabelSpec
 from headctssl.errors import DataError
 
 __all__ = [
+    "PATH_COLUMNS",
     "STANDARD_COLUMNS",
     "Fault",
     "is_safe_case_id",

@@ -1,0 +1,50 @@
+"""Convert: make a raw dataset from image files or DICOM folders, or add to one; a verdict per scan."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+
+from headctssl.cli.common import add_common, add_datasets
+from headctssl.cli.main import run_command
+from headctssl.ingest.converters import CONVERTERS
+
+__all__ = ["add_arguments", "main", "run"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of `headct_convert`."""
+    formats = "; ".join(f"{name}: {entry.description}" for name, entry in CONVERTERS.items())
+    parser.add_argument("source", metavar="SOURCE", help="folder or image file to convert")
+    add_datasets(parser)
+    parser.add_argument("--from", dest="source_format", choices=sorted(CONVERTERS), required=True, help=formats)
+    parser.add_argument("--name", default=None, help="name of a new dataset; HeadCT when not given")
+    parser.add_argument(
+        "--labels",
+        default=None,
+        metavar="CSV",
+        help="labels and metadata by image, with a column 'image' or 'case_id'; for --from folder",
+    )
+    parser.add_argument("--dry_run", action="store_true", help="read and judge every scan, write nothing")
+    add_common(parser, num_workers=True, overwrite=True)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert; 0 done, 1 some scans were rejected, 2 all were."""
+    from headctssl.ingest.convert import convert
+
+    result = convert(
+        args.source,
+        args.dataset_id,
+        source_format=args.source_format,
+        name=args.name,
+        labels=args.labels,
+        dry_run=args.dry_run,
+        num_workers=args.num_workers,
+        quiet=args.quiet,
+        overwrite=args.overwrite,
+    )
+    return result.exit_code
+
+
+main = functools.partial(run_command, "convert")
