@@ -32,13 +32,9 @@ class MaeSettings(BaseSettings):
     """Defaults are HeadCT-Foundation's (arXiv 2502.02779) and nnssl's (arXiv 2412.17041)."""
 
     mask_ratio: float = Field(0.75, gt=0, lt=1, description="Share of tokens or blocks that are masked.")
-    decoder_width: int | None = Field(
-        None, ge=8, description="Transformers: width of the decoder; none = the encoder's, at most 768 (as published)."
-    )
+    decoder_width: int = Field(768, ge=8, description="Transformers: width of the decoder.")
     decoder_depth: int = Field(8, ge=1, description="Transformers: blocks of the decoder.")
-    decoder_heads: int | None = Field(
-        None, ge=1, description="Transformers: heads of the decoder; none = one per 48 channels (16 at width 768)."
-    )
+    decoder_heads: int = Field(16, ge=1, description="Transformers: attention heads of the decoder.")
     decoder_mlp_ratio: float = Field(4.0, gt=0, description="Transformers: hidden width of the MLP over the width.")
     norm_target: bool = Field(False, description="Whether each patch to predict is brought to mean 0, variance 1.")
     mask_block: Shape | None = Field(
@@ -196,15 +192,14 @@ class Mae(Method):
 
     def _token_decoder(self, encoder: ViTEncoder, channels: int, shape: Shape) -> TokenDecoder:
         s = self.settings
-        width = s.decoder_width or min(encoder.embed_dim, 768)
         pz, py, px = encoder.token_size
         return TokenDecoder(
             encoder.embed_dim,
             channels * pz * py * px,
             grid_of(shape, encoder.token_size),
-            width=width,
+            width=s.decoder_width,
             depth=s.decoder_depth,
-            heads=s.decoder_heads or max(1, width // 48),
+            heads=s.decoder_heads,
             mlp_ratio=s.decoder_mlp_ratio,
             # The published decoder copies these two of the encoder: 151.1 M parameters in all.
             qkv_bias=encoder.settings.qkv_bias,

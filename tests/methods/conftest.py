@@ -1,0 +1,87 @@
+"""Fixtures: run settings and views made by hand, so that methods are tested without data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from headctssl.contract import InputSpec, StorageRule, Window
+from headctssl.methods import method_class
+from headctssl.methods.method import Method
+from headctssl.networks import build_from_settings
+from headctssl.planning.run_settings import Estimate, RunSettings, TrainingSettings, ViewSettings
+from headctssl.presets import encoder_preset
+from headctssl.settings import JsonValue, with_overrides
+from headctssl.types import Views
+
+Shape = tuple[int, int, int]
+
+SMALL: dict[str, dict[str, JsonValue]] = {
+    "dino": {"prototypes": 64, "head_hidden": 32, "head_bottleneck": 16},
+    "mae": {"decoder_width": 48, "decoder_depth": 1, "decoder_heads": 3},
+}
+
+WINDOWS = (Window(level=40, width=80), Window(level=80, width=200), Window(level=600, width=2800))
+
+
+def run_settings(
+    method: str,
+    preset: str,
+    shape: Shape = (24, 24, 24),
+    views: dict[str, JsonValue] | None = None,
+    settings: dict[str, JsonValue] | None = None,
+    encoder: dict[str, JsonValue] | None = None,
+) -> RunSettings:
+    """Run settings as `resolve` would make them, at test size."""
+    chosen = with_overrides(method_class(method).Settings(), SMALL[method] | (settings or {}))
+    return RunSettings(
+        dataset_ids=(1,),
+        method_name=method,
+        config=preset,
+        storage=StorageRule(),
+        input=InputSpec(rule="fixed_spacing", shape=shape, spacing_mm=(1.0, 1.0, 1.0), windows=WINDOWS),
+        encoder=with_overrides(encoder_preset(preset).settings, {"input_shape": list(shape), **(encoder or {})}),
+        read_shape=shape,
+        training=TrainingSettings(num_steps=100, samples_per_epoch=100, batch_size=4, lr=1e-3),
+        views=with_overrides(ViewSettings(), {"local_count": 0, **(views or {})}),
+        method=chosen,
+        estimate=Estimate(step_seconds=0, scans_per_second=0, memory_gb=0, hours=0),
+        decisions=(),
+    )
+
+
+def make_method(run: RunSettings, seed: int = 0) -> Method:
+    """A built method in train mode."""
+    torch.manual_seed(seed)
+    method = method_class(run.method_name)(run.method)
+    method.build(build_from_settings(run.encoder), run)
+    return method.train()
+
+
+def make_views(
+    batch: int = 2,
+    global_shapes: tuple[Shape, ...] = ((24, 24, 24), (24, 24, 24)),
+    local_shapes: tuple[Shape, ...] = (),
+    seed: int = 0,
+    detail: int = 4,
+) -> Views:
+    """Smooth random views, interpolated between `detail` random values per axis, all voxels stored."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def view(shape: Shape) -> torch.Tensor:
+        coarse = torch.rand(batch, 3, detail, detail, detail, generator=generator)
+        return torch.nn.functional.interpolate(coarse, size=shape, mode="trilinear")
+
+    groups = {"global": tuple(view(s) for s in global_shapes)}
+    if local_shapes:
+        groups["local"] = tuple(view(s) for s in local_shapes)
+    inside = {name: tuple(torch.ones_like(v[:, :1]) for v in members) for name, members in groups.items()}
+    return Views(groups, inside, torch.arange(batch), seed=seed, epoch=0)
+
+
+@pytest.fixture(scope="session")
+def toolbox() -> tuple[Callable[..., RunSettings], Callable[..., Method], Callable[..., Views]]:
+    """`run_settings`, `make_method` and `make_views`."""
+    return run_settings, make_method, make_views
