@@ -92,8 +92,8 @@ def acquire(scene: Scene, acquisition: Acquisition, *, tissues: bool = False) ->
     """
     a = acquisition
     shape = (a.slices, a.matrix, a.matrix)
-    parts = max(1, round(a.thickness_mm / 1.3))  # thin slices that make up one slice
-    painter = ScenePainter(scene, a.frame, shape, brain_step_mm=max(2.0, 0.75 * a.pixel_mm))
+    parts = max(1, round(a.thickness_mm / max(1.3, a.pixel_mm)))  # thin slices that make up one slice
+    painter = ScenePainter(scene, a.frame, shape, brain_step_mm=max(2.0, a.pixel_mm))
     j, i = _span(painter.box[1], a.matrix), _span(painter.box[2], a.matrix)
     plane = _holder(a)
     noise = _Noise(a)
