@@ -129,7 +129,7 @@ def _cut_one(
     wide, cover = crop_and_resize(volume, _widen(grid, margin), box)
     hu.copy_(augment.rotate(wide[None], grid.shape, (z, y, x), draw.rotation_deg, AIR_HU)[0])
     wide_inside = _outer(cover, torch.empty_like(wide))
-    inside.copy_(augment.rotate(wide_inside[None], grid.shape, (z, y, x), draw.rotation_deg, 0.0)[0])
+    inside.copy_(augment.rotate(wide_inside[None], grid.shape, (z, y, x), draw.rotation_deg, 0.0)[0]).clamp_(0.0, 1.0)
 
 
 def _widen(grid: Grid, margin: tuple[int, int, int]) -> Grid:
