@@ -254,16 +254,17 @@ def _identified(outcome: _Outcome, scan: Scan, key: bytes) -> dict[str, str]:
 
 def _add_rows(cases: pd.DataFrame, rows: Sequence[dict[str, str]]) -> pd.DataFrame:
     """The table with rows added. A row of a known case id changes the cells it brings and keeps the others."""
-    table: dict[str, dict[str, str]] = {}
+    records: dict[str, dict[str, str]] = {}
     for record in cases.to_dict("records"):
-        table[str(record["case_id"])] = {str(name): str(value) for name, value in record.items()}
+        records[str(record["case_id"])] = {str(name): str(value) for name, value in record.items()}
     for row in rows:
-        old = table.get(row["case_id"], {})
+        old = records.get(row["case_id"], {})
         # An id that the source does not know does not erase one that was entered by hand.
-        kept: dict[str, str] = {name: old[name] for name in ("subject_id", "session_id") if not row[name] and name in old}
-        table[row["case_id"]] = {**old, **row, **kept}
+        unknown = [name for name in ("subject_id", "session_id") if not row[name]]
+        kept: dict[str, str] = {name: old[name] for name in unknown if name in old}
+        records[row["case_id"]] = {**old, **row, **kept}
     columns = list(dict.fromkeys([*cases.columns, *(name for row in rows for name in row)]))
-    body = [[record.get(name, "") for name in columns] for record in table.values()]
+    body = [[record.get(name, "") for name in columns] for record in records.values()]
     return pd.DataFrame(body, columns=columns, dtype=str)
 
 
