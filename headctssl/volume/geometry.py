@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -80,31 +81,41 @@ def _recentring(weights: Floats, offset: Floats, position: Floats, half_width: F
     return tilt
 
 
-def _bands(W: NDArray[np.float32]) -> list[tuple[slice, slice, NDArray[np.float32]]]:
-    """Blocks of rows of a banded matrix with the columns they need: (rows, columns, block)."""
-    bands = []
-    for first in range(0, W.shape[0], _BLOCK):
-        rows = slice(first, min(first + _BLOCK, W.shape[0]))
-        used = np.flatnonzero(W[rows].any(axis=0))
-        columns = slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 0)
-        bands.append((rows, columns, np.ascontiguousarray(W[rows, columns])))
-    return bands
+@dataclass(frozen=True)
+class _Banded:
+    """An interpolation matrix W (m, n) cut into blocks of rows with the columns they need.
 
+    Cut once per axis, not once per plane: for thin stacks the cutting took a third of the time.
+    """
 
-def _along_rows(W: NDArray[np.float32], x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``W @ x`` for a banded W (m, n) and x (n, k)."""
-    out = np.empty((W.shape[0], x.shape[1]), np.float32)
-    for rows, columns, block in _bands(W):
-        np.matmul(block, x[columns], out=out[rows])
-    return out
+    rows: int  # m
+    used: NDArray[np.bool_]  # (n,), input samples that any row needs
+    bands: tuple[tuple[slice, slice, NDArray[np.float32]], ...]  # (rows, columns, block)
 
+    @classmethod
+    def of(cls, W: NDArray[np.float32]) -> _Banded:
+        """Cut a matrix."""
+        bands = []
+        for first in range(0, W.shape[0], _BLOCK):
+            rows = slice(first, min(first + _BLOCK, W.shape[0]))
+            used = np.flatnonzero(W[rows].any(axis=0))
+            columns = slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 0)
+            bands.append((rows, columns, np.ascontiguousarray(W[rows, columns])))
+        return cls(W.shape[0], np.asarray(W.any(axis=0)), tuple(bands))
 
-def _along_columns(W: NDArray[np.float32], x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """``x @ W.T`` for a banded W (m, n) and x (k, n)."""
-    out = np.empty((x.shape[0], W.shape[0]), np.float32)
-    for rows, columns, block in _bands(W):
-        np.matmul(x[:, columns], block.T, out=out[:, rows])
-    return out
+    def along_rows(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """``W @ x`` for x (n, k)."""
+        out = np.empty((self.rows, x.shape[1]), np.float32)
+        for rows, columns, block in self.bands:
+            np.matmul(block, x[columns], out=out[rows])
+        return out
+
+    def along_columns(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """``x @ W.T`` for x (k, n)."""
+        out = np.empty((x.shape[0], self.rows), np.float32)
+        for rows, columns, block in self.bands:
+            np.matmul(x[:, columns], block.T, out=out[:, rows])
+        return out
 
 
 def resample(
@@ -132,7 +143,7 @@ def resample(
     covered = all(np.allclose(W.sum(axis=1), 1.0, atol=1e-5) for W in (Wz, Wy, Wx))
     shift = 0.0 if covered else fill
     path = _z_then_plane if _z_first(hu.shape, shape) else _plane_then_z
-    out = path(hu, Wz, Wy, Wx, shift)
+    out = path(hu, _Banded.of(Wz), _Banded.of(Wy), _Banded.of(Wx), shift)
     if shift:
         out += np.float32(shift)
     return out
@@ -153,34 +164,33 @@ def _to_float(part: NDArray[np.generic], shift: float) -> NDArray[np.float32]:
     return np.ascontiguousarray(part, dtype=np.float32)
 
 
-def _plane(x: NDArray[np.float32], Wy: NDArray[np.float32], Wx: NDArray[np.float32]) -> NDArray[np.float32]:
+def _plane(x: NDArray[np.float32], Wy: _Banded, Wx: _Banded) -> NDArray[np.float32]:
     """Resample one plane (y, x), the axis that shrinks most first."""
-    if Wy.shape[0] * x.shape[1] <= Wx.shape[0] * x.shape[0]:
-        return _along_columns(Wx, _along_rows(Wy, x))
-    return _along_rows(Wy, _along_columns(Wx, x))
+    if Wy.rows * x.shape[1] <= Wx.rows * x.shape[0]:
+        return Wx.along_columns(Wy.along_rows(x))
+    return Wy.along_rows(Wx.along_columns(x))
 
 
-def _plane_then_z(
-    hu: NDArray[np.generic], Wz: NDArray[np.float32], Wy: NDArray[np.float32], Wx: NDArray[np.float32], shift: float
-) -> NDArray[np.float32]:
-    planes = np.zeros((hu.shape[0], Wy.shape[0], Wx.shape[0]), np.float32)
-    for z in np.flatnonzero(Wz.any(axis=0)):
+def _plane_then_z(hu: NDArray[np.generic], Wz: _Banded, Wy: _Banded, Wx: _Banded, shift: float) -> NDArray[np.float32]:
+    planes = np.zeros((hu.shape[0], Wy.rows, Wx.rows), np.float32)
+    for z in np.flatnonzero(Wz.used):
         planes[z] = _plane(_to_float(hu[z], shift), Wy, Wx)
-    out = _along_rows(Wz, planes.reshape(planes.shape[0], -1))
-    return out.reshape(Wz.shape[0], *planes.shape[1:])
+    out = Wz.along_rows(planes.reshape(planes.shape[0], -1))
+    return out.reshape(Wz.rows, *planes.shape[1:])
 
 
-def _z_then_plane(
-    hu: NDArray[np.generic], Wz: NDArray[np.float32], Wy: NDArray[np.float32], Wx: NDArray[np.float32], shift: float
-) -> NDArray[np.float32]:
+def _z_then_plane(hu: NDArray[np.generic], Wz: _Banded, Wy: _Banded, Wx: _Banded, shift: float) -> NDArray[np.float32]:
     depth, height, width = hu.shape
-    thin = np.empty((Wz.shape[0], height, width), np.float32)
+    thin = np.empty((Wz.rows, height, width), np.float32)
     rows_at_once = max(1, _SLAB_VOXELS // (depth * width))
     for first in range(0, height, rows_at_once):
         slab = _to_float(hu[:, first : first + rows_at_once], shift)
-        flat = _along_rows(Wz, slab.reshape(depth, -1))
-        thin[:, first : first + rows_at_once] = flat.reshape(Wz.shape[0], -1, width)
-    return np.stack([_plane(plane, Wy, Wx) for plane in thin]) if len(thin) else np.empty((0, len(Wy), len(Wx)), "f4")
+        flat = Wz.along_rows(slab.reshape(depth, -1))
+        thin[:, first : first + rows_at_once] = flat.reshape(Wz.rows, -1, width)
+    out = np.empty((Wz.rows, Wy.rows, Wx.rows), np.float32)
+    for z, plane in enumerate(thin):
+        out[z] = _plane(plane, Wy, Wx)
+    return out
 
 
 def spacing_of(affine: NDArray[np.float64]) -> Triple:
