@@ -18,7 +18,7 @@ from headctssl.finetuning.leakage import describe_reuse
 from headctssl.finetuning.tasks import classifier_from
 from headctssl.finetuning.whole_head import encode, stored_views
 from headctssl.metrics.metrics_file import Metrics
-from headctssl.metrics.outcome import Outcome, measure, print_metrics, write_predictions
+from headctssl.metrics.outcome import Outcome, interval_warnings, measure, print_metrics, write_predictions
 from headctssl.metrics.statistics import subject_codes
 from headctssl.paths import preprocessed_dataset, results_dataset
 from headctssl.planning.machine import available_cores, detect_machine
@@ -94,6 +94,7 @@ def evaluate(
         truth=truth.loc[index.case_ids, [spec.name for spec in specs]].to_numpy(dtype=np.float64),
         probability=probability[:, columns],
     )
+    notes.extend(interval_warnings(outcome))
     entries, mean, interval = measure(outcome)
     metrics = Metrics(
         dataset_name=raw.folder.name,

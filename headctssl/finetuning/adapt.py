@@ -20,7 +20,7 @@ from headctssl.finetuning.whole_head import encode, stored_views
 from headctssl.loading.loader import BatchLoader
 from headctssl.loading.sampler import epoch_order
 from headctssl.methods.method import split_decay
-from headctssl.metrics.classification import auroc
+from headctssl.metrics.statistics import weighted_auroc
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.seeding import derive_seed
 from headctssl.training.optimizer import build_optimizer, set_rates
@@ -185,9 +185,11 @@ def _validator(validation: Labelled, settings: FinetuneSettings, device: torch.d
 
 def _judge(logits: Tensor, labels: NDArray[np.float32], weights: Tensor) -> tuple[float | None, float]:
     """Mean AUROC over the labels where it is defined, and the training loss."""
-    truth = labels.astype(np.float64)
-    values = [auroc(truth[:, c], logits[:, c].double().numpy()) for c in range(truth.shape[1])]
-    defined = [value for value in values if value is not None]
+    values = []
+    for column, scores in enumerate(logits.double().numpy().T):
+        known = ~np.isnan(labels[:, column])
+        values.append(weighted_auroc(labels[known, column] > 0.5, scores[known], np.ones((1, int(known.sum()))))[0])
+    defined = [value for value in values if not np.isnan(value)]
     loss = float(masked_loss(logits, torch.from_numpy(labels), weights.cpu()))
     return (float(np.mean(defined)) if defined else None), loss
 
@@ -271,7 +273,7 @@ def _fit_head(
             if training.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(head.parameters(), training.clip_norm)
             optimizer.step()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
             step += 1
         now = time.perf_counter()
         line: dict[str, float | int] = {

@@ -20,7 +20,7 @@ from headctssl.finetuning.settings import Adaptation, FinetuneSettings
 from headctssl.finetuning.tasks import Classifier, class_weights, with_prior
 from headctssl.finetuning.whole_head import encode, stored_views
 from headctssl.metrics.metrics_file import Metrics
-from headctssl.metrics.outcome import Outcome, measure, print_metrics, write_predictions
+from headctssl.metrics.outcome import Outcome, interval_warnings, measure, print_metrics, write_predictions
 from headctssl.networks import build_from_settings
 from headctssl.networks.heads import build_head
 from headctssl.seeding import derive_seed
@@ -233,6 +233,7 @@ def _finish(job: Job, classifier: Classifier, contract: Contract, best: Best, ch
         truth=cohort.labels(index.case_ids).astype(np.float64),
         probability=torch.sigmoid(logits.double() / contract.temperature).numpy(),
     )
+    notes.extend(interval_warnings(outcome))
     write_predictions(job.folder / "predictions.csv", outcome)
     entries, mean, interval = measure(outcome)
     return Metrics(

@@ -128,7 +128,7 @@ def derive_settings(
     overrides = dict(overrides)
     linear = situation.adapt == "linear"
     batch = _batch_size(steps, situation, overrides)
-    epochs = _epochs(steps, situation)
+    epochs = _epochs(steps, situation, overrides)
     lr, head_scale = _rates(steps, situation, batch)
     per_epoch = max(1, n // batch)
     num_steps = _num_steps(overrides, epochs, per_epoch)
@@ -169,6 +169,8 @@ def derive_settings(
         num_workers=situation.num_workers,
     )
     steps.add("weight decay", "0.01", "as published", _HEADCT, "")
+    for key, value in overrides.items():
+        steps.add(key, json.dumps(value), "given, in place of what the steps above say", "--set", "")
     settings = FinetuneSettings.model_validate(
         {
             **base,
@@ -213,9 +215,12 @@ def _batch_size(steps: _Steps, situation: Situation, overrides: Mapping[str, Jso
     return batch
 
 
-def _epochs(steps: _Steps, situation: Situation) -> int:
+def _epochs(steps: _Steps, situation: Situation, overrides: Mapping[str, JsonValue]) -> int:
     """Step 2. The length."""
     n = situation.num_train
+    if "training.num_epochs" in overrides:
+        steps.add("epochs", str(overrides["training.num_epochs"]), "given", "--set training.num_epochs", "")
+        return 1
     if situation.adapt == "linear":
         epochs = 200
         rule, source = "200: a step on stored features costs next to nothing", "convention of linear probing"
@@ -260,7 +265,8 @@ def _num_steps(overrides: dict[str, JsonValue], epochs: int, per_epoch: int) -> 
     """Step 4. Optimiser steps; takes `training.num_epochs` out of the overrides."""
     given = overrides.pop("training.num_epochs", None)
     if given is None:
-        return epochs * per_epoch
+        chosen = overrides.get("training.num_steps")
+        return chosen if isinstance(chosen, int) and chosen >= 1 else epochs * per_epoch
     if "training.num_steps" in overrides:
         raise UsageError(
             "Both lengths of the run are given.",
@@ -306,9 +312,6 @@ def _with_allowed(
                 do="Remove it, or correct its name.",
             )
     changed = with_overrides(settings, overrides)
-    if "training.num_steps" in overrides and "training.warmup_steps" not in overrides and situation.adapt == "full":
-        warmup = max(1, changed.training.num_steps // 10)
-        changed = changed.model_copy(update={"training": changed.training.model_copy(update={"warmup_steps": warmup})})
     if "training.lr" in overrides and "training.min_lr" not in overrides:
         training = changed.training.model_copy(update={"min_lr": changed.training.lr * 0.01})
         changed = changed.model_copy(update={"training": training})

@@ -16,7 +16,10 @@ from headctssl.metrics.metrics_file import LabelMetrics, Metrics
 from headctssl.metrics.statistics import subject_codes
 from headctssl.paths import atomic_path
 
-__all__ = ["Outcome", "measure", "print_metrics", "write_predictions"]
+__all__ = ["FEWEST_PATIENTS", "Outcome", "interval_warnings", "measure", "print_metrics", "write_predictions"]
+
+FEWEST_PATIENTS = 10
+"""Patients of each class below which a percentile bootstrap interval covers too little."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,24 @@ def measure(
     )
     mean, interval = mean_auroc(outcome.truth, outcome.probability, subjects, num_resamples=num_resamples, seed=seed)
     return labels, mean, interval
+
+
+def interval_warnings(outcome: Outcome) -> list[str]:
+    """Sentences on binary labels with so few patients that the bootstrap interval is too narrow.
+
+    Args:
+        outcome: predictions and truth.
+    """
+    subjects = subject_codes(outcome.subject_ids, outcome.case_ids)
+    sentences = []
+    for column, spec in enumerate(outcome.specs):
+        counts = [np.unique(subjects[outcome.truth[:, column] == value]).size for value in (1.0, 0.0)]
+        if spec.type == "binary" and 0 < min(counts) < FEWEST_PATIENTS:
+            sentences.append(
+                f"'{spec.name}' has {counts[0]} positive and {counts[1]} negative patients: with fewer than"
+                f" {FEWEST_PATIENTS} of a class the interval is narrower than the truth"
+            )
+    return sentences
 
 
 def write_predictions(path: Path, outcome: Outcome) -> Path:

@@ -1,0 +1,237 @@
+"""Tests of finetuning/finetune.py: whole runs on tiny heads, what they leave, refuse, resume and keep."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from small_heads import INPUT, STORAGE, make_dataset, make_encoder
+
+from headctssl.errors import ContractError, DataError, StoppedError, UsageError
+from headctssl.finetuning.adapt import Best
+from headctssl.finetuning.finetune import finetune
+from headctssl.metrics.metrics_file import Metrics
+from headctssl.paths import ROOT_KINDS
+from headctssl.planning.plans import ConfigurationPlan, Plans, SplitRule
+from headctssl.settings import read_json, write_json
+from headctssl.training.checkpoint import load_weights
+
+COMMON = {
+    "config.json", "environment.json", "metrics.jsonl", "train.log", "progress.png", "contract.json", "cases.csv",
+    "classifier.safetensors", "predictions.csv", "metrics.json", "tensorboard",
+}  # fmt: skip
+SHAREABLE = ("classifier.safetensors", "contract.json", "environment.json")
+FAST = {"num_workers": 0, "quiet": True, "device": "cpu"}
+FEW_STEPS = ("training.num_epochs=3", "training.precision=float32")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """Dataset 2, never planned, and an encoder that another dataset's pretraining could have written."""
+    root = tmp_path_factory.mktemp("small")
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ROOT_KINDS:
+            patch.setenv(f"headctssl_{kind}", str(root / kind))
+            (root / kind).mkdir()
+        make_dataset(2, 24, unknown=2)
+        make_encoder(root / "enc")
+        make_encoder(root / "cnn", "resenc_test", "mae")
+        yield root
+
+
+@pytest.fixture(scope="module")
+def full(small):
+    return finetune(2, small / "enc", overrides=FEW_STEPS, **FAST)
+
+
+@pytest.fixture(scope="module")
+def linear(small):
+    return finetune(2, small / "enc", adapt="linear", **FAST)
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def test_full_leaves_these_files_and_no_case_in_what_is_shared(full, small):
+    assert {p.name for p in full.iterdir()} == COMMON | {"checkpoint_latest.pt"}
+    hash8 = load_weights(small / "enc").contract.weights_hash[:8]
+    assert full.parts[-4:-1] == ("Dataset002_Small", "finetune", f"all-labels__full__dino-vit_test-{hash8}")
+    assert full.name == "fold_0"
+    for name in SHAREABLE:
+        content = (full / name).read_bytes()
+        for secret in (b"case2_", b"patient2_", str(small).encode()):
+            assert secret not in content, (name, secret)
+    assert b"case2_" not in (full / "checkpoint_latest.pt").read_bytes()
+
+
+def test_metrics_and_predictions_of_the_test_cases(full):
+    metrics = read_json(full / "metrics.json", Metrics)
+    assert metrics.evaluated_on == "test"
+    assert [m.name for m in metrics.labels] == ["bleed", "noise"]
+    table = rows(full / "predictions.csv")
+    assert list(table[0]) == ["case_id", "subject_id", "bleed", "noise"]
+    assert len(table) == metrics.num_cases == 4
+    assert metrics.num_subjects == len({r["subject_id"] for r in table}) == 2
+    assert all(0 <= float(r["bleed"]) <= 1 for r in table)
+    split = json.loads(next((full.parents[4] / "preprocessed").glob("*/splits.json")).read_text())
+    assert sorted(r["case_id"] for r in table) == sorted(split["test"])
+    parts = {r["case_id"]: r["part"] for r in rows(full / "cases.csv")}
+    assert not set(parts) & set(split["test"])
+    assert metrics.labels[0].n_unknown + metrics.labels[0].n_known == 4
+    lines = [json.loads(text) for text in (full / "metrics.jsonl").read_text().splitlines()]
+    assert {"step", "epoch", "loss", "lr", "scans_per_second", "data_wait", "seconds"} <= set(lines[-1])
+    assert "validation_auroc" in lines[-1]
+
+
+def test_linear_learns_a_visible_bleed_and_leaves_the_encoder_alone(linear, small):
+    assert {p.name for p in linear.iterdir()} == COMMON
+    metrics = read_json(linear / "metrics.json", Metrics)
+    assert metrics.label("bleed").auroc == 1.0
+    before, after = load_weights(small / "enc"), load_weights(linear)
+    assert after.contract.kind == "classifier"
+    assert [s.name for s in after.contract.labels] == ["bleed", "noise"]
+    assert after.contract.storage == before.contract.storage
+    assert after.contract.input == before.contract.input
+    for name, tensor in before.part("encoder").items():
+        assert torch.equal(tensor, after.part("encoder")[name]), name
+    assert after.part("head")["norm.num_batches_tracked"] > 0
+
+
+def test_an_existing_run_is_refused_and_an_overwritten_one_repeats_bit_for_bit(full, small):
+    with pytest.raises(UsageError, match="exists already"):
+        finetune(2, small / "enc", overrides=FEW_STEPS, **FAST)
+    before = (full / "predictions.csv").read_bytes(), load_weights(full).contract.weights_hash
+    stamp = (full / "classifier.safetensors").stat().st_mtime_ns
+    finetune(2, small / "enc", overrides=FEW_STEPS, overwrite=True, **FAST)
+    assert (full / "classifier.safetensors").stat().st_mtime_ns > stamp
+    assert ((full / "predictions.csv").read_bytes(), load_weights(full).contract.weights_hash) == before
+
+
+def test_a_finished_run_goes_on_to_the_same_end(full, small):
+    """The best epoch travels in the checkpoint."""
+    before = read_json(full / "metrics.json", Metrics)
+    (full / "classifier.safetensors").unlink()
+    finetune(2, small / "enc", overrides=FEW_STEPS, resume=True, **FAST)
+    assert read_json(full / "metrics.json", Metrics) == before
+
+
+def test_continue_equals_an_uninterrupted_run(full, small, monkeypatch):
+    """Stopped in the second epoch, after a checkpoint that holds the best of the first."""
+    keep, offers = Best.offer, []
+
+    def stop(self, module, epoch, mean, loss):
+        offers.append(epoch)
+        if epoch == 2:
+            raise StoppedError("stopped here by the test")
+        return keep(self, module, epoch, mean, loss)
+
+    monkeypatch.setattr(Best, "offer", stop)
+    overrides = (*FEW_STEPS, "training.checkpoint_every=1")
+    with pytest.raises(StoppedError):
+        finetune(2, small / "enc", overrides=overrides, tag="cut", **FAST)
+    monkeypatch.undo()
+    assert offers == [1, 2]
+    folder = finetune(2, small / "enc", overrides=overrides, tag="cut", resume=True, **FAST)
+    assert load_weights(folder).contract.weights_hash == load_weights(full).contract.weights_hash
+    steps = [json.loads(text)["step"] for text in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == list(range(1, 7))
+    with pytest.raises(UsageError, match=r"training\.seed"):
+        finetune(2, small / "enc", overrides=(*overrides, "training.seed=3"), tag="cut", resume=True, **FAST)
+
+
+def test_few_shots_of_a_cnn_without_validation(small):
+    folder = finetune(
+        2, small / "cnn", few_shots=2, fold="all", labels=["bleed"], overrides=("training.num_epochs=2",), **FAST
+    )
+    assert "bleed-2shots__full__mae-resenc_test-" in folder.parent.name
+    assert folder.name == "fold_all"
+    metrics = read_json(folder / "metrics.json", Metrics)
+    assert metrics.best_epoch == 2
+    assert any("last epoch" in note for note in metrics.notes)
+    used = rows(folder / "cases.csv")
+    assert len(used) == 4
+    assert {r["part"] for r in used} == {"train"}
+    assert len({r["case_id"] for r in used}) == 4
+
+
+def test_scratch_takes_its_input_from_the_plans(small):
+    """Without -c the configurations are listed; fields of the encoder can be set."""
+    with pytest.raises(DataError, match="no plans"):
+        finetune(2, "scratch", config="vit_test", **FAST)
+    plans = Plans(
+        dataset_id=2,
+        dataset_name="Dataset002_Small",
+        num_cases=24,
+        num_subjects=12,
+        fingerprint_digest="0" * 16,
+        profile="laptop",
+        storage=STORAGE,
+        configurations=(ConfigurationPlan(preset="vit_test", input=INPUT, token_size=(6, 6, 6)),),
+        split_rule=SplitRule(),
+        decisions=(),
+    )
+    write_json(small / "preprocessed" / "Dataset002_Small" / "plans.json", plans)
+    with pytest.raises(UsageError, match="name of an encoder") as caught:
+        finetune(2, "scratch", **FAST)
+    assert "vit_test" in str(caught.value.expected)
+    with pytest.raises(UsageError, match="Unknown configuration"):
+        finetune(2, "scratch", config="vit_huge", **FAST)
+    overrides = ("training.num_steps=3", "encoder.registers=2")
+    folder = finetune(2, "scratch", config="vit_test", overrides=overrides, **FAST)
+    assert folder.parent.name == "all-labels__full__scratch-vit_test"
+    weights = load_weights(folder)
+    assert weights.contract.encoder.registers == 2
+    assert weights.tensors["encoder.registers"].shape == (1, 2, 48)
+    assert "random weights (scratch)" in (folder / "train.log").read_text()
+    assert "from scratch" in read_json(folder / "metrics.json", Metrics).leakage
+
+
+def test_wrong_calls_are_told(small, full):
+    with pytest.raises(ContractError, match="another kind"):
+        finetune(2, full / "classifier.safetensors", **FAST)
+    with pytest.raises(UsageError, match="Unknown label 'bled'"):
+        finetune(2, small / "enc", labels=["bled"], **FAST)
+    with pytest.raises(ContractError, match="'config'"):
+        finetune(2, small / "enc", config="vit_b", **FAST)
+    with pytest.raises(UsageError, match="fold"):
+        finetune(2, small / "enc", fold="../x", **FAST)
+    with pytest.raises(UsageError, match="no weights"):
+        finetune(2, small / "nothing", **FAST)
+
+
+def test_leakage_is_told(small, full, tmp_path):
+    used = rows(full / "cases.csv")
+    encoder = shutil.copytree(small / "enc", tmp_path / "run")
+    test_case = rows(full / "predictions.csv")[0]["case_id"]
+    stored = next((small / "preprocessed").glob("*/spl_*/cases.csv"))
+    source = next(r["source_sha256"] for r in rows(stored) if r["case_id"] == test_case)
+    text = f"dataset_id,case_id,source_sha256\n2,{used[0]['case_id']},{used[0]['source_sha256']}\n7,other,{source}\n"
+    (encoder / "cases.csv").write_text(text)
+    folder = finetune(2, encoder, adapt="linear", tag="leak", overrides=("training.num_epochs=2",), **FAST)
+    assert "1 of 4 judged cases" in read_json(folder / "metrics.json", Metrics).leakage
+    (encoder / "cases.csv").write_text(text.rsplit("7,other", 1)[0])
+    folder = finetune(
+        2, encoder, adapt="linear", tag="leak", overrides=("training.num_epochs=2",), overwrite=True, **FAST
+    )
+    assert "no overlap" in read_json(folder / "metrics.json", Metrics).leakage
+    assert "cannot be checked" in read_json(full / "metrics.json", Metrics).leakage
+
+
+def test_best_takes_the_highest_auroc_then_the_lowest_loss_then_the_first():
+    module = torch.nn.Linear(1, 1)
+    best = Best()
+    taken = [best.offer(module, e, a, x) for e, (a, x) in enumerate([(0.5, 1.0), (0.7, 1.0), (0.7, 0.5), (0.7, 0.5)])]
+    assert taken == [True, True, True, False]
+    assert (best.epoch, best.auroc, best.loss) == (2, 0.7, 0.5)
+    other = Best()
+    other.load_state_dict(best.state_dict())
+    assert np.array_equal(other.state["weight"], module.weight.detach())
+    latest = Best()
+    assert all(latest.offer(module, epoch, None, 0.0) for epoch in (1, 2))
+    assert latest.epoch == 2
