@@ -182,7 +182,8 @@ def _step_6_inputs(
     assert fingerprint.head_extent_mm is not None, "a fingerprint of at least one case has head extents"
     z, y, x = (spread.p95 for spread in fingerprint.head_extent_mm)
     small = fingerprint.profile in ("laptop", "template")
-    plans = []
+    plans: list[ConfigurationPlan] = []
+    presets_by_fit: dict[tuple[str, str], list[str]] = {}
     for preset in ENCODER_PRESETS.values():
         fitted = fit_preset(
             preset,
@@ -193,15 +194,18 @@ def _step_6_inputs(
             gpu_memory_gb=gpu_memory,
         )
         spec = fitted.plan.input
+        value = f"{_text(spec.shape)} voxels of {_text(spec.spacing_mm)} mm, {spec.rule}"
+        presets_by_fit.setdefault((value, fitted.because), []).append(preset.name)
+        plans.append(fitted.plan)
+    for (value, because), names in presets_by_fit.items():
         ledger.note(
-            f"input of {preset.name}",
-            f"{_text(spec.shape)} voxels of {_text(spec.spacing_mm)} mm, {spec.rule}",
+            "input of " + ", ".join(names),
+            value,
             "the finest spacing at which the 95th-percentile head fits the preset's voxel and token budget"
             + (f"; at most {PHANTOM_VOXELS:,} voxels for profile '{fingerprint.profile}'" if small else ""),
             "voxel budget: the preset's published input; fit: arXiv 1904.08128",
-            fitted.because,
+            because,
         )
-        plans.append(fitted.plan)
     return tuple(plans)
 
 

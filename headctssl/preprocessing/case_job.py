@@ -15,6 +15,7 @@ from headctssl.dataset.image_io import read, source_digest
 from headctssl.dataset.intensity import hounsfield_fault
 from headctssl.errors import CorruptCaseError, DataError, HeadCTSSLError
 from headctssl.preprocessing.index import IndexRow, case_path, mask_path, row_of_file, row_of_meta
+from headctssl.preprocessing.masks import mask_on_grid
 from headctssl.preprocessing.one_case import Preprocessed, preprocess_volume
 from headctssl.preprocessing.report import CaseFailure
 from headctssl.types import Volume
@@ -170,9 +171,6 @@ def _mask(name: str, image: Path, volume: Volume, done: Preprocessed) -> NDArray
     Raises:
         DataError: the mask does not lie on the voxels of the image.
     """
-    # Imported here: it pulls scikit-image, which only datasets with masks need.
-    from batchgenerators.augmentations.utils import resize_segmentation
-
     raw = read(image)
     if raw.hu.shape != volume.hu.shape or not np.allclose(raw.affine, volume.affine, atol=0.1):
         raise DataError(
@@ -181,9 +179,7 @@ def _mask(name: str, image: Path, volume: Volume, done: Preprocessed) -> NDArray
             expected=f"{volume.hu.shape} voxels of {_text(volume.spacing_mm)} mm at the same place",
             do=f"Resample {image.name} to its image, or empty the cell in cases.csv.",
         )
-    crop = (raw.hu[tuple(slice(low, high) for low, high in done.crop_box)] != 0).astype(np.uint8)
-    stored: NDArray[np.uint8] = resize_segmentation(crop, done.grid.shape, order=1)
-    return stored > 0
+    return mask_on_grid(raw.hu != 0, done.crop_box, done.grid)
 
 
 def _forget(job: CaseJob) -> None:
