@@ -73,7 +73,8 @@ def _open(path: Path) -> Any:
     try:
         image = nib.load(path)
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
-        raise unreadable(path, _first_line(error), "a NIfTI file (.nii, .nii.gz)", _DO_EXPORT) from None
+        told = _first_line(error).replace(f"File {path} is", "the content is").replace(f'"{path}"', "the file")
+        raise unreadable(path, told, "a NIfTI file (.nii, .nii.gz)", _DO_EXPORT) from None
     if not isinstance(image, nib.Nifti1Image):
         raise unreadable(path, type(image).__name__, "a NIfTI file (.nii, .nii.gz)", _DO_EXPORT)
     return image

@@ -25,13 +25,14 @@ def map_items(
     Args:
         function: a function of a module, for it is sent to other processes.
         items: what to apply it to.
-        num_workers: processes; None = one per core; 0 and 1 work in this process.
+        num_workers: processes; None = one per core, fewer for few items; 0 and 1 work in this process.
 
     Yields:
         (position of the item, its result or error), in the order in which they are done. When a
         worker process dies (out of memory, killed), the items that were not done get an error.
     """
-    workers = min(os.cpu_count() or 1 if num_workers is None else num_workers, len(items))
+    # A process takes a second or more to start and import: by default each gets at least four items.
+    workers = min(os.cpu_count() or 1, len(items) // 4) if num_workers is None else min(num_workers, len(items))
     if workers <= 1:
         for position, item in enumerate(items):
             yield position, _attempt(function, item)
