@@ -51,7 +51,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pretrain_on", choices=("train", "all"), default="train", help="'all' uses the test cases of splits.json too"
     )
-    parser.add_argument("--list", action=_List, nargs=0, help="list methods and encoders, and end")
+    parser.add_argument(
+        "--list", action=_List, nargs=0, default=argparse.SUPPRESS, help="list methods and encoders, and end"
+    )
     add_common(parser, device=True, num_workers=True, overwrite=True, overrides=True)
 
 
