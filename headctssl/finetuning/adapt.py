@@ -21,6 +21,7 @@ from headctssl.loading.loader import BatchLoader
 from headctssl.loading.sampler import epoch_order
 from headctssl.methods.method import split_decay
 from headctssl.metrics.statistics import weighted_auroc
+from headctssl.networks.heads import LinearHead
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.seeding import derive_seed
 from headctssl.training.optimizer import build_optimizer, set_rates
@@ -31,6 +32,7 @@ from headctssl.types import Clock, PretrainBatch
 __all__ = ["Best", "Labelled", "adapt_full", "adapt_linear"]
 
 _CACHE_BYTES = 500_000_000  # validation views are kept in memory up to this size
+_SETTLE_CASES = 256  # training cases that the head's BatchNorm is settled on before full fine-tuning
 
 
 @dataclass(frozen=True)
@@ -153,12 +155,44 @@ def adapt_full(
         on_epoch_end=on_epoch_end,
         extra=best,
     )
-    if resume:
-        trainer.resume()
+    if not (resume and trainer.resume()):
+        some = train.index.subset(train.index.case_ids[:: -(-len(train) // _SETTLE_CASES)])
+        settle_norm(classifier.head, _features(classifier, some, settings, device))
+    else:
         log.say(f"going on after step {trainer.step} of {training.num_steps}")
     log.open(trainer.step)
     trainer.run()
     return best
+
+
+def settle_norm(head: LinearHead, features: Tensor) -> None:
+    """Give the head's BatchNorm the mean and variance of real features.
+
+    It starts at mean 0 and variance 1 and follows by a tenth per step. Until it has arrived, which takes tens of
+    steps, the head in eval mode is another function than the one that was trained: ranks hold up, probabilities
+    do not, and the best epoch may be an early one.
+
+    Args:
+        head: changed in place.
+        features: (n, C) of training cases, n at least 2.
+    """
+    if isinstance(head.norm, nn.BatchNorm1d):
+        assert head.norm.running_mean is not None
+        assert head.norm.running_var is not None
+        head.norm.running_mean.copy_(features.mean(dim=0))
+        head.norm.running_var.copy_(features.var(dim=0, unbiased=True))
+
+
+def _features(classifier: Classifier, index: CaseIndex, settings: FinetuneSettings, device: torch.device) -> Tensor:
+    """(n, C) features of the whole heads of stored cases, on the CPU."""
+    views = stored_views(
+        index,
+        settings.input,
+        batch_size=settings.task.eval_batch_size,
+        num_workers=settings.training.num_workers,
+        device=device,
+    )
+    return encode(Features(classifier.encoder.to(device)), views, device)
 
 
 Validate = Callable[[Classifier, Tensor, list[Tensor]], tuple[float | None, float]]
@@ -216,22 +250,11 @@ def adapt_linear(
         device: where the encoder computes; the head learns on the CPU.
     """
     began = time.perf_counter()
-    features = Features(classifier.encoder.to(device))
-
-    def compute(cases: Labelled) -> Tensor:
-        views = stored_views(
-            cases.index,
-            settings.input,
-            batch_size=settings.task.eval_batch_size,
-            num_workers=settings.training.num_workers,
-            device=device,
-        )
-        return encode(features, views, device)
-
-    table = compute(train)
-    held_out = compute(validation) if validation is not None and len(validation) else None
+    table = _features(classifier, train.index, settings, device)
+    held_out = None if validation is None else _features(classifier, validation.index, settings, device)
     log.say(f"features of {len(train) + len(validation or ())} cases in {time.perf_counter() - began:.1f} s")
     classifier.cpu().eval()
+    settle_norm(classifier.head, table)
     log.open(0)
     best = Best()
     for epoch, line in _fit_head(classifier.head, weights, table, train.labels, settings):
@@ -247,9 +270,12 @@ def adapt_linear(
 
 
 def _fit_head(
-    head: nn.Module, weights: Tensor, features: Tensor, labels: NDArray[np.float32], settings: FinetuneSettings
+    head: LinearHead, weights: Tensor, features: Tensor, labels: NDArray[np.float32], settings: FinetuneSettings
 ) -> Iterable[tuple[int, dict[str, float | int]]]:
-    """Yield (epoch from 1, line of metrics.jsonl) after every epoch of the head."""
+    """Yield (epoch from 1, line of metrics.jsonl) after every epoch of the head.
+
+    The features are fixed, so their mean and variance over all training cases are exact: BatchNorm keeps them.
+    """
     training = settings.training
     optimizer = build_optimizer(split_decay(head), training)
     target = torch.from_numpy(labels)
@@ -258,6 +284,7 @@ def _fit_head(
     step = epoch = 0
     while step < training.num_steps:
         head.train()
+        head.norm.eval()
         samples = settings.steps_per_epoch * training.batch_size
         order = torch.from_numpy(epoch_order(len(features), samples, training.seed, epoch))
         losses: list[float] = []

@@ -1,0 +1,138 @@
+"""Tests of inference/predict.py and embed.py: files that no dataset knows, under the contract."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from small_heads import head, make_dataset
+
+from headctssl.dataset.image_io import write_nifti
+from headctssl.errors import ContractError, UsageError
+from headctssl.evaluation.evaluate import evaluate
+from headctssl.inference.embed import embed
+from headctssl.inference.predict import predict
+
+
+def rows(path):
+    with open(path, newline="", encoding="utf-8") as handle:
+        return {row.pop("case_id"): row for row in csv.DictReader(handle)}
+
+
+def test_raw_files_give_what_evaluation_of_the_stored_cases_gives(trained, tmp_path):
+    root, classifier = trained
+    evaluate(2, classifier, split="all", num_workers=0, quiet=True)
+    stored = rows(next((root / "results").glob("*/evaluate/*__all/predictions.csv")))
+    result = predict(root / "raw" / "Dataset002_Small", classifier, tmp_path / "out", num_workers=2, quiet=True)
+    assert result.exit_code == 0
+    assert result.file == tmp_path / "out" / "predictions.csv"
+    written = rows(result.file)
+    assert set(written) == set(stored)
+    for case_id, row in written.items():
+        assert list(row) == ["bleed"]
+        for label, value in row.items():
+            assert float(value) == pytest.approx(float(stored[case_id][label]), abs=1e-4), (case_id, label)
+    tested = rows(classifier / "predictions.csv")
+    for case_id, row in tested.items():
+        assert float(row["bleed"]) == pytest.approx(float(written[case_id]["bleed"]), abs=1e-4)
+    # and it says something: the bleed is seen
+    truth = {f"case2_{k:02d}": (k // 2) % 2 == 0 for k in range(24)}
+    assert all((float(written[case]["bleed"]) > 0.5) == truth[case] for case in written)
+
+
+def test_one_file_alone_gives_what_it_gives_among_others(trained, tmp_path):
+    root, classifier = trained
+    images = root / "raw" / "Dataset002_Small" / "images"
+    among = predict(images, classifier, tmp_path / "all.csv", num_workers=0, quiet=True)
+    alone = predict(images / "case2_05.nii.gz", classifier, tmp_path / "one.json", quiet=True)
+    position = among.case_ids.index("case2_05")
+    assert np.allclose(alone.probabilities[0], among.probabilities[position], atol=1e-6)
+    content = json.loads((tmp_path / "one.json").read_text())["predictions"][0]
+    assert content["case_id"] == "case2_05"
+    assert content["probabilities"]["bleed"] == pytest.approx(alone.probabilities[0, 0])
+
+
+def test_good_files_go_through_beside_bad_ones(trained, tmp_path, capsys):
+    _, classifier = trained
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_nifti(folder / "good.nii.gz", head(1, True))
+    whole = (folder / "good.nii.gz").read_bytes()
+    (folder / "cut.nii.gz").write_bytes(whole[: len(whole) // 2])
+    (folder / "picture.nii.gz").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(500))
+    result = predict(folder, classifier, tmp_path / "out.csv", quiet=True)
+    assert result.exit_code == 1
+    assert result.case_ids == ("good",)
+    assert {f.case_id for f in result.failures} == {"cut", "picture"}
+    err = capsys.readouterr().err
+    assert "failed: cut:" in err
+    assert "failed: picture:" in err
+    assert "Traceback" not in err
+    (folder / "good.nii.gz").unlink()
+    nothing = predict(folder, classifier, tmp_path / "none.csv", quiet=True)
+    assert nothing.exit_code == 2
+    assert nothing.file is None
+    assert not (tmp_path / "none.csv").exists()
+
+
+def test_an_encoder_is_refused_with_a_clear_message(trained, tmp_path, command):
+    root, _ = trained
+    with pytest.raises(ContractError, match="another kind"):
+        predict(root / "raw", root / "enc", tmp_path / "x.csv", quiet=True)
+    code, _, err = command("predict", "-i", root / "raw", "-w", root / "enc", "-o", tmp_path / "x.csv")
+    assert code == 2
+    assert "headct_finetune" in err
+    assert "Traceback" not in err
+
+
+def test_commands_write_and_name_their_files(trained, tmp_path, command):
+    root, classifier = trained
+    image = root / "raw" / "Dataset002_Small" / "images" / "case2_00.nii.gz"
+    code, out, _ = command("predict", "-i", image, "-w", classifier, "-o", tmp_path / "p", "--device", "cpu")
+    assert code == 0
+    assert str(tmp_path / "p" / "predictions.csv") in out
+    code, out, _ = command("embed", "-i", image, "-w", classifier, "-o", tmp_path / "e.npz", "--quiet")
+    assert (code, out) == (0, "")
+    code, _, _ = command("embed", "-w", classifier, "-o", tmp_path / "e.npz")
+    assert code == 2
+    code, _, _ = command("embed", "-i", image, "-d", 2, "-w", classifier, "-o", tmp_path / "e.npz")
+    assert code == 2
+
+
+def test_vectors_of_files_equal_those_of_the_dataset(trained, tmp_path):
+    root, classifier = trained
+    of_dataset = embed(None, root / "enc", tmp_path / "d.npz", dataset_id=2, num_workers=0, quiet=True)
+    of_files = embed(root / "raw" / "Dataset002_Small" / "images", root / "enc", tmp_path / "f.csv", quiet=True)
+    assert of_dataset.case_ids == of_files.case_ids
+    assert of_dataset.vectors.shape == (24, 48)
+    assert np.allclose(of_dataset.vectors, of_files.vectors, atol=1e-4)
+    assert np.abs(of_dataset.vectors[0] - of_dataset.vectors[2]).max() > 1e-3
+    with np.load(tmp_path / "d.npz") as stored:
+        assert stored["case_id"].tolist() == list(of_dataset.case_ids)
+        assert np.array_equal(stored["vector"], of_dataset.vectors)
+    table = rows(tmp_path / "f.csv")
+    assert np.allclose([float(v) for v in table["case2_03"].values()], of_files.vectors[3], rtol=1e-6)
+    # the frozen encoder of the linear classifier is the same encoder
+    same = embed(None, classifier, tmp_path / "c.npz", dataset_id=2, num_workers=0, quiet=True)
+    assert np.allclose(same.vectors, of_dataset.vectors, atol=1e-5)
+
+
+def test_embedding_takes_one_source(trained, tmp_path):
+    root, _ = trained
+    for arguments in ((None, None), (root, 2)):
+        with pytest.raises(UsageError, match="one source"):
+            embed(arguments[0], root / "enc", tmp_path / "x.csv", dataset_id=arguments[1])
+
+
+def test_a_dataset_with_a_bad_case_is_embedded_without_it(trained, tmp_path, capsys):
+    root, _ = trained
+    folder = make_dataset(7, 4, name="Bad")
+    shutil.copy(folder / "dataset.json", folder / "images" / "case7_01.nii.gz")
+    result = embed(None, root / "enc", tmp_path / "x.npz", dataset_id=7, num_workers=0, quiet=True)
+    assert result.exit_code == 1
+    assert "case7_01" not in result.case_ids
+    assert len(result.case_ids) == 3
+    assert "case7_01" in capsys.readouterr().err
