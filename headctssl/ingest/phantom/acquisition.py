@@ -58,16 +58,20 @@ class Acquisition:
         return out
 
     @property
-    def frame(self) -> Frame:
-        """Index to head coordinates."""
+    def rotation(self) -> NDArray[np.float64]:
+        """(3, 3): head coordinates -> scanner coordinates, before `shift_mm` is added."""
         turn, roll, pitch = np.deg2rad(self.rotation_deg)
         if self.tilt_deg and not self.sheared:
             pitch = pitch - np.deg2rad(self.tilt_deg)
         about_s = np.array([[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]])
         about_p = np.array([[np.cos(roll), 0, -np.sin(roll)], [0, 1, 0], [np.sin(roll), 0, np.cos(roll)]])
         about_l = np.array([[np.cos(pitch), -np.sin(pitch), 0], [np.sin(pitch), np.cos(pitch), 0], [0, 0, 1]])
-        rotation = about_s @ about_p @ about_l
-        affine = self.affine
+        return np.asarray(about_s @ about_p @ about_l, np.float64)
+
+    @property
+    def frame(self) -> Frame:
+        """Index to head coordinates."""
+        rotation, affine = self.rotation, self.affine
         return Frame(rotation.T @ affine[:3, :3], rotation.T @ (affine[:3, 3] - np.array(self.shift_mm)))
 
 

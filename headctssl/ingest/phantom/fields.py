@@ -99,7 +99,7 @@ class Waves:
         return np.asarray(total * np.float32(self.amplitude * np.sqrt(2.0 / len(self.phases))), np.float32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TextureNoise:
     """Band-limited periodic noise with mean 0 and standard deviation 1."""
 

@@ -155,7 +155,15 @@ def make_ivh(
     position, node_ml = _nodes(bounds, nodes)
     local = local_fields(anatomy, shift, position)
     level, volume = _solve_level(bleed.grow(local), bleed.allowed(local, 1.5), node_ml, volume_ml, 0.85)
-    return replace(bleed, level=level, volume_ml=volume)
+    bleed = replace(bleed, level=level, volume_ml=volume)
+    if side == "both":
+        cover = bleed.cover(local, 1.5)
+        share = float(cover[local.brain_x > 0].sum() / cover.sum())
+        if not 0.1 < share < 0.9:  # Two levels differ in unequal ventricles: say what is there.
+            bleed = replace(bleed, side="left" if share >= 0.9 else "right")
+            level, volume = _solve_level(bleed.grow(local), bleed.allowed(local, 1.5), node_ml, volume_ml, 0.85)
+            bleed = replace(bleed, level=level, volume_ml=volume)
+    return bleed
 
 
 def surface_point(anatomy: Anatomy, direction: Triple) -> Triple:

@@ -1,0 +1,127 @@
+"""Test phantom dataset: what make_phantom and its command write."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from headctssl.cli.main import run_command
+from headctssl.dataset.image_io import read
+from headctssl.dataset.manifest import load_raw_dataset
+from headctssl.dataset.verify import verify_dataset
+from headctssl.errors import UsageError
+from headctssl.ingest.phantom.acquisition import Acquisition
+from headctssl.ingest.phantom.make import _Job, _write_case, make_case, make_phantom
+
+
+@pytest.fixture
+def roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for kind in ("raw", "preprocessed", "results"):
+        (tmp_path / kind).mkdir()
+        monkeypatch.setenv(f"headctssl_{kind}", str(tmp_path / kind))
+    return tmp_path
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = sorted(p for p in folder.rglob("*.nii.gz"))
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def test_phantom_dataset_does_not_depend_on_workers_or_n(roots: Path) -> None:
+    alone = make_phantom(1, n=6, seed=5, profile="laptop", num_workers=1, quiet=True)
+    spread = make_phantom(2, n=5, seed=5, profile="laptop", num_workers=2, quiet=True)
+    a, b = _digests(alone), _digests(spread)
+    assert len(a) == 12
+    assert {k: a[k] for k in b} == b
+    assert (alone / "cases.csv").read_text().splitlines()[:6] == (spread / "cases.csv").read_text().splitlines()
+
+
+def test_phantom_dataset_is_a_sound_raw_dataset(roots: Path) -> None:
+    folder = make_phantom(3, n=5, seed=1, profile="laptop", num_workers=1, quiet=True, name="Small")
+    assert folder == roots / "raw" / "Dataset003_Small"
+    assert sorted(p.name for p in folder.iterdir()) == ["cases.csv", "dataset.json", "images", "segmentations"]
+    assert verify_dataset(3, num_workers=1, quiet=True).faults == ()
+    raw = load_raw_dataset(3)
+    assert raw.info.profile == "laptop"
+    assert list(raw.labels().columns) == ["IPH", "IVH", "SDH"]
+    assert raw.cases["subject_id"].nunique() == 4
+    for case_id in raw.case_ids:
+        made = make_case(1, "laptop", case=int(case_id[-4:]))
+        volume = read(raw.image_path(case_id))
+        assert np.array_equal(volume.hu, made.volume.hu)
+        assert np.allclose(volume.affine, made.volume.affine, atol=1e-4)
+        assert raw.labels().loc[case_id].to_dict() == {k: made.labels[k] for k in ("IPH", "IVH", "SDH")}
+        marks = read(folder / "segmentations" / f"{case_id}.nii.gz")
+        assert np.array_equal(marks.hu, made.segmentation)
+
+
+def test_phantom_sheared_file_is_read_straight_and_padding_is_clamped(
+    roots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tilted scan written as a sheared file: the bleed is where it was put, the padding is -1024."""
+    import headctssl.ingest.phantom.make as module
+
+    sheared = Acquisition(
+        matrix=128, pixel_mm=1.9, thickness_mm=2.5, slices=74, bottom_mm=-90, rotation_deg=(9.0, 3.0, -5.0),
+        shift_mm=(2.0, 4.0, -6.0), tilt_deg=16.0, sheared=True, padding_hu=-3024, circle=True, noise_hu=2.0,
+    )  # fmt: skip
+    monkeypatch.setattr(module, "draw_acquisition", lambda *_: sheared)
+    case = next(c for c in range(1, 60) if set(make_case(9, "laptop", case=c).masks) == {"IPH"})
+    row = _write_case(_Job(roots, 9, case, "laptop"))
+    assert row["gantry_tilt_deg"] == "16"
+    volume = read(roots / row["image"])
+    assert volume.info.tilt_deg == pytest.approx(16.0, abs=0.05)
+    assert volume.info.straightened
+    assert int(volume.hu.min()) == -1024
+    marks = read(roots / row["segmentation"])
+    centre = np.append(np.argwhere(marks.hu == 1).mean(axis=0), 1.0)
+    found = sheared.rotation.T @ ((marks.affine @ centre)[:3] - np.array(sheared.shift_mm))
+    straight = make_case(9, "laptop", case=case, acquisition=replace(sheared, sheared=False, tilt_deg=0.0))
+    frame = straight.acquisition.frame
+    expected = frame.matrix @ np.argwhere(straight.masks["IPH"]).mean(axis=0) + frame.offset
+    assert np.abs(found - expected).max() < 0.6
+
+
+def test_phantom_clinical_labels_mirror_each_other(roots: Path) -> None:
+    make_phantom(4, n=1, seed=0, num_workers=1, quiet=True)
+    info = load_raw_dataset(4).info
+    mirror = {spec.name: spec.mirror for spec in info.labels}
+    assert info.profile == "clinical"
+    assert mirror["BleedLocation-Left"] == "BleedLocation-Right"
+    assert mirror["BleedLocation-Right"] == "BleedLocation-Left"
+    assert all(m == "self" for name, m in mirror.items() if not name.startswith("Bleed"))
+
+
+def test_phantom_existing_dataset_is_refused_unless_overwrite(roots: Path) -> None:
+    make_phantom(5, n=1, profile="laptop", num_workers=1, quiet=True)
+    with pytest.raises(UsageError, match="--overwrite"):
+        make_phantom(5, n=1, profile="laptop", num_workers=1, quiet=True, name="Other")
+    folder = make_phantom(5, n=1, profile="laptop", num_workers=1, quiet=True, name="Other", overwrite=True)
+    assert os.listdir(roots / "raw") == [folder.name]
+    with pytest.raises(UsageError, match="1 or more"):
+        make_phantom(6, n=0, profile="laptop", quiet=True)
+
+
+def test_phantom_bad_call_keeps_the_existing_dataset(roots: Path) -> None:
+    folder = make_phantom(5, n=1, profile="laptop", num_workers=1, quiet=True)
+    with pytest.raises(UsageError):
+        make_phantom(5, n=1, profile="laptop", num_workers=1, quiet=True, name="no/slash", overwrite=True)
+    assert (folder / "dataset.json").exists()
+
+
+def test_phantom_command(roots: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    call = ["-d", "7", "-n", "1", "--seed", "2", "--profile", "laptop", "--num_workers", "1"]
+    assert run_command("make_phantom", call) == 0
+    out = capsys.readouterr().out
+    assert "wrote" in out
+    assert "cases.csv" in out
+    assert run_command("make_phantom", call) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert run_command("make_phantom", [*call[:-4], "--profile", "labtop", "--overwrite"]) == 2
+    assert "laptop" in capsys.readouterr().err
+    assert (roots / "raw" / "Dataset007_Phantom" / "cases.csv").exists()
