@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CSV",
         help="labels and metadata by image, with a column 'image' or 'case_id'; for --from folder",
     )
+    parser.add_argument(
+        "--keep_detail",
+        action="store_true",
+        help="space the slices of uneven or tilted stacks by their smallest gap, not their median gap",
+    )
     parser.add_argument("--dry_run", action="store_true", help="read and judge every scan, write nothing")
     add_common(parser, num_workers=True, overwrite=True)
 
@@ -39,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
         source_format=args.source_format,
         name=args.name,
         labels=args.labels,
+        keep_detail=args.keep_detail,
         dry_run=args.dry_run,
         num_workers=args.num_workers,
         quiet=args.quiet,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,18 @@ def read_dicom(files: Sequence[Path]) -> RawImage:
 
 
 def _sorted_stack(files: Sequence[Path]) -> tuple[Geometry, list[Path]]:
+    try:
+        return _stack(files)
+    except (ValueError, TypeError, OverflowError) as error:  # a number that pydicom cannot parse
+        raise _error(
+            files[0].parent,
+            f"a header value that is no number: {(str(error).splitlines() or ['?'])[0][:150]}",
+            "DICOM headers with positions, orientation and spacing as numbers",
+            "Export the series again.",
+        ) from None
+
+
+def _stack(files: Sequence[Path]) -> tuple[Geometry, list[Path]]:
     folder = files[0].parent
     headers = [_header(file) for file in files]
     _check_one_series(folder, files, headers)
@@ -202,7 +215,7 @@ def _check_one_series(folder: Path, files: Sequence[Path], headers: Sequence[pyd
 
 
 def _metadata(headers: Sequence[pydicom.Dataset]) -> tuple[tuple[str, str], ...]:
-    """What is known of the acquisition and identifies nobody. Several values are joined by '\\'."""
+    """What is known of the acquisition and identifies nobody."""
     tags = {
         "kvp": "KVP",
         "convolution_kernel": "ConvolutionKernel",
@@ -211,10 +224,16 @@ def _metadata(headers: Sequence[pydicom.Dataset]) -> tuple[tuple[str, str], ...]
     }
     found: list[tuple[str, str]] = []
     for name, tag in tags.items():
-        value = headers[0].get(tag)
-        if value is None or value == "":
-            continue
-        parts = value if isinstance(value, pydicom.multival.MultiValue) else [value]
-        texts = [f"{float(part):g}" if name in ("kvp", "slice_thickness_mm") else str(part).strip() for part in parts]
-        found.append((name, "\\".join(texts)))
+        texts = Counter(_text(header.get(tag), number=name in ("kvp", "slice_thickness_mm")) for header in headers)
+        texts.pop("", None)
+        if texts:  # the most frequent one; among equals the first in order, whatever the order of files
+            found.append((name, min(texts, key=lambda text: (-texts[text], text))))
     return tuple(found)
+
+
+def _text(value: object, *, number: bool) -> str:
+    """A header value as text, several values joined by a backslash as DICOM does; '' when there is none."""
+    if value is None or value == "":
+        return ""
+    parts = list(value) if isinstance(value, pydicom.multival.MultiValue) else [value]
+    return "\\".join(f"{float(str(part)):g}" if number else str(part).strip() for part in parts)

@@ -250,22 +250,35 @@ def source_digest(path: Path) -> tuple[str, int, int]:
     """Identity of an image on disk.
 
     Args:
-        path: a file, or a folder of DICOM files.
+        path: a file (with the data file that a .mhd or .nhdr header names), or a folder of DICOM files.
 
     Returns:
-        SHA-256 of the content (of a folder: of its files' names and contents, in order of name), size in
+        SHA-256 of the content (of several files: of their names, sizes and contents, in order), size in
         bytes, newest modification time in nanoseconds.
     """
-    files = list(_plain_files(path)) if path.is_dir() else [path]
+    files = list(_plain_files(path)) if path.is_dir() else [path, *_data_files(path)]
     digest = hashlib.sha256()
     size = newest = 0
     for file in files:
         state = file.stat()
         size += state.st_size
         newest = max(newest, state.st_mtime_ns)
-        if path.is_dir():
+        if len(files) > 1:
             digest.update(f"{file.name}\0{state.st_size}\0".encode())
         with open(file, "rb") as handle:
             while block := handle.read(_CHUNK):
                 digest.update(block)
     return digest.hexdigest(), size, newest
+
+
+def _data_files(path: Path) -> list[Path]:
+    """The data files that a MetaImage or NRRD header without data names."""
+    if path.suffix.lower() not in (".mhd", ".nhdr"):
+        return []
+    found = []
+    for line in path.read_bytes().decode("latin-1").splitlines():
+        key, sign, value = line.partition("=" if path.suffix.lower() == ".mhd" else ":")
+        if sign and key.strip().lower() in ("elementdatafile", "data file", "datafile"):
+            data = path.parent / value.strip()
+            found += [data] if data.is_file() else []
+    return found

@@ -285,6 +285,10 @@ def _value_faults(cases: pd.DataFrame, ids: Sequence[str], labels: Sequence[Labe
                     expected=expected.get(spec.type, "one of " + ", ".join(spec.classes) + ", or empty"),
                     do="Correct the cell; leave it empty when it is not known.",
                 )
+    if "modality" in cases.columns:
+        for case_id, text in zip(ids, cases["modality"], strict=True):
+            if text not in ("", "CT"):
+                yield Fault(case_id, "the modality is not supported.", repr(text), "CT or empty", "Remove the case.")
     for column in NUMBER_COLUMNS:
         if column not in cases.columns:
             continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
@@ -53,6 +53,7 @@ class _Job:
     scan: Scan
     case_id: str
     target: Path | None  # None in a dry run
+    keep_detail: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def convert(
     source_format: str,
     name: str | None = None,
     labels: str | Path | None = None,
+    keep_detail: bool = False,
     dry_run: bool = False,
     num_workers: int | None = None,
     quiet: bool = False,
@@ -86,6 +88,7 @@ def convert(
         source_format: a name of `ingest.converters.CONVERTERS`.
         name: name of a new dataset; "HeadCT" when None.
         labels: CSV with labels and metadata by image, for the format `folder`.
+        keep_detail: where a stack is resampled, space slices by its smallest gap (not under 0.5 mm).
         dry_run: read and judge, write nothing.
         num_workers: processes; None = one per core.
         quiet: print nothing.
@@ -102,7 +105,8 @@ def convert(
     found = _find(find_scans, path, source_format, labels)
     folder, info, cases = _open_or_new(dataset_id, name, found)
     key = subject_key(data_root("raw"), create=not dry_run)
-    jobs, skipped = _jobs(found.scans, folder, cases, key, dry_run=dry_run, overwrite=overwrite)
+    jobs, skipped = _jobs(found.scans, folder, cases, key, overwrite=overwrite)
+    jobs = [replace(job, keep_detail=keep_detail, target=None if dry_run else job.target) for job in jobs]
     outcomes, rejected = _work(jobs, num_workers, quiet=quiet)
     rejected = [*found.rejected, *rejected]
     files: list[Path] = []
@@ -172,7 +176,7 @@ def _open_or_new(dataset_id: int, name: str | None, found: Found) -> tuple[Path,
 
 
 def _jobs(
-    scans: Sequence[Scan], folder: Path, cases: pd.DataFrame, key: bytes, *, dry_run: bool, overwrite: bool
+    scans: Sequence[Scan], folder: Path, cases: pd.DataFrame, key: bytes, *, overwrite: bool
 ) -> tuple[list[_Job], list[Ignored]]:
     """What is to do, and what is in the dataset (or in the source) already."""
     present = {str(c) for c, image in zip(cases["case_id"], cases["image"], strict=True) if (folder / image).exists()}
@@ -186,7 +190,7 @@ def _jobs(
         elif case_id in present and not overwrite:
             skipped.append(Ignored(scan.source, f"in the dataset already as {case_id}"))
         else:
-            jobs.append(_Job(scan, case_id, None if dry_run else folder / "images" / f"{case_id}.nii.gz"))
+            jobs.append(_Job(scan, case_id, folder / "images" / f"{case_id}.nii.gz"))
         taken.setdefault(case_id, scan.source)
     return jobs, skipped
 
@@ -211,7 +215,8 @@ def _work(jobs: Sequence[_Job], num_workers: int | None, *, quiet: bool) -> tupl
 def _convert_one(job: _Job) -> _Outcome:
     """Read, judge and write one scan (in a worker process)."""
     scan = job.scan
-    volume = read_series(scan.files) if scan.files else read(scan.path)
+    keep = job.keep_detail
+    volume = read_series(scan.files, keep_detail=keep) if scan.files else read(scan.path, keep_detail=keep)
     status, reasons = judge(volume)
     verdict = ScanVerdict(
         source=scan.source,

@@ -202,6 +202,9 @@ def dicom_fault(folder: Path, kind: str) -> None:
     elif kind == "truncated":
         content = (folder / "0001.dcm").read_bytes()
         (folder / "0001.dcm").write_bytes(content[:-30])
+    elif kind == "no number":
+        content = (folder / "0001.dcm").read_bytes().replace(b"-7.0000000", b"-7.00x0000")
+        (folder / "0001.dcm").write_bytes(content)
     elif kind == "not DICOM":
         (folder / "0001.dcm").write_bytes(b"hello" * 100)
 
@@ -219,6 +222,7 @@ def dicom_fault(folder: Path, kind: str) -> None:
         ("MR", "modality 'MR' in x.dcm"),
         ("frames", "3 frames"),
         ("truncated", "0001.dcm"),
+        ("no number", "no number"),
         ("not DICOM", "0001.dcm without DICOM's mark"),
     ],
 )
@@ -350,6 +354,14 @@ def test_the_digest_of_a_source_changes_with_its_content(tmp_path: Path, head: V
     sha, size, _ = source_digest(tmp_path / "a.nii.gz")
     assert sha == hashlib.sha256((tmp_path / "a.nii.gz").read_bytes()).hexdigest()
     assert size == (tmp_path / "a.nii.gz").stat().st_size
+    image = SimpleITK.GetImageFromArray(head.hu)
+    SimpleITK.WriteImage(image, str(tmp_path / "b.mhd"))
+    SimpleITK.WriteImage(image, str(tmp_path / "b.nhdr"))
+    for name in ("b.mhd", "b.nhdr"):
+        header = source_digest(tmp_path / name)
+        data = next(p for p in tmp_path.glob("b.*raw*") if p.name in (tmp_path / name).read_text())
+        data.write_bytes(bytes([data.read_bytes()[0] ^ 1]) + data.read_bytes()[1:])
+        assert source_digest(tmp_path / name)[0] != header[0]
     files = write_series(tmp_path / "s", head.hu[:3], positions(3), ROW, COLUMN, 1.0)
     before = source_digest(tmp_path / "s")
     assert before == source_digest(tmp_path / "s")

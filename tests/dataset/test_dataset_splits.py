@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
+import random
+
 import pandas as pd
 import pytest
 from hypothesis import given, settings
@@ -53,11 +54,11 @@ def test_every_case_once_and_no_subject_in_two_parts(
 @settings(max_examples=30, deadline=None)
 @given(tables(), st.integers(0, 10), st.randoms(use_true_random=False))
 def test_the_order_of_rows_does_not_matter(
-    drawn: tuple[pd.DataFrame, pd.DataFrame], seed: int, random: np.random.Generator
+    drawn: tuple[pd.DataFrame, pd.DataFrame], seed: int, shuffler: random.Random
 ) -> None:
     cases, labels = drawn
     order = list(range(len(cases)))
-    random.shuffle(order)  # type: ignore[arg-type]  # a random.Random, which shuffles lists
+    shuffler.shuffle(order)
     shuffled = cases.iloc[order].reset_index(drop=True)
     assert make_splits(cases, labels, seed=seed) == make_splits(shuffled, labels.iloc[order[::-1]], seed=seed)
 
