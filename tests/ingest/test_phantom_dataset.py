@@ -114,6 +114,15 @@ def test_phantom_bad_call_keeps_the_existing_dataset(roots: Path) -> None:
     assert (folder / "dataset.json").exists()
 
 
+def test_phantom_never_replaces_real_data(roots: Path) -> None:
+    image = roots / "raw" / "Dataset008_Hospital" / "images" / "scan.nii.gz"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"precious")
+    with pytest.raises(UsageError, match="not replaced"):
+        make_phantom(8, n=1, profile="laptop", num_workers=1, quiet=True, overwrite=True)
+    assert image.read_bytes() == b"precious"
+
+
 def test_phantom_command(roots: Path, capsys: pytest.CaptureFixture[str]) -> None:
     call = ["-d", "7", "-n", "1", "--seed", "2", "--profile", "laptop", "--num_workers", "1"]
     assert run_command("make_phantom", call) == 0

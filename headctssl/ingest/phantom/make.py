@@ -235,6 +235,16 @@ def _claim(dataset_id: int, name: str, overwrite: bool) -> Path:
             do="Choose another number, or give --overwrite to replace it.",
         )
     if existing is not None:
+        foreign = [
+            p.name for p in (root / existing).glob("images/*") if not p.name.startswith(("phantom_", ".phantom_"))
+        ]
+        if foreign or not (root / existing / "images").is_dir():
+            raise UsageError(
+                f"Dataset {dataset_id} was not made by this command and is not replaced.",
+                got=f"{existing} with {foreign[0] if foreign else 'no images'}",
+                expected="a dataset of images/phantom_NNNN.nii.gz",
+                do="Choose another number, or remove the dataset yourself.",
+            )
         shutil.rmtree(root / existing)
     (folder / "images").mkdir(parents=True)
     (folder / "segmentations").mkdir()
