@@ -149,7 +149,10 @@ def ordered_batches(
     refs = [SampleRef(i, i, 0) for i in range(len(dataset))]
     parts = [refs[i : i + batch_size] for i in range(0, len(refs), batch_size)]
     rows = None if labels is None else torch.from_numpy(np.asarray(labels, np.float32))
-    for crops in _read(dataset, parts, min(num_workers, len(parts))):
+    workers = min(num_workers, len(parts))
+    largest = np.max([index.shapes.max(axis=0) for index in dataset.indexes if len(index)], axis=0)
+    _check_shared_memory(workers, batch_size, read_shape or tuple(largest.tolist()))
+    for crops in _read(dataset, parts, workers):
         yield _batch(crops, 0, rows)
 
 
@@ -190,6 +193,7 @@ def _read(dataset: VolumeDataset, batches: Iterable[list[SampleRef]], num_worker
         multiprocessing_context=("fork" if sys.platform == "linux" else "spawn") if num_workers else None,
         worker_init_fn=_start_worker if num_workers else None,
         timeout=STALLED_SECONDS if num_workers else 0,
+        generator=torch.Generator(),  # else torch takes a number from the global generator
     )
     try:
         for crops in loader:

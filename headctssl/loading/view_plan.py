@@ -76,15 +76,13 @@ def global_group(views: ViewSettings, spec: InputSpec, count: int | None = None)
     )
 
 
-def local_group(views: ViewSettings, spec: InputSpec, count: int | None = None) -> ViewGroup:
+def local_group(views: ViewSettings, count: int | None = None) -> ViewGroup:
     """The group "local": small crops; flips and intensity shifts only where ``views.augment_local`` is set.
 
     Args:
         views: the settings of the run.
-        spec: what the encoder sees; a local view never has more voxels per axis than it.
         count: views per scan; ``views.local_count`` when None.
     """
-    del spec  # the shape of local views is a setting of its own
     augment = views.augment_local
     return ViewGroup(
         name="local",
@@ -103,7 +101,7 @@ def view_plan(views: ViewSettings, spec: InputSpec) -> ViewPlan:
     """Global views, and local ones where ``views.local_count`` is above 0."""
     groups = [global_group(views, spec)]
     if views.local_count > 0:
-        groups.append(local_group(views, spec))
+        groups.append(local_group(views))
     return ViewPlan(tuple(groups))
 
 

@@ -49,8 +49,8 @@ def make_views(batch: PretrainBatch, plan: ViewPlan, spec: InputSpec) -> Views:
     Returns:
         Float views in [0, 1] on the batch's device, and the share of stored voxels under each of their voxels.
     """
-    boxes, frames, spacing = _read_boxes(batch), _frames(batch, spec), batch.spacing_mm.double().cpu().numpy()
-    heads = batch.head_box.double().cpu().numpy()
+    boxes, frames, spacing = _read_boxes(batch), _frames(batch, spec), batch.spacing_mm.cpu().double().numpy()
+    heads = batch.head_box.cpu().double().numpy()
     groups: dict[str, list[list[ViewDraw]]] = {group.name: [[] for _ in range(group.count)] for group in plan.groups}
     empty = Views({}, {}, batch.sample_index, batch.seed, batch.epoch, batch.labels)
     for sample, generator in enumerate(empty.generators("view")):
@@ -78,7 +78,7 @@ def whole_head_view(batch: PretrainBatch, spec: InputSpec) -> Views:
         batch: int16 HU volumes of any shape that hold the whole head.
         spec: what the encoder sees.
     """
-    boxes, frames, spacing = _read_boxes(batch), _frames(batch, spec), batch.spacing_mm.double().cpu().numpy()
+    boxes, frames, spacing = _read_boxes(batch), _frames(batch, spec), batch.spacing_mm.cpu().double().numpy()
     draws = [
         ViewDraw(
             centred_grid(frame, spec.shape), None, shift=0.0, gamma=1.0, blur_sigma=0.0, noise_sigma=0.0, noise_seed=0
@@ -157,7 +157,7 @@ def _outer(cover: tuple[Tensor, Tensor, Tensor], out: Tensor) -> Tensor:
 
 
 def _frames(batch: PretrainBatch, spec: InputSpec) -> list[_Edges]:
-    heads, spacing = batch.head_box.double().cpu().numpy(), batch.spacing_mm.double().cpu().numpy()
+    heads, spacing = batch.head_box.cpu().double().numpy(), batch.spacing_mm.cpu().double().numpy()
     return [frame_of(head, mm, spec) for head, mm in zip(heads, spacing, strict=True)]
 
 

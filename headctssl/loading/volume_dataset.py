@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headctssl.errors import HeadCTSSLError
+from headctssl.errors import DataError, HeadCTSSLError
 from headctssl.loading.sampler import SampleRef
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.seeding import sample_generator
@@ -163,6 +163,13 @@ class VolumeDataset(torch.utils.data.Dataset["Crop | HeadCTSSLError"]):
                 got=error.got,
                 expected=error.expected,
                 do=error.do,
+            )
+        except OSError as error:
+            return DataError(
+                f"The case '{index.case_ids[position]}' cannot be read.",
+                got=error,
+                expected="a readable file",
+                do="Check the disk and the permissions of the preprocessed folder.",
             )
 
     def _locate(self, case_index: int) -> tuple[CaseIndex, int]:

@@ -108,7 +108,7 @@ def test_settings_switch_on_what_they_name(make_spec: Callable[..., InputSpec]) 
         assert 0 < max(np.abs(draw.rotation_deg)) <= 15
         assert 0 < draw.noise_sigma <= on.noise_sigma
     plain = ViewSettings(local_count=3, augment_local=False, flip_probability=1.0, shift_probability=1.0)
-    group = local_group(plain, spec)
+    group = local_group(plain)
     assert group.count == 3
     assert group.shape == (48, 48, 48)
     assert not any(d.shift or any(d.grid.flip) for d in draws(plain, spec, "local", count=50))

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headctssl.errors import CorruptCaseError, TrainingError, UsageError
+from headctssl.errors import CorruptCaseError, DataError, TrainingError, UsageError
 from headctssl.loading.loader import BatchLoader, ordered_batches
 from headctssl.loading.sampler import SampleRef
 from headctssl.loading.volume_dataset import VolumeDataset, crop_box, read_crop
@@ -113,6 +113,16 @@ def test_batches_are_the_same_for_any_number_of_reader_processes(store: CaseInde
     assert not same(alone[0], alone[2])
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_reading_takes_no_number_from_the_global_generators(store: CaseIndex, workers: int) -> None:
+    torch.manual_seed(1)
+    np.random.seed(1)
+    before, before_numpy = torch.get_rng_state(), np.random.get_state()[1]
+    list(loader(store, num_workers=workers))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], before_numpy)
+
+
 def test_processes_share_one_order_and_a_late_start_reads_the_tail(store: CaseIndex) -> None:
     alone = list(loader(store))
     ranks = [list(loader(store, batch_size=2, rank=rank, world_size=2, start_step=2)) for rank in range(2)]
@@ -183,6 +193,16 @@ def test_a_missing_case_stops_the_run_with_its_name(store: CaseIndex, workers: i
     assert getattr(caught.value, "exit_code", None) == 2
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_disk_that_fails_is_named_too(store: CaseIndex, workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("headctssl.loading.volume_dataset.StoredCase", fail)
+    with pytest.raises(DataError, match=r"case_00[0-4]' cannot be read"):
+        list(loader(store, num_workers=workers))
+
+
 def test_a_dead_reader_process_is_noticed(store: CaseIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(self: VolumeDataset, ref: SampleRef) -> None:
         os._exit(9)
@@ -211,6 +231,8 @@ def test_too_little_shared_memory_is_said_before_reading(store: CaseIndex, monke
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(64_000, 60_000, 4_000))
     with pytest.raises(TrainingError, match="Shared memory"):
         next(iter(loader(store, num_workers=1)))
+    with pytest.raises(TrainingError, match="Shared memory"):
+        next(ordered_batches(store, read_shape=None, batch_size=1, num_workers=1))
     next(iter(loader(store, num_workers=0)))
 
 
