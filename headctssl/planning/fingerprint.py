@@ -16,11 +16,11 @@ from pydantic import Field
 
 from headctssl.console import name_files, progress, say
 from headctssl.dataset.image_io import ImageHeader, read, read_header
-from headctssl.dataset.intensity import hounsfield_fault
 from headctssl.dataset.manifest import RawDataset, load_raw_dataset
 from headctssl.errors import DataError, HeadCTSSLError
 from headctssl.paths import atomic_path, preprocessed_dataset
 from headctssl.planning.machine import available_cores
+from headctssl.planning.usable import require_hounsfield
 from headctssl.seeding import derive_seed
 from headctssl.settings import Settings, read_json, write_json
 from headctssl.types import Triple
@@ -102,7 +102,7 @@ class DatasetFingerprint(Settings):
     head_extent_mm: tuple[Spread, Spread, Spread] | None = Field(description="Head box (z, y, x), sampled cases.")
     head_hu_points: tuple[float, ...] = Field(_HU_POINTS, description="Percentiles taken in the head.")
     head_hu: tuple[float, ...] = Field(description="HU at those percentiles, over the sampled cases.")
-    not_hu: int = Field(ge=0, description="Sampled cases whose values are not, or may not be, Hounsfield units.")
+    doubtful_hu: int = Field(ge=0, description="Sampled cases whose values may not be Hounsfield units.")
     masks: tuple[str, ...] = Field((), description="Mask columns of cases.csv that at least one case fills.")
     labels: tuple[LabelCount, ...] = ()
 
@@ -120,7 +120,7 @@ class CaseFacts:
     header: ImageHeader | None = None
     head_extent_mm: Triple | None = None
     head_hu: NDArray[np.int16] | None = None  # values in the head, a bounded sample
-    note: str = ""  # values that are not Hounsfield units
+    note: str = ""  # values that may not be Hounsfield units
     fault: HeadCTSSLError | None = field(default=None)
 
 
@@ -223,8 +223,8 @@ def _read_sample(raw: RawDataset, facts: list[CaseFacts], workers: int, quiet: b
     def job(case: CaseFacts) -> HeadCTSSLError | None:
         try:
             volume = read(raw.image_path(case.case_id))
-            fault = hounsfield_fault(volume.hu)
-            case.note = fault.text if fault else ""
+            doubt = require_hounsfield(volume)
+            case.note = doubt or ""
             head = find_head(volume.hu, volume.spacing_mm)
         except HeadCTSSLError as error:
             return error
@@ -293,7 +293,7 @@ def summarise(raw: RawDataset, facts: Sequence[CaseFacts]) -> DatasetFingerprint
         sampled_cases=len(extents),
         head_extent_mm=extent,
         head_hu=tuple(round(float(v), 1) for v in hu),
-        not_hu=sum(bool(case.note) for case, _ in good),
+        doubtful_hu=sum(bool(case.note) for case, _ in good),
         masks=tuple(c for c in MASK_COLUMNS if c in raw.cases.columns and (raw.cases[c] != "").any()),
         labels=_label_counts(raw, {case.case_id for case, _ in good}),
     )

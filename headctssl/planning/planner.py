@@ -154,10 +154,10 @@ def _step_5_windows(ledger: Ledger, fingerprint: DatasetFingerprint) -> tuple[Wi
         for percentile, (name, window) in ((50.0, WINDOWS[0]), (95.0, WINDOWS[2])):
             low, high = window.level - window.width / 2, window.level + window.width / 2
             fits = low <= points[percentile] <= high
-            verdict = "inside" if fits else "OUTSIDE: check that the scans are in Hounsfield units"
-            checks.append(f"{percentile:g}th percentile in the head {points[percentile]:g} HU, {verdict} {name}")
-    if fingerprint.not_hu:
-        checks.append(f"{fingerprint.not_hu} of {fingerprint.sampled_cases} sampled scans do not look like HU")
+            verdict = f"inside {name}" if fits else f"OUTSIDE {name}: check that the scans are in Hounsfield units"
+            checks.append(f"{percentile:g}th percentile in the head {points[percentile]:g} HU, {verdict}")
+    if fingerprint.doubtful_hu:
+        checks.append(f"{fingerprint.doubtful_hu} of {fingerprint.sampled_cases} sampled scans may not be in HU")
     ledger.note(
         "windows",
         ", ".join(f"{name} ({w.level:g}, {w.width:g})" for name, w in WINDOWS),

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from headctssl.contract import StorageRule
 from headctssl.dataset.image_io import read, source_digest
-from headctssl.dataset.intensity import hounsfield_fault
 from headctssl.errors import CorruptCaseError, DataError, HeadCTSSLError
+from headctssl.planning.usable import require_hounsfield
 from headctssl.preprocessing.index import IndexRow, case_path, mask_path, row_of_file, row_of_meta
 from headctssl.preprocessing.masks import mask_on_grid
 from headctssl.preprocessing.one_case import Preprocessed, preprocess_volume
@@ -130,14 +130,7 @@ def _stored(job: CaseJob, state: tuple[int, int]) -> tuple[IndexRow | None, tupl
 
 def _store(job: CaseJob, state: tuple[int, int]) -> tuple[IndexRow, tuple[str, ...]]:
     volume = read(job.image)
-    fault = hounsfield_fault(volume.hu)
-    if fault is not None and fault.kind == "not_hu":
-        raise DataError(
-            fault.text,
-            got=f"{int(volume.hu.min())} to {int(volume.hu.max())}",
-            expected="Hounsfield units: air near -1000, brain 20 to 45",
-            do="Convert the image to Hounsfield units, or leave it out.",
-        )
+    require_hounsfield(volume)  # a doubt is among the notes of the volume
     done = preprocess_volume(volume, job.rule)
     masks = {"head": done.head_mask}
     for name, image in job.mask_images:
