@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -20,15 +21,23 @@ from headctssl.planning.resolve import print_decisions
 from headctssl.planning.run_settings import RunSettings
 from headctssl.seeding import derive_seed
 from headctssl.settings import write_json
-from headctssl.training.checkpoint import WEIGHTS_FILES, load_into, save_encoder
-from headctssl.training.distributed import Process, barrier, broadcast_object, current_process, processes
+from headctssl.training.checkpoint import WEIGHTS_FILES, LoadReport, load_into, save_encoder
+from headctssl.training.distributed import (
+    Process,
+    barrier,
+    broadcast_object,
+    check_division,
+    current_process,
+    processes,
+)
 from headctssl.training.monitor import feature_std, rank_me
 from headctssl.training.pretrain_call import PretrainCall, Request, as_ids, choose_device, open_call, run_name
-from headctssl.training.run_folder import describe_environment, open_run_folder
+from headctssl.training.run_folder import describe_environment, look_at_run, open_run_folder
 from headctssl.training.run_log import RunLog
 from headctssl.training.stored_run import (
     continued_settings,
     read_run_settings,
+    require_same_cases,
     settings_digest,
     settings_of_weights,
     write_cases,
@@ -89,13 +98,20 @@ def pretrain(
     with processes(target) as process:
         quiet = quiet or not process.is_main
         settled: tuple[RunSettings, Path, bool] | None = None
+        built: tuple[Method, LoadReport | None] | None = None
         if process.is_main:
             call = open_call(request, target, process)
-            settled = _settle(call, tag, target, resume=resume, overwrite=overwrite, quiet=quiet)
+            call, folder, going_on = _choose_run(call, tag, resume=resume, overwrite=overwrite)
+            # Everything that can be wrong with the call shows before an old run is removed.
+            check_division(call.settings.training, target, process, coupled=call.method.batch_coupled)
+            built = _build(call)
+            _begin(call, folder, target, resume=resume, overwrite=overwrite, quiet=quiet)
+            settled = (call.settings, folder, going_on)
         settings, folder, going_on = broadcast_object(settled, process)
-        if not process.is_main:
+        if built is None:
             call = open_call(request, target, process, settings=settings)
-        _train(call.with_settings(settings), folder, going_on=going_on, device=target, process=process, quiet=quiet)
+            built = _build(call)
+        _train(call, built, folder, going_on=going_on, device=target, process=process, quiet=quiet)
         barrier(process)
     name_files(sorted(path for path in folder.iterdir() if path.is_file()), quiet=quiet)
     return Path(folder)
@@ -136,63 +152,56 @@ def estimate(
     return settings
 
 
-def _settle(
-    call: PretrainCall, tag: str | None, device: torch.device, *, resume: bool, overwrite: bool, quiet: bool
-) -> tuple[RunSettings, Path, bool]:
-    """Begin or reopen the run folder: the settings that hold, the folder, and whether a checkpoint is there."""
-    settings = call.settings
-    folder = results_dataset(settings.dataset_ids[0]) / "pretrain" / run_name(settings, tag)
-    going_on = open_run_folder(folder, resume=resume, overwrite=overwrite)
+def _choose_run(
+    call: PretrainCall, tag: str | None, *, resume: bool, overwrite: bool
+) -> tuple[PretrainCall, Path, bool]:
+    """The call with the settings that hold, the run folder, and whether there is a checkpoint to go on from."""
+    folder = results_dataset(call.settings.dataset_ids[0]) / "pretrain" / run_name(call.settings, tag)
+    going_on = look_at_run(folder, resume=resume, overwrite=overwrite)
     if going_on:
         stored = read_run_settings(folder / "config.json", call.method.Settings)
-        settings = continued_settings(folder, stored, settings)
-    elif resume:
+        call = call.with_settings(continued_settings(folder, stored, call.settings))
+        require_same_cases(folder, call.data)
+    return call, folder, going_on
+
+
+def _begin(
+    call: PretrainCall, folder: Path, device: torch.device, *, resume: bool, overwrite: bool, quiet: bool
+) -> None:
+    """Make or reopen the folder, write what is known before the first step, and say what was decided."""
+    going_on = open_run_folder(folder, resume=resume, overwrite=overwrite)
+    if resume and not going_on:
         say(f"--continue: the run {folder.name} has no checkpoint yet, so it starts fresh", quiet=quiet)
-    write_cases(folder, call.data, check=going_on)
-    write_json(folder / "config.json", settings)
+    write_cases(folder, call.data)
+    write_json(folder / "config.json", call.settings)
     write_json(folder / "environment.json", describe_environment(device))
-    print_decisions(settings, quiet=quiet)
-    return settings, folder, going_on
+    print_decisions(call.settings, quiet=quiet)
 
 
 def _train(
-    call: PretrainCall, folder: Path, *, going_on: bool, device: torch.device, process: Process, quiet: bool
+    call: PretrainCall,
+    built: tuple[Method, LoadReport | None],
+    folder: Path,
+    *,
+    going_on: bool,
+    device: torch.device,
+    process: Process,
+    quiet: bool,
 ) -> None:
     settings, training = call.settings, call.settings.training
+    learner, report = built
     log = RunLog(folder, enabled=process.is_main, quiet=quiet)
-    learner = _build(call, log)
-
-    def make_batches(start_step: int) -> BatchLoader:
-        return BatchLoader(
-            call.data.indexes,
-            read_shape=settings.read_shape,
-            batch_size=training.batch_size // (process.world_size * training.accumulation),
-            samples_per_epoch=training.samples_per_epoch,
-            seed=training.seed,
-            rank=process.rank,
-            world_size=process.world_size,
-            start_step=start_step,
-            num_steps=training.num_steps,
-            num_workers=training.num_workers,
-            accumulation=training.accumulation,
-        )
-
-    def watch(batch: PretrainBatch) -> dict[str, float]:
-        encoder = learner.encoder_to_export().eval()
-        features = encoder(whole_head_view(batch, settings.input).groups["global"][0]).features
-        return {"monitor_feature_std": feature_std(features), "monitor_rank_me": rank_me(features)}
-
     trainer = Trainer(
         learner,
         training=training,
         input_spec=settings.input,
-        make_batches=make_batches,
+        make_batches=functools.partial(_batches, call, process),
         folder=folder,
         log=log,
         digest=settings_digest(settings),
         device=device,
         process=process,
-        monitor=watch,
+        monitor=functools.partial(_watch, learner, settings),
         monitor_every=settings.monitor.every,
     )
     if going_on:
@@ -203,6 +212,8 @@ def _train(
             f"{settings.method_name} with {settings.config}: {call.data.num_cases} scans, step {trainer.step} of "
             f"{training.num_steps}, batch {training.batch_size}, {training.precision} on {device}"
         )
+        if report is not None and not going_on:
+            log.say(report.summary)
         trainer.run()
         if process.is_main:
             contract = _export(call, folder, learner)
@@ -211,17 +222,42 @@ def _train(
         log.close()
 
 
-def _build(call: PretrainCall, log: RunLog) -> Method:
-    """Encoder and method with their first weights, a function of the seed."""
+def _batches(call: PretrainCall, process: Process, start_step: int) -> BatchLoader:
+    """The batches of one process from an optimiser step on."""
+    settings, training = call.settings, call.settings.training
+    return BatchLoader(
+        call.data.indexes,
+        read_shape=settings.read_shape,
+        batch_size=training.batch_size // (process.world_size * training.accumulation),
+        samples_per_epoch=training.samples_per_epoch,
+        seed=training.seed,
+        rank=process.rank,
+        world_size=process.world_size,
+        start_step=start_step,
+        num_steps=training.num_steps,
+        num_workers=training.num_workers,
+        accumulation=training.accumulation,
+    )
+
+
+def _watch(learner: Method, settings: RunSettings, batch: PretrainBatch) -> dict[str, float]:
+    """Signs of collapse in the features that would be exported now, of the whole heads of one batch."""
+    encoder = learner.encoder_to_export().eval()
+    features = encoder(whole_head_view(batch, settings.input).groups["global"][0]).features
+    return {"monitor_feature_std": feature_std(features), "monitor_rank_me": rank_me(features)}
+
+
+def _build(call: PretrainCall) -> tuple[Method, LoadReport | None]:
+    """Encoder and method with their first weights, a function of the seed, and what `-w` gave."""
     settings = call.settings
     torch.manual_seed(derive_seed(settings.training.seed, "weights"))
     encoder = build_from_settings(settings.encoder)
+    report = None
     if call.init is not None:
         report = load_into(encoder, call.init.part("encoder"), source=call.init.contract.encoder)
-        log.say(report.summary)
     learner = call.method(settings.method)
     learner.build(encoder, settings)
-    return learner
+    return learner, report
 
 
 def _export(call: PretrainCall, folder: Path, learner: Method) -> Contract:

@@ -18,7 +18,14 @@ from headctssl.errors import UsageError
 from headctssl.settings import Settings
 from headctssl.training.run_state import CHECKPOINT_FILE
 
-__all__ = ["Environment", "describe_environment", "first_difference", "open_run_folder", "require_same_settings"]
+__all__ = [
+    "Environment",
+    "describe_environment",
+    "first_difference",
+    "look_at_run",
+    "open_run_folder",
+    "require_same_settings",
+]
 
 _PACKAGES = (
     "acvl-utils",
@@ -53,13 +60,13 @@ class Environment(Settings):
     packages: tuple[tuple[str, str], ...]
 
 
-def open_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> bool:
-    """Decide how a run begins, and make its folder.
+def look_at_run(folder: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Decide how a run begins; nothing is changed.
 
     Args:
         folder: the run folder.
         resume: `--continue`: go on from the checkpoint where there is one.
-        overwrite: remove what is there.
+        overwrite: what is there may be removed.
 
     Returns:
         True when there is a checkpoint to go on from.
@@ -71,16 +78,32 @@ def open_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> bool:
         raise UsageError(
             "--continue and --overwrite exclude each other.", got="both", expected="one of them", do="Remove one."
         )
-    exists = folder.is_dir() and any(folder.iterdir())
-    if exists and not resume and not overwrite:
+    if folder.is_dir() and any(folder.iterdir()) and not resume and not overwrite:
         raise UsageError(
             f"The run {folder.name} exists already.",
             got=folder,
             expected="a new run",
             do="Go on with --continue, replace it with --overwrite, or give another name with --tag.",
         )
-    going_on = resume and (folder / CHECKPOINT_FILE).exists()
-    if exists and not going_on:
+    return resume and (folder / CHECKPOINT_FILE).exists()
+
+
+def open_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> bool:
+    """Decide as `look_at_run`, remove an old run that is not gone on with, and make the folder.
+
+    Args:
+        folder: the run folder.
+        resume: `--continue`.
+        overwrite: remove what is there.
+
+    Returns:
+        True when there is a checkpoint to go on from.
+
+    Raises:
+        UsageError: as `look_at_run`.
+    """
+    going_on = look_at_run(folder, resume=resume, overwrite=overwrite)
+    if folder.is_dir() and not going_on:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return going_on

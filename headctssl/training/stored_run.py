@@ -18,7 +18,14 @@ from headctssl.settings import Settings
 from headctssl.training.pretrain_data import PretrainData
 from headctssl.training.run_folder import require_same_settings
 
-__all__ = ["continued_settings", "read_run_settings", "settings_digest", "settings_of_weights", "write_cases"]
+__all__ = [
+    "continued_settings",
+    "read_run_settings",
+    "require_same_cases",
+    "settings_digest",
+    "settings_of_weights",
+    "write_cases",
+]
 
 FREE = ("num_workers", "checkpoint_every", "log_every")
 """Fields of `training` that do not change the weights."""
@@ -92,32 +99,42 @@ def _asked(settings: RunSettings) -> dict[str, Any]:
     return {key: value for key, _, value in pairs if key not in {f"training.{name}" for name in FREE}}
 
 
-def write_cases(folder: Path, data: PretrainData, *, check: bool) -> None:
+def write_cases(folder: Path, data: PretrainData) -> None:
     """Write cases.csv, the cases a run trains on (not shareable).
 
     Args:
         folder: the run folder.
         data: the cases.
-        check: compare with the file that is there instead.
+    """
+    with atomic_path(folder / "cases.csv") as temporary:
+        temporary.write_text(_cases_text(data), encoding="utf-8")
+
+
+def require_same_cases(folder: Path, data: PretrainData) -> None:
+    """Refuse to go on with a run on other cases than it was started with.
+
+    Args:
+        folder: the run folder.
+        data: the cases as they are now.
 
     Raises:
-        UsageError: the cases are not those the run was started with.
+        UsageError: cases were added, removed or changed.
     """
+    path, now = folder / "cases.csv", _cases_text(data).splitlines()
+    before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    if before != now:
+        raise UsageError(
+            f"The run {folder.name} was started with other cases.",
+            got=f"{data.num_cases} cases, {len(set(now) - set(before))} of them new or changed",
+            expected=f"the {max(0, len(before) - 1)} cases of its cases.csv",
+            do="Start a new run with --tag, or replace it with --overwrite.",
+        )
+
+
+def _cases_text(data: PretrainData) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["dataset_id", "case_id", "source_sha256"])
     for plans, index in zip(data.plans, data.indexes, strict=True):
         writer.writerows([plans.dataset_id, row.case_id, row.source_sha256] for row in index.rows)
-    text, path = buffer.getvalue(), folder / "cases.csv"
-    if not check:
-        with atomic_path(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        return
-    before = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    if before != text.splitlines():
-        raise UsageError(
-            f"The run {folder.name} was started with other cases.",
-            got=f"{data.num_cases} cases, {len(set(text.splitlines()) - set(before))} of them new or changed",
-            expected=f"the {max(0, len(before) - 1)} cases of its cases.csv",
-            do="Start a new run with --tag, or replace it with --overwrite.",
-        )
+    return buffer.getvalue()

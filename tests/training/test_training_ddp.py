@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY
 from safetensors.torch import load_file
+from training_helpers import TINY
 
 from headctssl.training.distributed import Process, current_process
 from headctssl.training.pretrain import pretrain

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SPACING, TINY, make_stored_dataset
 from safetensors.torch import load_file
+from training_helpers import SPACING, TINY, make_stored_dataset
 
 import headctssl
 from headctssl.cli.main import run_command
@@ -208,6 +208,11 @@ def test_existing_run_is_refused_unless_told(dataset: Path, no_picture: None) ->
         go(resume=True, overwrite=True)
     assert (folder / "checkpoint_latest.pt").stat().st_mtime_ns == before
     (folder / "left_over.txt").touch()
+    with pytest.raises(UsageError, match="fp16 needs"):
+        go("dino", "training.precision=fp16", overwrite=True)
+    with pytest.raises(UsageError, match="no weights"):
+        go(init="nowhere", overwrite=True)
+    assert (folder / "left_over.txt").exists()  # nothing is removed before the call is known to be right
     go(overwrite=True)
     assert not (folder / "left_over.txt").exists()
     go(resume=True)  # a finished run is exported again
