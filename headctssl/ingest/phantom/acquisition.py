@@ -185,8 +185,8 @@ def _holder(a: Acquisition) -> Array:
     if not a.holder:
         return out
     p, left = _plane(a)
-    radius = 118.0
-    away = np.sqrt((p - np.float32(a.shift_mm[1]) + 2) ** 2 + (left - np.float32(a.shift_mm[2])) ** 2)
+    radius = 100.0
+    away = np.sqrt((p - np.float32(a.shift_mm[1] + 8)) ** 2 + (left - np.float32(a.shift_mm[2])) ** 2)
     below = coverage(np.float32(28.0 + a.shift_mm[1]) - p, a.pixel_mm) + np.zeros_like(away)
     pad = coverage(np.abs(away - np.float32(radius - 3)) - np.float32(3), a.pixel_mm) * below
     plate = sheet_coverage(np.abs(away - np.float32(radius + 2)), 1.6, a.pixel_mm) * below
