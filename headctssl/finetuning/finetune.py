@@ -107,10 +107,10 @@ def finetune(
         if resume and not going_on:
             log.say("there is no checkpoint to go on from: starting from the beginning")
         _tell(job, log, quiet)
-        files = _train(job, log, going_on=going_on)
+        _train(job, log, going_on=going_on)
     finally:
         log.close()
-    name_files(files, quiet=quiet)
+    name_files(sorted(path for path in job.folder.iterdir() if path.is_file()), quiet=quiet)
     return job.folder
 
 
@@ -135,7 +135,7 @@ def _tell(job: Job, log: RunLog, quiet: bool) -> None:
         log.say(f"note: {note}")
 
 
-def _train(job: Job, log: RunLog, *, going_on: bool) -> list[Path]:
+def _train(job: Job, log: RunLog, *, going_on: bool) -> None:
     settings, cohort = job.settings, job.cohort
     classifier = _build(job, log)
     train = _labelled(job, cohort.train)
@@ -158,8 +158,6 @@ def _train(job: Job, log: RunLog, *, going_on: bool) -> list[Path]:
     metrics = _finish(job, classifier, contract, best, chosen)
     write_json(job.folder / "metrics.json", metrics)
     print_metrics(metrics, quiet=log.quiet)
-    names = ("config.json", "train.log", "classifier.safetensors", "predictions.csv", "metrics.json")
-    return [job.folder / name for name in names]
 
 
 def _build(job: Job, log: RunLog) -> Classifier:

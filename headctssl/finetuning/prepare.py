@@ -24,7 +24,7 @@ from headctssl.preprocessing.plan_and_preprocess import ensure_preprocessed
 from headctssl.seeding import derive_seed
 from headctssl.settings import parse_overrides
 from headctssl.training.distributed import current_process
-from headctssl.training.run_folder import open_run_folder
+from headctssl.training.run_folder import look_at_run
 
 __all__ = ["Call", "Job", "prepare"]
 
@@ -75,8 +75,7 @@ def prepare(call: Call) -> Job:
     encoder_changes = {k.removeprefix("encoder."): v for k, v in changes.items() if k.startswith("encoder.")}
     start = resolve_start(call.dataset_id, call.weights, call.config, encoder_changes)
     folder = _folder(call, start, specs)
-    if not (call.resume or call.overwrite):
-        open_run_folder(folder, resume=False, overwrite=False)  # refuse before the work begins
+    look_at_run(folder, resume=call.resume, overwrite=call.overwrite)  # refuse before the work begins
     raw.labels()  # a missing column or a wrong value is told before the work begins
     machine = detect_machine(call.device)
     workers = min(4, max(1, machine.cores - 1)) if call.num_workers is None else call.num_workers

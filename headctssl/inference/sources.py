@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from headctssl.contract import StorageRule
-from headctssl.dataset.image_io import find_images, is_image, read, stem
+from headctssl.dataset.image_io import find_images, read, read_series, stem
 from headctssl.errors import DataError, HeadCTSSLError, UsageError
+from headctssl.ingest.dicom import find_scans
+from headctssl.planning.usable import require_hounsfield
 from headctssl.preprocessing.one_case import Preprocessed, preprocess_volume
 
 __all__ = [
@@ -36,7 +38,8 @@ class Source:
     """One image and the id it gets."""
 
     case_id: str
-    path: Path
+    path: Path  # a file, or the folder of a DICOM series
+    files: tuple[Path, ...] = ()  # the slices of a DICOM series; () = `path` is read as it is
 
 
 @dataclass(frozen=True)
@@ -72,17 +75,29 @@ def find_sources(path: Path) -> list[Source]:
     if not path.exists():
         raise UsageError(f"There is nothing at {path}.", got="no such path", expected="an image", do="Correct -i.")
     if path.is_file():
-        found = [path]
+        found: list[tuple[Path, tuple[Path, ...]]] = [(path, ())]
     else:
-        found = ([path] if is_image(path) else []) + [image for image in find_images(path) if image != path]
+        found = sorted([(image, ()) for image in find_images(path) if image.is_file()] + _series(path))
     if not found:
         raise DataError(
             f"There is no image in {path}.",
-            got="no file with a known suffix and no DICOM file",
-            expected="NIfTI, NRRD, MetaImage files or folders of DICOM files",
+            got="no file with a known suffix and no DICOM series of CT",
+            expected="NIfTI, NRRD, MetaImage files or DICOM series",
             do="Correct -i.",
         )
-    return [Source(case_id, image) for case_id, image in zip(distinct_ids(found, path), found, strict=True)]
+    ids = distinct_ids([image for image, _ in found], path)
+    return [Source(case_id, image, files) for case_id, (image, files) in zip(ids, found, strict=True)]
+
+
+def _series(root: Path) -> list[tuple[Path, tuple[Path, ...]]]:
+    """Every CT series below a folder as (folder of its first slice, slices); localisers and other modalities not.
+
+    A folder with a damaged DICOM file comes without slices: it is read as a whole, which tells what is damaged.
+    """
+    found = find_scans(root)
+    damaged = {(root / verdict.source).parent for verdict in found.rejected}
+    good = [(scan.path, scan.files) for scan in found.scans if scan.path not in damaged]
+    return [*good, *((folder, ()) for folder in sorted(damaged))]
 
 
 def distinct_ids(images: Sequence[Path], root: Path) -> list[str]:
@@ -125,10 +140,20 @@ def prepared(
 
     def make(source: Source) -> Ready | HeadCTSSLError:
         try:
-            volume = read(source.path)
+            volume = read_series(source.files) if source.files else read(source.path)
+            require_hounsfield(volume)  # a doubt is among the notes of the volume
             return Ready(source, preprocess_volume(volume, rule), volume.info.notes)
         except HeadCTSSLError as error:
             return error
+        except OSError as error:
+            return DataError(f"{source.path} cannot be read.", got=error, expected="a readable file", do="Check it.")
+        except Exception as error:  # a fault of ours in one image must not cost the others
+            return DataError(
+                f"Internal error in this image: {type(error).__name__}.",
+                got=error,
+                expected="a prediction",
+                do="This is a fault of headctssl: please report it without patient data.",
+            )
 
     yield from zip(sources, read_ahead(sources, make, num_workers), strict=True)
 

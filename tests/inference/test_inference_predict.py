@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from small_heads import head, make_dataset
 
 from headctssl.dataset.image_io import write_nifti
@@ -136,3 +139,61 @@ def test_a_dataset_with_a_bad_case_is_embedded_without_it(trained, tmp_path, cap
     assert "case7_01" not in result.case_ids
     assert len(result.case_ids) == 3
     assert "case7_01" in capsys.readouterr().err
+
+
+def write_series(folder, volume, uid, *, first=0, modality="CT", image_type=("ORIGINAL", "PRIMARY", "AXIAL")):
+    """A DICOM series with the voxels of a volume; names of several series may share a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    sz, sy, sx = volume.spacing_mm
+    for k, plane in enumerate(volume.hu):
+        meta = FileMetaDataset()
+        meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        meta.MediaStorageSOPClassUID = CTImageStorage
+        meta.MediaStorageSOPInstanceUID = f"{uid}.{k + 1}"
+        ds = Dataset()
+        ds.file_meta = meta
+        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, f"{uid}.{k + 1}"
+        ds.StudyInstanceUID, ds.SeriesInstanceUID = "1.2.3", uid
+        ds.Modality, ds.ImageType, ds.PatientID = modality, list(image_type), "nobody"
+        ds.ImageOrientationPatient, ds.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0.0, 0.0, k * sz]
+        ds.PixelSpacing, ds.SliceThickness = [sy, sx], sz
+        ds.Rows, ds.Columns = plane.shape
+        ds.SamplesPerPixel, ds.PhotometricInterpretation = 1, "MONOCHROME2"
+        ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 16, 16, 15, 1
+        ds.RescaleSlope, ds.RescaleIntercept, ds.RescaleType = 1, 0, "HU"
+        ds.PixelData = plane.astype("<i2").tobytes()
+        ds.save_as(folder / f"im{first + k:04d}.dcm", enforce_file_format=True)
+
+
+def test_dicom_series_of_one_folder_are_told_apart_and_equal_their_nifti(trained, tmp_path, capsys):
+    _, classifier = trained
+    study = tmp_path / "in" / "study"
+    heads = [head(5, True), head(6, False)]
+    write_series(study, heads[0], "1.2.3.1")
+    write_series(study, heads[1], "1.2.3.2", first=100)
+    write_series(study, head(7, True), "1.2.3.3", first=200, image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"))
+    for k, volume in enumerate(heads):
+        write_nifti(tmp_path / f"head{k}.nii.gz", volume)
+    result = predict(tmp_path / "in", classifier, tmp_path / "d.csv", quiet=True)
+    assert result.exit_code == 0
+    assert result.case_ids == ("study", "study_2")
+    single = [predict(tmp_path / f"head{k}.nii.gz", classifier, tmp_path / "n.csv", quiet=True) for k in (0, 1)]
+    expected = np.concatenate([s.probabilities for s in single])
+    assert np.allclose(result.probabilities, expected, atol=1e-6)
+    # the folder itself works too, and a damaged slice spoils its folder, named, but no other
+    assert predict(study, classifier, tmp_path / "s.csv", quiet=True).case_ids == ("study", "study_2")
+    write_nifti(tmp_path / "in" / "other.nii.gz", heads[0])
+    (study / "im0003.dcm").write_bytes((study / "im0003.dcm").read_bytes()[:100])
+    damaged = predict(tmp_path / "in", classifier, tmp_path / "x.csv", quiet=True)
+    assert damaged.exit_code == 1
+    assert damaged.case_ids == ("other",)
+    assert "im0003.dcm" in capsys.readouterr().err
+
+
+def test_values_that_are_not_hounsfield_units_get_no_prediction(trained, tmp_path, capsys):
+    _, classifier = trained
+    volume = head(3, True)
+    shifted = dataclasses.replace(volume, hu=(volume.hu + 1024).astype(np.int16))
+    write_nifti(tmp_path / "shifted.nii.gz", shifted)
+    assert predict(tmp_path / "shifted.nii.gz", classifier, tmp_path / "x.csv", quiet=True).exit_code == 2
+    assert "not Hounsfield units" in capsys.readouterr().err
