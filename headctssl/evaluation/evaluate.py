@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import torch
 
 from headctssl.console import name_files, say
@@ -22,9 +23,10 @@ from headctssl.metrics.outcome import Outcome, interval_warnings, measure, print
 from headctssl.metrics.statistics import subject_codes
 from headctssl.paths import preprocessed_dataset, results_dataset
 from headctssl.planning.machine import available_cores, detect_machine
+from headctssl.preprocessing.index import CaseIndex
 from headctssl.preprocessing.plan_and_preprocess import ensure_preprocessed
 from headctssl.settings import write_json
-from headctssl.training.checkpoint import find_weights, load_weights
+from headctssl.training.checkpoint import LoadedWeights, find_weights, load_weights
 
 __all__ = ["evaluate"]
 
@@ -79,21 +81,8 @@ def evaluate(
         )
     if len(index) < len(wanted):
         notes.append(f"{len(wanted) - len(index)} of {len(wanted)} cases are not preprocessed and left out")
-    target = torch.device(detect_machine(device).device)
-    classifier = classifier_from(contract, loaded.tensors).to(target)
-    workers = min(4, max(1, available_cores() - 1)) if num_workers is None else num_workers
     say(f"{len(index)} {split} cases of {raw.folder.name}", quiet=quiet)
-    views = stored_views(index, contract.input, batch_size=_BATCH, num_workers=workers, device=target)
-    probability = torch.sigmoid(encode(classifier, views, target).double() / contract.temperature).numpy()
-    subjects = dict(zip(raw.case_ids, raw.cases["subject_id"].astype(str), strict=True))
-    specs = tuple(contract.labels[c] for c in columns)
-    outcome = Outcome(
-        specs=specs,
-        case_ids=tuple(index.case_ids),
-        subject_ids=tuple(subjects[c] for c in index.case_ids),
-        truth=truth.loc[index.case_ids, [spec.name for spec in specs]].to_numpy(dtype=np.float64),
-        probability=probability[:, columns],
-    )
+    outcome = _predict(loaded, columns, raw, truth, index, device, num_workers)
     notes.extend(interval_warnings(outcome))
     entries, mean, interval = measure(outcome)
     metrics = Metrics(
@@ -117,6 +106,33 @@ def evaluate(
     print_metrics(metrics, quiet=quiet)
     name_files([folder / "predictions.csv", folder / "metrics.json"], quiet=quiet)
     return metrics
+
+
+def _predict(
+    loaded: LoadedWeights,
+    columns: list[int],
+    raw: RawDataset,
+    truth: pd.DataFrame,
+    index: CaseIndex,
+    device: str | None,
+    num_workers: int | None,
+) -> Outcome:
+    """Probabilities of the shared labels for the cases of the index, with their truth."""
+    contract = loaded.contract
+    target = torch.device(detect_machine(device).device)
+    classifier = classifier_from(contract, loaded.tensors).to(target)
+    workers = min(4, max(1, available_cores() - 1)) if num_workers is None else num_workers
+    views = stored_views(index, contract.input, batch_size=_BATCH, num_workers=workers, device=target)
+    probability = torch.sigmoid(encode(classifier, views, target).double() / contract.temperature).numpy()
+    subjects = dict(zip(raw.case_ids, raw.cases["subject_id"].astype(str), strict=True))
+    specs = tuple(contract.labels[c] for c in columns)
+    return Outcome(
+        specs=specs,
+        case_ids=tuple(index.case_ids),
+        subject_ids=tuple(subjects[c] for c in index.case_ids),
+        truth=truth.loc[index.case_ids, [spec.name for spec in specs]].to_numpy(dtype=np.float64),
+        probability=probability[:, columns],
+    )
 
 
 def _shared_labels(contract: Contract, raw: RawDataset) -> tuple[list[int], list[str]]:

@@ -137,23 +137,7 @@ def derive_settings(
     every = 1 if linear else max(1, round(num_steps / per_epoch / 25))
     steps.add("validation", f"every {every} epoch(s)", "about 25 times in the run", "convention", f"{epochs} epochs")
     _imbalance(steps)
-    views = ViewSettings(
-        global_count=1,
-        global_scale=(1.0, 1.0) if linear else (0.8, 1.0),
-        local_count=0,
-        flip_probability=0.0,
-        shift_probability=0.0 if linear else 0.5,
-        shift=0.1,
-        blur_probability=(0.0, 0.0),
-        gamma_probability=(0.0, 0.0),
-    )
-    steps.add(
-        "views",
-        "whole head, not augmented" if linear else "one crop of .8-1 of the field of view, intensity shift .1, no flip",
-        "mild: a finding must stay in view, and left must stay left",
-        "PITFALLS: flips while training left/right labels",
-        "features are computed once" if linear else "labels belong to the whole scan",
-    )
+    views = _views(steps, linear)
     training = TrainingSettings(
         num_steps=num_steps,
         samples_per_epoch=per_epoch * batch,
@@ -294,6 +278,28 @@ def _imbalance(steps: _Steps) -> None:
         "Elkan 2001 (cost-sensitive learning), equivalent to class-balanced sampling label by label",
         "one sampling cannot balance several labels at once, and unknown labels differ from case to case",
     )
+
+
+def _views(steps: _Steps, linear: bool) -> ViewSettings:
+    """Step 6. What the network sees of a scan while it learns."""
+    views = ViewSettings(
+        global_count=1,
+        global_scale=(1.0, 1.0) if linear else (0.8, 1.0),
+        local_count=0,
+        flip_probability=0.0,
+        shift_probability=0.0 if linear else 0.5,
+        shift=0.1,
+        blur_probability=(0.0, 0.0),
+        gamma_probability=(0.0, 0.0),
+    )
+    steps.add(
+        "views",
+        "whole head, not augmented" if linear else "one crop of .8-1 of the field of view, intensity shift .1, no flip",
+        "mild: a finding must stay in view, and left must stay left",
+        "PITFALLS: flips while training left/right labels",
+        "features are computed once" if linear else "labels belong to the whole scan",
+    )
+    return views
 
 
 def _with_allowed(
