@@ -48,8 +48,9 @@ def test_fine_tune_evaluate_and_predict(road: Path, command: Command, method: st
     assert code == 0, err
     fold = next((road / "results" / "Dataset001_Phantom" / "finetune").glob(f"*__{adapt}__{method}*/fold_0"))
     metrics = json.loads((fold / "metrics.json").read_text())
-    names = [label["name"] for label in metrics["labels"]]
-    assert {"auroc", "auroc_ci", "auprc", "auprc_ci", "n_positive", "n_negative"} <= set(metrics["labels"][0])
+    names = list(metrics["labels"])
+    promised = {"type", "auroc", "auroc_ci", "auprc", "auprc_ci", "n_positive", "n_negative"}
+    assert all(promised <= set(label) for label in metrics["labels"].values())
     predictions = pd.read_csv(fold / "predictions.csv")
     assert list(predictions.columns) == ["case_id", "subject_id", *names]
     assert np.isfinite(predictions[names].to_numpy()).all()
@@ -95,6 +96,8 @@ def test_fine_tune_on_a_dataset_that_was_never_planned(road: Path, command: Comm
     shutil.copytree(raw / "Dataset001_Phantom", raw / "Dataset002_Elsewhere", dirs_exist_ok=True)
     info = raw / "Dataset002_Elsewhere" / "dataset.json"
     info.write_text(info.read_text().replace('"Phantom"', '"Elsewhere"'))
+    cases = pd.read_csv(raw / "Dataset002_Elsewhere" / "cases.csv", dtype=str, keep_default_na=False)
+    cases.drop(columns=["segmentation"]).to_csv(raw / "Dataset002_Elsewhere" / "cases.csv", index=False)
     for path in sorted((raw / "Dataset002_Elsewhere" / "images").glob("*.nii.gz")):
         image = nib.load(path)
         thick = np.asarray(image.dataobj)[:, :, ::2].astype(np.int16)
