@@ -1,13 +1,14 @@
 """Budget: how long a training step takes and how much memory it needs, before it is run.
 
-The model counts, for one optimiser step, multiplications in matrix products and in convolutions,
-bytes moved by elementwise operations, and small operations, and divides each by the throughput
-that `planning.machine` measured. Every coefficient below is named and says where it comes from.
+The model counts, for one optimiser step, multiplications in matrix products, attention and
+convolutions, elementwise work, and operations launched, and divides each by the throughput that
+`planning.machine` measured. Every coefficient has a name and says where it comes from; "measured"
+is one thread of an AVX512-BF16 CPU with torch 2.14, widths 48-768, 60-500 tokens.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import prod
 
 from headctssl.contract import InputSpec
@@ -16,22 +17,46 @@ from headctssl.planning.run_settings import Estimate, TrainingSettings, ViewSett
 from headctssl.presets import METHOD_FACTS, ResEncSettings, ViTSettings
 from headctssl.settings import Settings
 
-__all__ = ["Cost", "encoder_cost", "estimate", "method_cost", "number"]
+__all__ = ["Cost", "StepParts", "encoder_cost", "estimate", "method_cost", "step_parts"]
 
-BACKWARD = 2.0
-"""Work of the backward pass over that of the forward pass: gradients of inputs and of weights."""
+Shape = tuple[int, int, int]
 
-MATMUL_EFFICIENCY = 0.75
-"""Share of the measured matrix throughput that a whole transformer reaches; measured on CPU."""
+BACKWARD = {"transformer": 2.2, "cnn": 1.9}
+"""Work of the backward pass over that of the forward pass: gradients of inputs and of weights; measured."""
 
-CONV_EFFICIENCY = 0.7
-"""Share of the measured convolution throughput that a whole CNN reaches; measured on CPU."""
+MATMUL_EFFICIENCY = 0.83
+"""Share of the measured matrix throughput that linear layers reach; measured."""
 
-TRAFFIC = 2.0
-"""Bytes moved per byte of stored activation in a forward pass: each is written once and read once."""
+ATTENTION_EFFICIENCY = {True: 0.37, False: 1.0}
+"""The same for fused attention, in 16 bits and in float32; measured."""
 
-VIEW_PASSES = 14
-"""Elementwise passes over a view while it is made: three products, three windows, flips, intensity changes."""
+CONV_CHANNELS = 32.0
+"""Channels of the measured convolution. With fewer input channels the throughput falls in proportion, to a sixth at
+least; with more it hardly rises; measured with 3-256 channels."""
+
+BLOCK_ELEMENTS = 26.0
+"""Elementwise work of a transformer block per token and channel, in GELUs: norms, casts, sums; measured 12.4 ns."""
+
+CONV_ELEMENTS = 2.0
+"""Elementwise work per output of a convolution, in GELUs: norm, activation, sum; measured 0.8 ns and its backward."""
+
+PATCH_ELEMENTS = 6.0
+"""Elementwise work per input value of a patch embedding: cutting into patches and casting."""
+
+CNN_DECODER = 0.7
+"""Work of a CNN's decoder over that of its encoder; measured for resenc_s, stated for the others."""
+
+VIEW_ELEMENTS = 8.5
+"""Elementwise work per voxel and channel of a view: windows, flips, intensity changes; measured 4 ns."""
+
+CROP_ELEMENTS = 2.0
+"""Elementwise work per voxel read and view: the separable products; measured 1 ns."""
+
+VIEW_OPS = 50
+"""Operations launched to make one view."""
+
+OPS_FACTOR = 5.0
+"""Time of an operation inside a model over that of a bare one: modules, autocast and autograd; measured."""
 
 OPTIMIZER_BYTES = {"adamw": 44, "sgd": 28}
 """Bytes moved per trainable parameter: gradient norm, clipping and the update, float32."""
@@ -43,41 +68,50 @@ STATE_BYTES = {"adamw": 16, "sgd": 12}
 """Bytes held per trainable parameter: weight, gradient and optimiser state, float32."""
 
 BASE_GB = {"cpu": 0.8, "cuda": 1.2}
-"""Memory of Python, torch and its libraries before any model is made; measured."""
+"""Memory of Python, torch and its libraries before any model is made; measured on CPU."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a forward pass takes."""
+    """What passes take; costs add up."""
 
-    matmul: float = 0.0  # operations (2 per multiply-add) in matrix products
-    conv: float = 0.0  # operations in convolutions
-    stored: float = 0.0  # bytes of activations kept for the backward pass
+    matmul: float = 0.0  # operations (2 per multiply-add) in linear layers
+    attention: float = 0.0  # operations in attention
+    conv: float = 0.0  # operations in convolutions, as if all had 32 channels
+    elements: float = 0.0  # elementwise work in GELUs
     ops: float = 0.0  # operations launched
-    params: float = 0.0  # parameters involved
+    stored: float = 0.0  # bytes of activations kept for the backward pass
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.matmul + other.matmul,
-            self.conv + other.conv,
-            self.stored + other.stored,
-            self.ops + other.ops,
-            self.params + other.params,
-        )
+        return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)))
 
-    def times(self, count: float) -> Cost:
-        """The cost of `count` such passes; parameters are shared, operations batched."""
-        return Cost(self.matmul * count, self.conv * count, self.stored * count, self.ops, self.params)
+    def times(self, factor: float, *, ops: float = 1.0) -> Cost:
+        """`factor` times the work; operations on a batch are launched `ops` times."""
+        scaled = {f.name: getattr(self, f.name) * factor for f in fields(Cost)}
+        scaled["ops"] = self.ops * ops
+        return Cost(**scaled)
 
 
-def number(settings: Settings, name: str, default: float = 0.0) -> float:
-    """A numeric field of a method's settings, or the default where the method has no such field."""
-    value = getattr(settings, name, default)
-    return float(value) if isinstance(value, int | float) else default
+@dataclass(frozen=True)
+class StepParts:
+    """Seconds of one optimiser step, by what they go to."""
+
+    matmul: float
+    attention: float
+    conv: float
+    elements: float
+    ops: float
+    views: float
+    update: float
+
+    @property
+    def total(self) -> float:
+        """All together."""
+        return float(sum(getattr(self, f.name) for f in fields(StepParts)))
 
 
-def encoder_cost(settings: ViTSettings | ResEncSettings, shape: tuple[int, int, int], share: float, half: bool) -> Cost:
-    """The forward pass of one view.
+def encoder_cost(settings: ViTSettings | ResEncSettings, shape: Shape, share: float, half: bool) -> tuple[Cost, float]:
+    """The forward pass of one view, and the encoder's parameters.
 
     Args:
         settings: the encoder.
@@ -85,97 +119,170 @@ def encoder_cost(settings: ViTSettings | ResEncSettings, shape: tuple[int, int, 
         share: share of its tokens that are encoded; a CNN always encodes all.
         half: activations in 2 bytes where autocast allows.
     """
-    if isinstance(settings, ViTSettings):
-        tokens = prod(s / p for s, p in zip(shape, settings.patch, strict=True)) * share + 1 + settings.registers
-        patch = prod(settings.patch) * settings.in_channels
-        embed = Cost(
-            matmul=2.0 * tokens * patch * settings.width,
-            stored=tokens * (patch * (2 if half else 4) + settings.width * 4),
-            ops=12,
-            params=patch * settings.width,
-        )
-        return embed + _blocks(tokens, settings.width, settings.depth, settings.mlp_ratio, half)
-    return _resenc(settings, shape, half)
+    if not isinstance(settings, ViTSettings):
+        return _resenc(settings, shape, half)
+    tokens = prod(s / p for s, p in zip(shape, settings.patch, strict=True)) * share
+    patch = prod(settings.patch) * settings.in_channels
+    embed = Cost(
+        matmul=2.0 * tokens * patch * settings.width,
+        elements=PATCH_ELEMENTS * prod(shape) * settings.in_channels,
+        ops=12,
+        stored=tokens * (patch * (2 if half else 4) + settings.width * 4),
+    )
+    blocks, params = _blocks(tokens + 1 + settings.registers, settings.width, settings.depth, settings.mlp_ratio, half)
+    return embed + blocks, params + patch * settings.width
 
 
-def _blocks(tokens: float, width: float, depth: float, mlp_ratio: float, half: bool) -> Cost:
+def _blocks(tokens: float, width: float, depth: float, mlp_ratio: float, half: bool) -> tuple[Cost, float]:
     """Pre-norm transformer blocks: q, k, v, attention, projection, two-layer MLP."""
     size = 2 if half else 4
     linear = width * width * (4 + 2 * mlp_ratio)
-    # Kept for backward: two norms (input float32, output), q k v, attention output, two MLP activations.
+    # Kept for backward: two norms (input float32, output), q k v, attention output, two MLP activations, sums.
     kept = width * (2 * (4 + size) + 5 * size + 2 * mlp_ratio * size + 8)
-    return Cost(
-        matmul=depth * (2 * tokens * linear + 4 * tokens * tokens * width),
-        stored=depth * tokens * kept,
+    cost = Cost(
+        matmul=depth * 2 * tokens * linear,
+        attention=depth * 4 * tokens * tokens * width,
+        elements=depth * tokens * width * BLOCK_ELEMENTS,
         ops=depth * 24,
-        params=depth * linear,
+        stored=depth * tokens * kept,
     )
+    return cost, depth * linear
 
 
-def _resenc(settings: ResEncSettings, shape: tuple[int, int, int], half: bool) -> Cost:
+def _resenc(settings: ResEncSettings, shape: Shape, half: bool) -> tuple[Cost, float]:
     """Residual stages: two convolutions per block, norms and activations between them."""
     size = 2 if half else 4
     voxels = float(prod(shape))
-    conv = params = stored = ops = 0.0
-    kernel = prod(settings.kernels[0])
     channels = settings.features[0]
-    conv += 2 * kernel * settings.in_channels * channels * voxels
-    params += kernel * settings.in_channels * channels
-    stored += voxels * channels * 3 * size
+    weights = float(prod(settings.kernels[0]) * settings.in_channels * channels)
+    outputs, ops = voxels * channels, 3.0
+    conv = 2 * voxels * weights / _channel_efficiency(settings.in_channels)
     stages = zip(settings.features, settings.blocks, settings.strides, settings.kernels, strict=True)
     for features, blocks, stride, kernel_shape in stages:
         voxels /= prod(stride)
         kernel = prod(kernel_shape)
         for _ in range(blocks):
-            weights = kernel * (channels * features + features * features)
-            weights += channels * features if channels != features else 0
-            conv += 2 * weights * voxels
-            params += weights
-            # Per convolution: its output and the norm's; per block: the sum and the activation.
-            stored += voxels * features * 6 * size
+            first, second = kernel * channels * features, kernel * features * features
+            skip = channels * features if channels != features else 0
+            conv += (
+                2 * voxels * ((first + skip) / _channel_efficiency(channels) + second / _channel_efficiency(features))
+            )
+            weights += first + second + skip
+            outputs += 2 * voxels * features
             ops += 12
             channels = features
-    return Cost(conv=conv, stored=stored, ops=ops, params=params)
+    # Kept per convolution: its output, the norm's and the activation's.
+    return Cost(conv=conv, elements=outputs * CONV_ELEMENTS, ops=ops, stored=outputs * 3 * size), weights
+
+
+def _channel_efficiency(channels: int) -> float:
+    return min(1.05, max(1 / 6, channels / CONV_CHANNELS))
+
+
+def _number(settings: Settings, name: str, default: float = 0.0) -> float:
+    """A numeric field of a method's settings, or the default where the method has no such field."""
+    value = getattr(settings, name, default)
+    return float(value) if isinstance(value, int | float) else default
 
 
 def method_cost(
-    name: str, method: Settings, encoder: ViTSettings | ResEncSettings, views: ViewSettings, shape: tuple[int, int, int]
-) -> tuple[Cost, float]:
-    """What the method adds on top of the encoder, for one scan.
+    method: Settings, encoder: ViTSettings | ResEncSettings, views: ViewSettings, shape: Shape, half: bool
+) -> tuple[Cost, Cost, float]:
+    """What a method adds on top of the encoder, for one scan.
 
     Args:
-        name: the method.
-        method: its settings; read by field name where a method has the field.
+        method: its settings; read by the names of the fields that it has.
         encoder: the encoder.
         views: how many views there are.
         shape: voxels (z, y, x) of a global view.
+        half: activations in 2 bytes where autocast allows.
 
     Returns:
-        The student's forward cost and the teacher's forward operations.
+        The student's forward cost, the teacher's, and the student's parameters.
     """
-    facts = METHOD_FACTS[name]
     width = encoder.width if isinstance(encoder, ViTSettings) else encoder.features[-1]
-    student, teacher = Cost(), 0.0
-    prototypes = number(method, "prototypes")
+    student, teacher, params = Cost(), Cost(), 0.0
+    prototypes = _number(method, "prototypes")
     if prototypes:
-        hidden, bottleneck = number(method, "head_hidden", 2048), number(method, "head_bottleneck", 256)
-        weights = width * hidden + hidden * hidden + hidden * bottleneck + bottleneck * prototypes
+        hidden, bottleneck = _number(method, "head_hidden", 2048), _number(method, "head_bottleneck", 256)
+        params = width * hidden + hidden * hidden + hidden * bottleneck + bottleneck * prototypes
         rows = views.global_count + views.local_count
-        # The loss compares every student view with every teacher view over all prototypes, in float32.
-        student = Cost(2 * weights * rows, 0, rows * (hidden * 12 + prototypes * 12), 40, weights)
-        teacher = 2 * weights * views.global_count if facts.teacher_views else 0.0
-    decoder = number(method, "decoder_width")
+        # Every student view is compared with every teacher view over all prototypes, in float32.
+        work = Cost(
+            2 * params, 0, 0, prototypes * 4 * views.global_count + hidden * 8, 40, hidden * 12 + prototypes * 12
+        )
+        student, teacher = work.times(rows), work.times(views.global_count)
+    decoder = _number(method, "decoder_width")
     if decoder and isinstance(encoder, ViTSettings):
         tokens = prod(s / p for s, p in zip(shape, encoder.patch, strict=True))
         patch = prod(encoder.patch) * encoder.in_channels
-        ratio = number(method, "decoder_mlp_ratio", 4.0)
-        student += _blocks(tokens, decoder, number(method, "decoder_depth", 8), ratio, True)
-        student += Cost(2 * tokens * decoder * (patch + width), 0, tokens * patch * 16, 20, decoder * (patch + width))
+        blocks, params = _blocks(
+            tokens + 1, decoder, _number(method, "decoder_depth", 8), _number(method, "decoder_mlp_ratio", 4.0), half
+        )
+        ends = decoder * (patch + width)
+        student = blocks + Cost(2 * tokens * ends, 0, 0, tokens * patch * 8, 40, tokens * patch * 16)
+        student, params = student.times(views.global_count), params + ends
     elif decoder:
-        # A CNN decodes with a mirror of its own stages, one convolution per stage.
-        mirror = encoder_cost(encoder, shape, 1.0, True)
-        student += Cost(0, mirror.conv * 0.5, mirror.stored * 0.5, mirror.ops * 0.5, mirror.params * 0.2)
-    return student, teacher
+        # A CNN decodes with a U-Net of one convolution per stage: the finest stages cost most, in both halves.
+        mirror, weights = encoder_cost(encoder, shape, 1.0, half)
+        student, params = mirror.times(CNN_DECODER * views.global_count), weights * 0.3
+    return student, teacher, params
+
+
+def step_parts(
+    *,
+    encoder: ViTSettings | ResEncSettings,
+    input_spec: InputSpec,
+    views: ViewSettings,
+    training: TrainingSettings,
+    method_name: str,
+    method: Settings,
+    read_shape: Shape,
+    machine: Machine,
+    world_size: int = 1,
+) -> tuple[StepParts, float]:
+    """Seconds of a step by part, and bytes held; arguments as in `estimate`."""
+    facts = METHOD_FACTS[method_name]
+    half = training.precision != "float32"
+    scans = training.batch_size / world_size  # per step and process
+    passes = training.accumulation
+    student, teacher, encoder_params = Cost(), Cost(), 0.0
+    for group, share in facts.student_views:
+        count, shape = (
+            (views.local_count, views.local_shape) if group == "local" else (views.global_count, input_spec.shape)
+        )
+        if count:
+            one, encoder_params = encoder_cost(encoder, shape, share, half)
+            student += one.times(count)
+            if group in facts.teacher_views:
+                teacher += one.times(count)
+    extra, extra_teacher, extra_params = method_cost(method, encoder, views, input_spec.shape, half)
+    student, teacher, params = student + extra, teacher + extra_teacher, encoder_params + extra_params
+    trained = 1 + BACKWARD["transformer" if isinstance(encoder, ViTSettings) else "cnn"]
+    work = student.times(trained, ops=trained) + teacher
+    view_voxels = views.global_count * prod(input_spec.shape) + views.local_count * prod(views.local_shape)
+    view_values = view_voxels * len(input_spec.windows)
+    view_count = views.global_count + views.local_count
+    view_elements = VIEW_ELEMENTS * view_values + CROP_ELEMENTS * prod(read_shape) * view_count
+    teacher_params = params if facts.teacher_views else 0.0
+    update = params * OPTIMIZER_BYTES[training.optimizer] + teacher_params * EMA_BYTES
+    matmul = (machine.matmul_gflops_bf16 if half else machine.matmul_gflops_float32) * 1e9
+    conv = (machine.conv_gflops_bf16 if half else machine.conv_gflops_float32) * 1e9
+    elementwise, launch = machine.elementwise_per_ns * 1e9, machine.launch_us * 1e-6 * OPS_FACTOR
+    parts = StepParts(
+        matmul=scans * work.matmul / (matmul * MATMUL_EFFICIENCY),
+        attention=scans * work.attention / (matmul * ATTENTION_EFFICIENCY[half]),
+        conv=scans * work.conv / conv,
+        elements=scans * work.elements / elementwise,
+        ops=passes * work.ops * launch,
+        views=scans * (view_elements / elementwise + view_count * VIEW_OPS * launch),
+        update=update / (machine.bandwidth_gb_s * 1e9),
+    )
+    at_once = max(1.0, scans / passes)
+    # A scan is held as int16 and a boolean, twice because the next batch is read meanwhile, and once as float32.
+    held = prod(read_shape) * (2 * 3.0 + 4.0) + view_values * 4.0 * 2
+    memory = params * STATE_BYTES[training.optimizer] + teacher_params * 4 + at_once * (student.stored + held)
+    return parts, memory
 
 
 def estimate(
@@ -186,7 +293,7 @@ def estimate(
     training: TrainingSettings,
     method_name: str,
     method: Settings,
-    read_shape: tuple[int, int, int],
+    read_shape: Shape,
     machine: Machine,
     world_size: int = 1,
 ) -> Estimate:
@@ -203,39 +310,18 @@ def estimate(
         machine: measured throughput.
         world_size: processes that share the batch.
     """
-    facts = METHOD_FACTS[method_name]
-    half = training.precision != "float32"
-    scans = training.batch_size / world_size  # per step and process
-    at_once = max(1.0, scans / training.accumulation)
-    student, teacher_ops, state = Cost(), Cost(), 0.0
-    for group, share in facts.student_views:
-        count, shape = _group(group, views, input_spec)
-        if count:
-            one = encoder_cost(encoder, shape, share, half)
-            student = student + Cost(one.matmul * count, one.conv * count, one.stored * count, one.ops * count)
-            state = max(state, one.params)
-            if group in facts.teacher_views:
-                teacher_ops = teacher_ops + Cost(one.matmul * count, one.conv * count, one.stored * count, one.ops)
-    extra, teacher_head = method_cost(method_name, method, encoder, views, input_spec.shape)
-    student = student + Cost(extra.matmul, extra.conv, extra.stored, extra.ops)
-    params = state + extra.params
-    teacher_params = params if facts.teacher_views else 0.0
-    matmul = student.matmul * (1 + BACKWARD) + teacher_ops.matmul + teacher_head
-    conv = student.conv * (1 + BACKWARD) + teacher_ops.conv
-    view_bytes = _view_bytes(views, input_spec, read_shape)
-    moved = TRAFFIC * (student.stored * (1 + BACKWARD) + teacher_ops.stored) + view_bytes
-    ops = (student.ops * (1 + BACKWARD) + teacher_ops.ops) * training.accumulation
-    update = params * OPTIMIZER_BYTES[training.optimizer] + teacher_params * EMA_BYTES
-    fast_matmul = machine.matmul_gflops_bf16 if half else machine.matmul_gflops_float32
-    fast_conv = machine.conv_gflops_bf16 if half else machine.conv_gflops_float32
-    seconds = scans * (
-        matmul / (fast_matmul * 1e9 * MATMUL_EFFICIENCY)
-        + conv / (fast_conv * 1e9 * CONV_EFFICIENCY)
-        + moved / (machine.bandwidth_gb_s * 1e9)
+    parts, memory = step_parts(
+        encoder=encoder,
+        input_spec=input_spec,
+        views=views,
+        training=training,
+        method_name=method_name,
+        method=method,
+        read_shape=read_shape,
+        machine=machine,
+        world_size=world_size,
     )
-    seconds += update / (machine.bandwidth_gb_s * 1e9) + ops * machine.launch_us * 1e-6
-    memory = params * STATE_BYTES[training.optimizer] + teacher_params * 4
-    memory += at_once * (student.stored + _held_bytes(views, input_spec, read_shape))
+    seconds = parts.total
     base = BASE_GB["cpu" if machine.is_cpu else "cuda"]
     return Estimate(
         step_seconds=seconds,
@@ -243,25 +329,3 @@ def estimate(
         memory_gb=round(base + memory / 1e9, 2),
         hours=seconds * training.num_steps / 3600,
     )
-
-
-def _group(name: str, views: ViewSettings, input_spec: InputSpec) -> tuple[int, tuple[int, int, int]]:
-    if name == "local":
-        return views.local_count, views.local_shape
-    return views.global_count, input_spec.shape
-
-
-def _view_voxels(views: ViewSettings, input_spec: InputSpec) -> float:
-    return views.global_count * prod(input_spec.shape) + views.local_count * prod(views.local_shape)
-
-
-def _view_bytes(views: ViewSettings, input_spec: InputSpec, read_shape: tuple[int, int, int]) -> float:
-    """Bytes moved to make the views of one scan: the crop once per view, then passes over each view."""
-    channels = len(input_spec.windows)
-    crop = prod(read_shape) * (2.0 + 4.0) * (views.global_count + views.local_count)
-    return crop + _view_voxels(views, input_spec) * channels * 4.0 * VIEW_PASSES
-
-
-def _held_bytes(views: ViewSettings, input_spec: InputSpec, read_shape: tuple[int, int, int]) -> float:
-    """Bytes of one scan and its views held while it is trained on: int16 and bool twice (one batch ahead)."""
-    return prod(read_shape) * (2 * 3.0 + 4.0) + _view_voxels(views, input_spec) * len(input_spec.windows) * 4.0 * 2

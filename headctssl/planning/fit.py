@@ -158,6 +158,7 @@ def _memory_gb(plan: ConfigurationPlan) -> float:
         matmul_gflops_bf16=1.0,
         conv_gflops_float32=1.0,
         conv_gflops_bf16=1.0,
+        elementwise_per_ns=1.0,
         bandwidth_gb_s=1.0,
         launch_us=1.0,
     )

@@ -34,7 +34,8 @@ class Machine(Settings):
     matmul_gflops_bf16: float = Field(gt=0, description="The same in bfloat16.")
     conv_gflops_float32: float = Field(gt=0, description="3D convolutions, 10^9 operations/s.")
     conv_gflops_bf16: float = Field(gt=0, description="The same in bfloat16.")
-    bandwidth_gb_s: float = Field(gt=0, description="Elementwise traffic, read and written, 10^9 bytes/s.")
+    elementwise_per_ns: float = Field(gt=0, description="Elements per ns of an elementwise function (GELU).")
+    bandwidth_gb_s: float = Field(gt=0, description="Memory traffic of a float32 sum, 10^9 bytes/s.")
     launch_us: float = Field(ge=0, description="Overhead of one small operation in microseconds.")
 
     @property
@@ -76,6 +77,7 @@ def detect_machine(device: str | None = None) -> Machine:
         matmul_gflops_bf16=fast[0],
         conv_gflops_float32=slow[1],
         conv_gflops_bf16=fast[1],
+        elementwise_per_ns=_elementwise(target),
         bandwidth_gb_s=_bandwidth(target),
         launch_us=_launch_us(target),
     )
@@ -161,6 +163,16 @@ def _speeds(target: torch.device, dtype: torch.dtype) -> tuple[float, float]:
         conv_flops = 2.0 * 27 * 32 * 32 * 24**3 * x.shape[0]
         conv = _per_second(lambda: functional.conv3d(x, w, padding=1), conv_flops, target)
     return round(matmul / 1e9, 2), round(conv / 1e9, 2)
+
+
+def _elementwise(target: torch.device) -> float:
+    """Elements per ns of a GELU in bfloat16, on as many elements as a layer of a small transformer has."""
+    import torch
+    from torch.nn import functional
+
+    x = torch.ones((1024 * (16 if target.type == "cuda" else 1), 768), dtype=torch.bfloat16, device=target)
+    with torch.no_grad():
+        return round(_per_second(lambda: functional.gelu(x), x.numel(), target) / 1e9, 4)
 
 
 def _bandwidth(target: torch.device) -> float:

@@ -31,9 +31,10 @@ def sizes(
     """The method's defaults, its heads and decoders no larger than the encoder deserves, then the user's values.
 
     Rule: the hidden width of a projection head is at most 4 times the encoder's width (2048 for
-    768, as published, and less for smaller encoders); the runs of phantoms and templates use a
-    decoder of 2 blocks. Source: arXiv 2502.02779; arXiv 2111.06377, table 1a (fine-tuning is as
-    good with 1 block as with 8).
+    768, as published, and less for smaller encoders); a transformer's decoder is no wider than its
+    encoder, with one head per 48 channels as published; the runs of phantoms and templates use a
+    decoder of 2 blocks. Source: arXiv 2502.02779; arXiv 2111.06377, table 1 (the decoder can be
+    narrow, and for fine-tuning shallow: 1 block is as good as 8).
     """
     method = method_settings()
     fields = type(method).model_fields
@@ -42,6 +43,11 @@ def sizes(
     hidden = getattr(method, "head_hidden", None)
     if isinstance(hidden, int):
         changes["head_hidden"] = min(hidden, 4 * width)
+    decoder = getattr(method, "decoder_width", None)
+    if isinstance(decoder, int) and isinstance(encoder, ViTSettings) and decoder > width:
+        changes["decoder_width"] = width
+        if "decoder_heads" in fields:
+            changes["decoder_heads"] = _heads(width)
     if "decoder_depth" in fields and profile != "real":
         changes["decoder_depth"] = 2
     return with_overrides(method, {**changes, **asked.section("method")}, "method.")
@@ -106,6 +112,11 @@ def for_length(ledger: Ledger, asked: Asked, method: Settings, training: Trainin
         f"batch {training.batch_size}, {training.num_steps} steps",
     )
     return method.model_copy(update={"teacher_momentum": chosen})
+
+
+def _heads(width: int) -> int:
+    """The number of heads nearest to one per 48 channels that divides the width."""
+    return min((h for h in range(1, width + 1) if width % h == 0), key=lambda h: abs(width / h - 48))
 
 
 def _power_of_two(value: int) -> int:
