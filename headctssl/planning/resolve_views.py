@@ -7,7 +7,7 @@ from math import ceil
 from headctssl.planning.decisions import Asked, Ledger
 from headctssl.planning.plans import ConfigurationPlan, Plans
 from headctssl.planning.run_settings import ViewSettings
-from headctssl.presets import METHOD_FACTS
+from headctssl.presets import METHOD_FACTS, encoder_preset
 from headctssl.settings import with_overrides
 
 __all__ = ["local_shape", "read_shape", "views"]
@@ -45,10 +45,14 @@ def views(ledger: Ledger, asked: Asked, method_name: str, configuration: Configu
 
 
 def local_shape(configuration: ConfigurationPlan) -> Shape:
-    """Half of the input's side in whole tokens, at least one token and never more than the input."""
+    """Half of the input's side in whole tokens, at least one token and never more than the input.
+
+    A CNN gets at least two per axis: the norm of its last stage has no spread over a single place.
+    """
+    least = 2 if encoder_preset(configuration.preset).kind == "cnn" else 1
     sides = []
     for side, token in zip(configuration.input.shape, configuration.token_size, strict=True):
-        sides.append(min(side, max(1, round(side / token / 2)) * token))
+        sides.append(min(side, max(least, round(side / token / 2)) * token))
     return (sides[0], sides[1], sides[2])
 
 

@@ -1,0 +1,132 @@
+"""Tests of the budget: parameters, orders of magnitude, and the estimate against measured steps."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from planning_examples import GPU, LAPTOP, fingerprint
+
+from headctssl.loading.views import make_views
+from headctssl.methods import method_class
+from headctssl.networks import build_encoder, build_from_settings
+from headctssl.planning import machine as machine_module
+from headctssl.planning.budget import encoder_cost
+from headctssl.planning.machine import Machine, detect_machine
+from headctssl.planning.planner import make_plans
+from headctssl.planning.resolve import resolve
+from headctssl.planning.run_settings import RunSettings
+from headctssl.presets import ENCODER_PRESETS
+from headctssl.training.optimizer import build_optimizer, set_rates
+from headctssl.types import Clock, PretrainBatch
+
+
+@pytest.mark.parametrize("name", ["vit_tiny", "vit_s", "resenc_s", "resenc_test", "vit_test"])
+def test_parameters_are_those_of_the_encoder(name: str) -> None:
+    settings = ENCODER_PRESETS[name].settings
+    _, counted = encoder_cost(settings, settings.input_shape, 1.0, True)
+    real = sum(p.numel() for p in build_encoder(name).parameters())
+    assert counted == pytest.approx(real, rel=0.05)
+
+
+def settle(machine: Machine, method: str, config: str, batch: int) -> RunSettings:
+    kind = method_class(method)
+    plans = make_plans(fingerprint(profile="laptop", slices=(3.0,), pixels=(3.0,)))
+    return resolve(
+        (plans,),
+        method_name=method,
+        method_settings=kind.Settings,
+        optimizer=kind.optimizer_defaults,
+        config=config,
+        overrides={"training.batch_size": batch, "training.num_steps": 100},
+        machine=machine,
+        num_train_cases=60,
+    )
+
+
+def test_more_work_takes_longer_and_more_memory() -> None:
+    small, large = settle(LAPTOP, "dino", "vit_tiny", 4).estimate, settle(LAPTOP, "dino", "vit_b", 4).estimate
+    double = settle(LAPTOP, "dino", "vit_tiny", 8).estimate
+    assert large.step_seconds > 5 * small.step_seconds
+    assert large.memory_gb > small.memory_gb
+    assert 1.8 < double.step_seconds / small.step_seconds < 2.05
+    assert settle(GPU, "dino", "vit_tiny", 8).estimate.step_seconds < double.step_seconds / 10
+
+
+def test_detect_machine_measures_this_one() -> None:
+    found = detect_machine("cpu")
+    assert found.is_cpu
+    assert found.cores >= 1
+    assert 0.5 < found.matmul_gflops_float32 < 1e5
+    assert detect_machine("cpu") is found
+
+
+def measure(run: RunSettings, method: str, steps: int = 4) -> float:
+    """Processor seconds of one optimiser step, the least of several; the first is thrown away."""
+    kind = method_class(method)
+    torch.manual_seed(0)
+    learner = kind(run.method)
+    learner.build(build_from_settings(run.encoder), run)
+    learner.train()
+    optimizer = build_optimizer(learner.param_groups(), run.training)
+    batch, shape = run.training.batch_size, run.read_shape
+    scans = PretrainBatch(
+        volume=torch.randint(-1000, 1000, (batch, 1, *shape), dtype=torch.int16),
+        inside=torch.ones((batch, 1, *shape), dtype=torch.bool),
+        head_box=torch.tensor([[[0, n] for n in shape]] * batch, dtype=torch.float32),
+        case_index=torch.arange(batch),
+        sample_index=torch.arange(batch),
+        spacing_mm=torch.tensor([run.storage.spacing_mm] * batch),
+        seed=0,
+        epoch=0,
+    )
+    seconds = []
+    for step in range(steps):
+        begin = time.process_time()
+        clock = Clock(step, 100, 0, 100)
+        views = make_views(scans, learner.views(), run.input)
+        optimizer.zero_grad(set_to_none=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=run.training.precision == "bf16"):
+            result = learner.training_step(views, clock)
+        torch.autograd.backward(result.loss)
+        learner.before_optimizer_step(clock)
+        torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+        set_rates(optimizer, run.training, step)
+        optimizer.step()
+        learner.after_step(clock)
+        seconds.append(time.process_time() - begin)
+    return min(seconds[1:])
+
+
+@pytest.mark.parametrize(
+    ("method", "config", "batch", "tolerance"),
+    [
+        ("dino", "vit_tiny", 4, 0.3),
+        pytest.param("mae", "vit_tiny", 8, 0.3, marks=pytest.mark.evidence),
+        pytest.param("dino", "resenc_s", 4, 0.3, marks=pytest.mark.evidence),
+        pytest.param("mae", "resenc_s", 4, 0.3, marks=pytest.mark.evidence),
+        pytest.param("dino", "vit_s", 2, 0.3, marks=pytest.mark.evidence),
+    ],
+)
+def test_the_estimate_is_within_a_third_of_a_measured_step(
+    method: str, config: str, batch: int, tolerance: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One thread and processor time on both sides, so that other programs on the machine do not count.
+    monkeypatch.setattr(machine_module, "time", SimpleNamespace(perf_counter=time.process_time))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    detect_machine.cache_clear()
+    try:
+        ratios = []
+        for _ in range(3):  # a burst of other programs during one of the two measurements is tried again
+            run = settle(detect_machine("cpu"), method, config, batch)
+            ratios.append(run.estimate.step_seconds / measure(run, method))
+            if abs(ratios[-1] - 1) <= tolerance:
+                break
+            detect_machine.cache_clear()
+    finally:
+        detect_machine.cache_clear()
+        torch.set_num_threads(threads)
+    assert min(abs(r - 1) for r in ratios) <= tolerance, f"estimate over measured: {ratios}"
