@@ -1,0 +1,148 @@
+"""Tests of the fingerprint and of splits.json: small raw datasets with good and bad cases."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from small_heads import head, make_dataset
+
+from headctssl.dataset.image_io import write_nifti
+from headctssl.dataset.manifest import DatasetInfo, load_raw_dataset, write_raw_dataset
+from headctssl.dataset.splits import load_splits
+from headctssl.errors import DataError
+from headctssl.paths import preprocessed_dataset
+from headctssl.planning.fingerprint import DatasetFingerprint, extract_fingerprint, left_out_cases, load_fingerprint
+from headctssl.planning.planner import plan_experiment
+from headctssl.planning.plans import SplitRule, plans_path
+from headctssl.planning.splits_file import ensure_splits
+from headctssl.types import Volume
+
+
+def spoil(folder: Path) -> set[str]:
+    """Add a truncated, a renamed and a Cormack case; gives their ids."""
+    images = folder / "images"
+    good = sorted(images.iterdir())[0]
+    (images / "cut.nii.gz").write_bytes(good.read_bytes()[:9000])
+    (images / "text.nii.gz").write_text("no image")
+    volume = head(1, bleed=False)
+    write_nifti(images / "cormack.nii.gz", Volume(volume.hu + np.int16(1024), volume.affine, volume.info))
+    raw = load_raw_dataset(7)
+    extra = [{"case_id": f"bad_{n}", "image": f"images/{n}.nii.gz"} for n in ("cut", "text", "cormack")]
+    table = pd.concat([raw.cases, pd.DataFrame(extra)], ignore_index=True).fillna("")
+    write_raw_dataset(folder, raw.info, table)
+    return {e["case_id"] for e in extra}
+
+
+def test_fingerprint_of_a_small_dataset(roots: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_dataset(7, 6)
+    bad = spoil(folder)
+    found = extract_fingerprint(7, num_workers=2)
+    assert (found.num_cases, found.num_unreadable, found.sampled_cases) == (6, 3, 6)
+    assert found.num_subjects == 3
+    assert found.spacing_mm[0].median == pytest.approx(5.0)
+    assert found.thick_slice_share == 1.0
+    assert found.head_extent_mm is not None
+    for spread, true in zip(found.head_extent_mm, (158, 194, 158), strict=True):
+        assert spread.median == pytest.approx(true, abs=11)
+    assert found.head_hu[3] == pytest.approx(30, abs=5)
+    assert {label.name: sum(label.counts) for label in found.labels} == {"bleed": 5, "noise": 6}
+    assert left_out_cases(preprocessed_dataset(7)) == bad
+    out = capsys.readouterr().out
+    assert all(f"case '{case}'" in out for case in bad)
+    assert load_fingerprint(7) == found
+
+
+def test_aggregates_hold_no_case_id_and_no_path(roots: Path) -> None:
+    make_dataset(7, 4)
+    extract_fingerprint(7, quiet=True)
+    text = (preprocessed_dataset(7) / "dataset_fingerprint.json").read_text()
+    assert "case7" not in text
+    assert "patient" not in text
+    assert str(roots) not in text
+    with open(preprocessed_dataset(7) / "cases_fingerprint.csv") as handle:
+        assert [row["case_id"] for row in csv.DictReader(handle)] == [f"case7_{k:02d}" for k in range(4)]
+
+
+def test_the_fingerprint_does_not_depend_on_order_or_threads(roots: Path) -> None:
+    folder = make_dataset(7, 6)
+    first = extract_fingerprint(7, num_workers=1, quiet=True)
+    raw = load_raw_dataset(7)
+    write_raw_dataset(folder, raw.info, raw.cases.iloc[::-1].reset_index(drop=True))
+    assert extract_fingerprint(7, num_workers=3, quiet=True) == first
+
+
+def test_a_dataset_without_a_readable_case_is_an_error(roots: Path) -> None:
+    folder = roots / "raw" / "Dataset007_Bad"
+    (folder / "images").mkdir(parents=True)
+    (folder / "images" / "a.nii.gz").write_text("no image")
+    write_raw_dataset(folder, DatasetInfo(name="Bad"), pd.DataFrame([{"case_id": "a", "image": "images/a.nii.gz"}]))
+    with pytest.raises(DataError, match="No case of Dataset007_Bad can be read"):
+        extract_fingerprint(7, quiet=True)
+
+
+def test_plans_are_kept_until_replanned(roots: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    make_dataset(7, 6)
+    assert command("plan_experiment", "-d", 7)[0] == 2  # no fingerprint yet
+    assert command("extract_fingerprint", "-d", 7)[0] == 0
+    code, out, _ = command("plan_experiment", "-d", 7)
+    assert code == 0
+    assert "storage spacing z" in out
+    assert "plans.json" in out
+    before = plans_path(7).read_bytes()
+    changed = load_fingerprint(7).model_copy(update={"num_cases": 99})
+    (preprocessed_dataset(7) / "dataset_fingerprint.json").write_text(changed.model_dump_json())
+    assert command("plan_experiment", "-d", 7)[0] == 0
+    assert plans_path(7).read_bytes() == before
+    assert plan_experiment(7, "second", quiet=True).num_cases == 99
+    assert plans_path(7).read_bytes() == before
+    assert plan_experiment(7, replan=True, quiet=True).num_cases == 99
+
+
+def test_unreadable_cases_get_no_place_in_the_splits(roots: Path) -> None:
+    bad = spoil(make_dataset(7, 12))
+    extract_fingerprint(7, quiet=True)
+    plan_experiment(7, quiet=True)
+    splits = load_splits(preprocessed_dataset(7))
+    everyone = [*splits.test, *splits.folds[0].train, *splits.folds[0].val]
+    assert sorted(everyone) == [f"case7_{k:02d}" for k in range(12)]
+    assert not bad & set(everyone)
+
+
+def test_fewer_than_five_cases_are_all_for_training(roots: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_dataset(7, 4)
+    extract_fingerprint(7, quiet=True)
+    plan_experiment(7)
+    splits = load_splits(preprocessed_dataset(7))
+    assert len(splits.folds[0].train) == 4
+    assert not splits.test
+    assert "all cases are for training" in capsys.readouterr().out
+
+
+def test_added_cases_follow_their_subject_and_nothing_moves(roots: Path) -> None:
+    make_dataset(7, 12)
+    raw = load_raw_dataset(7)
+    first = [c for c in raw.case_ids if c.endswith(("0", "2", "4", "6", "8"))]  # one scan of each subject
+    ensure_splits(raw, preprocessed_dataset(7), SplitRule(), first[:-1], quiet=True)
+    before = load_splits(preprocessed_dataset(7))
+    ensure_splits(raw, preprocessed_dataset(7), SplitRule(), raw.case_ids, quiet=True)
+    after = load_splits(preprocessed_dataset(7))
+    subject = dict(zip(raw.cases["case_id"], raw.cases["subject_id"], strict=True))
+    assert set(before.test) <= set(after.test)
+    for old, new in zip(before.folds, after.folds, strict=True):
+        assert set(old.train) <= set(new.train)
+        assert set(old.val) <= set(new.val)
+        assert sorted([*after.test, *new.train, *new.val]) == sorted(raw.case_ids)
+        parts = [{subject[c] for c in part} for part in (after.test, new.train, new.val)]
+        assert sum(map(len, parts)) == len(set.union(*parts))
+
+
+def test_digest_changes_with_the_content(roots: Path) -> None:
+    make_dataset(7, 4)
+    found = extract_fingerprint(7, quiet=True)
+    assert isinstance(found, DatasetFingerprint)
+    assert found.digest() != found.model_copy(update={"num_cases": 5}).digest()
