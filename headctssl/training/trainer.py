@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -142,8 +142,10 @@ class Trainer:
         plan = learner.views()
         meter = Meter(self.process, training.batch_size, self.elapsed)
         self.module.train()
-        with stop_flag() as stop:
-            batches = iter(self.make_batches(self.step)) if self.step < training.num_steps else iter(())
+        with (
+            stop_flag() as stop,
+            _opened(self.make_batches(self.step) if self.step < training.num_steps else ()) as batches,
+        ):
             while self.step < training.num_steps:
                 passes = [self._next(batches, meter, stop) for _ in range(training.accumulation)]
                 clock = Clock(self.step, training.num_steps, passes[0].epoch, self.steps_per_epoch)
@@ -217,10 +219,10 @@ class Trainer:
         }
         save_checkpoint(self.folder / CHECKPOINT_FILE, state)
 
-    def _next(self, batches: Any, meter: Meter, stop: StopFlag) -> PretrainBatch:
+    def _next(self, batches: Iterator[PretrainBatch], meter: Meter, stop: StopFlag) -> PretrainBatch:
         try:
             with meter.waiting():
-                batch: PretrainBatch = next(batches)
+                batch = next(batches)
         except StopIteration:
             raise AssertionError(f"the loader ended at step {self.step} of {self.training.num_steps}") from None
         except Exception:
@@ -301,3 +303,17 @@ class Trainer:
             f"The run was stopped by {stop.name} after step {self.step} of {self.training.num_steps}.",
             do="Start the same command again with --continue.",
         )
+
+
+@contextlib.contextmanager
+def _opened(batches: Iterable[PretrainBatch]) -> Iterator[Iterator[PretrainBatch]]:
+    """Iterate, and end the reader processes with the block, also after an error whose traceback is kept.
+
+    A traceback keeps the loop's frame and with it the readers; Python would wait for them at exit for ever.
+    """
+    iterator = iter(batches)
+    try:
+        yield iterator
+    finally:
+        if isinstance(iterator, Generator):
+            iterator.close()

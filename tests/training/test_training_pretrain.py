@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import multiprocessing
 import os
 import platform
 import signal
@@ -170,6 +171,21 @@ def test_lines_after_the_checkpoint_are_dropped(
     go("dino", "training.checkpoint_every=2", tag="cut", resume=True)
     assert [line["step"] for line in lines_of(folder)] == [1, 2, 3, 4, 5, 6]
     assert same_checkpoint(folder, folder.with_name("dino__vit_test__plans__whole"))
+
+
+def test_readers_end_with_an_error_of_the_loop(
+    dataset: Path, no_picture: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Dino, clock: Clock) -> None:
+        assert multiprocessing.active_children()
+        raise RuntimeError("fault")
+
+    monkeypatch.setattr(Dino, "after_step", fail)
+    sets = [t for t in TINY if "num_workers" not in t]
+    with pytest.raises(RuntimeError, match="fault") as kept:  # whose traceback holds the frame of the loop
+        pretrain(1, "dino", config="vit_test", device="cpu", quiet=True, num_workers=1, overrides=sets)
+    assert multiprocessing.active_children() == []
+    assert kept.tb is not None
 
 
 def test_two_runs_and_other_numbers_of_readers_give_the_same_bytes(dataset: Path, no_picture: None) -> None:
