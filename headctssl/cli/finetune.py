@@ -46,8 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Call `finetune`."""
     from headctssl.finetuning.finetune import finetune
+    from headctssl.reporting.report import report
 
-    finetune(
+    folder = finetune(
         args.dataset_id,
         args.weights,
         config=args.config,
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         overrides=args.overrides,
         quiet=args.quiet,
     )
+    report(folder, quiet=args.quiet)
     return 0
 
 

@@ -59,9 +59,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out headct_pretrain."""
+    from headctssl.reporting.report import report
+    from headctssl.training.distributed import current_process
     from headctssl.training.pretrain import pretrain
 
-    pretrain(**vars(args))
+    folder = pretrain(**vars(args))
+    if current_process().is_main:
+        report(folder, quiet=args.quiet)
     return 0
 
 

@@ -135,7 +135,7 @@ def _step_4_masks(ledger: Ledger, fingerprint: DatasetFingerprint) -> tuple[str,
         "masks",
         ", ".join(masks),
         "the head mask, and every mask column of cases.csv that is filled",
-        "DESIGN section 6",
+        "the stored format keeps named masks, never altered voxels",
         f"cases.csv fills {', '.join(fingerprint.masks) or 'no mask column'}",
     )
     return masks

@@ -104,7 +104,7 @@ def resolve(
             "storage",
             first.storage.storage_id,
             "the first dataset's storage rule holds for all datasets of a run",
-            "one contract per checkpoint, DESIGN section 5",
+            "one contract per checkpoint",
             "the plans of the datasets differ; the others are stored once more under this rule",
         )
 

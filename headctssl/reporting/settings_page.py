@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from headctssl.contract import Contract, InputSpec, StorageRule
 from headctssl.dataset.manifest import DatasetInfo
-from headctssl.finetuning.finetune import FinetuneSettings
+from headctssl.finetuning.settings import FinetuneSettings
 from headctssl.methods import METHODS, method_class
 from headctssl.planning.plans import Plans, SplitRule
 from headctssl.planning.run_settings import MonitorSettings, TrainingSettings, ViewSettings
