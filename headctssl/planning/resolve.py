@@ -142,7 +142,7 @@ def resolve(
         ledger, asked, training, step, defaults, num_cases=num_train_cases, profile=_profile(plans)
     )
 
-    # 12. What the method must change at this length: teacher momentum, temperature warm-up, frozen last layer.
+    # 12-13. What the method must change at this length: momentum of the teacher and of the centre.
     method = resolve_method.for_length(ledger, asked, method, training)
     monitor = with_overrides(
         MonitorSettings(every=max(1, min(50, training.num_steps // 20))), asked.section("monitor"), "monitor."

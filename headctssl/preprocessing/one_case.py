@@ -69,7 +69,7 @@ def preprocess_volume(volume: Volume, rule: StorageRule) -> Preprocessed:
     affine = volume.affine.copy()
     affine[:3, 3] += volume.affine[:3, :3] @ np.asarray(grid.start)
     affine[:3, :3] *= np.asarray(grid.step)
-    spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
+    spacing = tuple(round(float(s), 9) for s in np.linalg.norm(affine[:3, :3], axis=0))
     return Preprocessed(
         hu=hu[None],
         head_mask=np.ascontiguousarray(mask),

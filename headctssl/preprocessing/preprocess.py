@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -143,7 +144,9 @@ def _print(report: PreprocessingReport, gone: set[str], quiet: bool) -> None:
         quiet=quiet,
     )
     for failure in report.failures[:_SHOWN]:
-        say(f"left out: {failure.line}" + (f"\n  do: {failure.do}" if failure.do else ""), quiet=quiet)
+        line = f"left out: {failure.line}" + (f"\n  do: {failure.do}" if failure.do else "")
+        # Quiet means errors only, and a case that is left out is one.
+        print(line, file=sys.stderr if quiet else sys.stdout, flush=True)
     if len(report.failures) > _SHOWN:
         say(f"and {len(report.failures) - _SHOWN} more, all in {REPORT_NAME}", quiet=quiet)
     for note in report.notes[:_SHOWN]:

@@ -163,6 +163,16 @@ def test_teacher_momentum_follows_batch_and_length() -> None:
     assert getattr(short.method, "teacher_momentum", None) == pytest.approx(1 - 20 / 300, abs=1e-4)
 
 
+def test_the_centre_moves_faster_than_the_teacher() -> None:
+    for steps in (60, 300, 2_000, 100_000):
+        method = run(overrides={"training.num_steps": steps}).method
+        teacher, center = getattr(method, "teacher_momentum", 0.0), getattr(method, "center_momentum", 1.0)
+        assert 0 <= center <= 0.9
+        assert center == 0 or 1 - center >= (0.1 / 0.006) * (1 - teacher) - 1e-3
+    given = run(overrides={"method.center_momentum": 0.5})
+    assert getattr(given.method, "center_momentum", None) == 0.5
+
+
 @pytest.mark.parametrize(
     ("overrides", "match"),
     [
