@@ -197,7 +197,10 @@ class Dino(Method):
             dist.all_reduce(total)
             dist.all_reduce(count)
         mean = total / count.clamp(min=1.0)
-        self.center.lerp_(mean, (1.0 - self.settings.center_momentum) * (count > 0))
+        # A centre that starts at 0 lags behind for as long as it averages, and a run of few steps collapses onto one
+        # prototype meanwhile: the first steps take the plain mean of what was seen (bias correction as in Adam).
+        share = max(1.0 - self.settings.center_momentum, 1.0 / (clock.step + 1))
+        self.center.lerp_(mean, share * (count > 0))
         self._seen = None
 
     def encoder_to_export(self) -> Encoder:
