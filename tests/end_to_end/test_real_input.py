@@ -25,7 +25,7 @@ def test_real_scans_from_dicom_to_vectors(real_data: Path, roots: Path, command:
         small = ["-c", "vit_test", "--set", "training.num_steps=2", "--num_workers", 0]
         code, _out, err = command("pretrain", "-d", 900, "-m", method, *small)
         assert code == 0, err
-    (dataset,) = (roots / "raw").iterdir()
+    (dataset,) = (roots / "raw").glob("Dataset900_*")
     run = roots / "results" / dataset.name / "pretrain" / "dino__vit_test__plans"
     for source in (dataset / "images", real_data / "head_ct_ge_tilt"):
         code, _out, err = command("embed", "-i", source, "-w", run, "-o", roots / "vectors.npz")
