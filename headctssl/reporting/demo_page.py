@@ -18,7 +18,7 @@ from headctssl.planning.planner import load_plans
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.reporting.page import Page, Picture, Section, as_table, picture
 from headctssl.reporting.pictures import interval_figure, metric_lines, run_figure, slices_figure
-from headctssl.reporting.report import decision_table, interval_text, metrics_table, run_config
+from headctssl.reporting.report import collapse_note, decision_table, interval_text, metrics_table, run_config
 from headctssl.settings import read_json
 from headctssl.volume.store import StoredCase
 
@@ -195,7 +195,10 @@ def _pretraining_section(runs: DemoRuns, contract: Contract) -> Section:
     lines = metric_lines(runs.pretraining / "metrics.jsonl")
     return Section(
         "Pretraining",
-        (f"{contract.method} on {contract.num_scans} scans; no labels and no test scans were used.",),
+        (
+            f"{contract.method} on {contract.num_scans} scans; no labels and no test scans were used.",
+            *collapse_note(lines),
+        ),
         pictures=(picture(run_figure(lines), "Loss and learning rate over steps."),),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import median
 
 from headctssl.console import name_files
 from headctssl.errors import UsageError
@@ -13,7 +14,11 @@ from headctssl.reporting.page import Page, Section, Table, as_table, picture, wr
 from headctssl.reporting.pictures import interval_figure, metric_lines, run_figure
 from headctssl.settings import JsonValue, read_json
 
-__all__ = ["decision_table", "interval_text", "metrics_table", "report", "run_config", "setting_rows"]
+__all__ = ["collapse_note", "decision_table", "interval_text", "metrics_table", "report", "run_config", "setting_rows"]
+
+
+COLLAPSE_SHARE = 1 / 3
+"""Share of the first spread of features below which a run is suspected of having collapsed."""
 
 
 def report(run: Path, *, output: Path | None = None, quiet: bool = False) -> Path:
@@ -157,8 +162,23 @@ def _pretrain_page(run: Path, settings: Mapping[str, JsonValue]) -> Page:
         "A falling loss shows that the objective is being optimised, not that the features are useful: "
         "fine-tune or embed to find that out."
     )
-    sections = (Section("Training", (note,)), *_run_sections(run, settings))
+    sections = (Section("Training", (note, *collapse_note(lines))), *_run_sections(run, settings))
     return Page("Self-supervised pretraining", run.name, sections, facts)
+
+
+def collapse_note(lines: Sequence[Mapping[str, float]]) -> tuple[str, ...]:
+    """A sentence when the features of different scans have become nearly the same."""
+    spread = [line["feature_std"] for line in lines if "feature_std" in line]
+    if len(spread) < 20:
+        return ()
+    first, last = median(spread[:3]), median(spread[-10:])
+    if last >= COLLAPSE_SHARE * first:
+        return ()
+    return (
+        f"Warning: the features of different scans became more alike: their spread fell from {first:.3g} to "
+        f"{last:.3g}. The encoder may have collapsed; more steps, a larger batch or another method (mae does not "
+        "collapse this way) are what to try.",
+    )
 
 
 def _run_sections(run: Path, settings: Mapping[str, JsonValue]) -> list[Section]:

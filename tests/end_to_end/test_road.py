@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from headctssl.cli.main import main
 from headctssl.paths import ROOT_KINDS
@@ -44,7 +45,7 @@ def run_of(road: Path, method: str, config: str) -> Path:
 )
 def test_fine_tune_evaluate_and_predict(road: Path, command: Command, method: str, config: str, adapt: str) -> None:
     run = run_of(road, method, config)
-    code, out, err = command("finetune", "-d", 1, "-w", run, "--adapt", adapt, *HEAD)
+    code, _out, err = command("finetune", "-d", 1, "-w", run, "--adapt", adapt, *HEAD)
     assert code == 0, err
     fold = next((road / "results" / "Dataset001_Phantom" / "finetune").glob(f"*__{adapt}__{method}*/fold_0"))
     metrics = json.loads((fold / "metrics.json").read_text())
@@ -125,3 +126,30 @@ def test_an_existing_run_is_refused_and_the_report_of_a_pretraining_run(road: Pa
     code, _out, err = command("report", run, "-o", road / "page.html")
     assert code == 0, err
     assert (road / "page.html").stat().st_size < 5_000_000
+
+
+def test_the_page_of_the_demo_compares_two_runs_on_the_same_cases(road: Path, command: Command) -> None:
+    from headctssl.reporting.demo_page import DemoRuns, demo_page, paired_difference
+    from headctssl.reporting.page import write_page
+
+    results = road / "results" / "Dataset001_Phantom" / "finetune"
+    for weights, tag in ((run_of(road, "dino", "vit_test"), "page"), ("scratch", "page")):
+        config = ["-c", "vit_test"] if weights == "scratch" else []
+        code, _out, err = command("finetune", "-d", 1, "-w", weights, *config, "--tag", tag, "--few_shots", 2, *HEAD)
+        assert code == 0, err
+    (pretrained,) = results.glob("*__dino*__page/fold_0")
+    (scratch,) = results.glob("*__scratch*__page/fold_0")
+    difference = paired_difference(pretrained, scratch, 1)
+    cases = pd.read_csv(road / "raw" / "Dataset001_Phantom" / "cases.csv").set_index("case_id")
+    tables = [pd.read_csv(fold / "predictions.csv").set_index("case_id") for fold in (pretrained, scratch)]
+    truth = cases.loc[tables[0].index]
+    names = [name for name in ("IPH", "IVH", "SDH") if truth[name].nunique() == 2]
+    assert (difference is None) == (not names)
+    if difference is not None:
+        means = [np.mean([roc_auc_score(truth[name], table[name]) for name in names]) for table in tables]
+        assert difference.value == pytest.approx(means[0] - means[1], abs=1e-9)
+        assert difference.low <= difference.value <= difference.high
+    runs = DemoRuns(1, 24, 2, run_of(road, "dino", "vit_test"), pretrained, scratch, 1.0)
+    text = write_page(road / "demo.html", demo_page(runs, difference)).read_text()
+    assert "What this shows" in text
+    assert "https://" not in text
