@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-n", type=positive_int, default=240, help="number of synthetic scans")
     parser.add_argument("--seed", type=int, default=0, help="seed of the scans and of the training")
-    parser.add_argument("--minutes", type=float, default=4.0, help="about how long pretraining may take")
+    parser.add_argument("--minutes", type=float, default=2.5, help="about how long pretraining may take")
     add_common(parser, device=True, overwrite=True)
 
 

@@ -38,7 +38,7 @@ def demo(
     *,
     n: int = 240,
     seed: int = 0,
-    minutes: float = 4.0,
+    minutes: float = 2.5,
     device: str | None = None,
     overwrite: bool = False,
     quiet: bool = False,
@@ -61,6 +61,8 @@ def demo(
         UsageError: the folder exists and `overwrite` is False.
     """
     output = Path(output).absolute()
+    if output.is_file():
+        raise UsageError("-o names a file.", got=output, expected="a folder", do="Name another folder with -o.")
     if output.exists() and any(output.iterdir()):
         _make_room(output, overwrite)
     began = time.monotonic()

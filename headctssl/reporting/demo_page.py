@@ -176,7 +176,7 @@ def _result_section(
 def _scan_section(runs: DemoRuns, contract: Contract) -> Section:
     spacing = " x ".join(f"{s:g}" for s in contract.storage.spacing_mm)
     text = (
-        f"{runs.num_scans} synthetic head CTs were drawn with bleeds, fractures and midline shift, then stored in "
+        f"{runs.num_scans} synthetic head CTs with and without bleeds were drawn, then stored in "
         f"Hounsfield units at {spacing} mm. The pictures show three stored scans."
     )
     return Section("The scans", (text,), pictures=(_stored_slices(runs.dataset_id, contract),))

@@ -106,10 +106,10 @@ def interval_figure(
     if chance is not None:
         axes.axvline(chance, color="#888888", linestyle="--", linewidth=1)
     axes.set_yticks(range(len(labels)), labels)
-    axes.invert_yaxis()
+    axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     _label(axes, quantity, "")
-    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.14), ncols=3)
     return figure
 
 

@@ -26,20 +26,30 @@ def report(run: Path, *, output: Path | None = None, quiet: bool = False) -> Pat
 
     Args:
         run: folder of a pretraining run, or of one fold of a fine-tuning run.
-        output: the HTML file; ``RUN/report.html`` when None.
+        output: the HTML file, or a folder for report.html; the run's own folder when None.
         quiet: print nothing.
 
     Returns:
         The HTML file.
 
     Raises:
-        UsageError: the folder is not a run.
+        UsageError: the folder is not a run, or a fine-tuning run that has not finished.
         DataError: a file of the run is damaged.
     """
     run = Path(run)
     settings = run_config(run)
+    if settings.get("stage") == "finetune" and not (run / "metrics.json").is_file():
+        raise UsageError(
+            "The fine-tuning run has not finished.",
+            got="no metrics.json",
+            expected="a finished run",
+            do="Finish it with headct_finetune --continue.",
+        )
+    target = run if output is None else Path(output)
+    if output is None or target.is_dir() or not target.suffix:
+        target = target / "report.html"
     page = _finetune_page(run, settings) if (run / "metrics.json").is_file() else _pretrain_page(run, settings)
-    path = write_page(output if output is not None else run / "report.html", page)
+    path = write_page(target, page)
     name_files([path], quiet=quiet)
     return path
 

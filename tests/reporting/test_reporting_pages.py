@@ -63,3 +63,28 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": ')
     with pytest.raises(DataError, match="Line 2"):
         metric_lines(tmp_path / "metrics.jsonl")
+
+
+def test_an_unfinished_fine_tuning_is_told_and_a_folder_takes_the_page(tmp_path: Path) -> None:
+    run = tmp_path / "fold_0"
+    run.mkdir()
+    (run / "config.json").write_text('{"stage": "finetune"}')
+    with pytest.raises(UsageError, match="not finished"):
+        report(run)
+    (run / "config.json").write_text('{"stage": "pretrain", "method_name": "mae", "config": "vit_test"}')
+    (run / "metrics.jsonl").write_text('{"step": 1, "loss": 0.5, "lr": 0.1, "data_wait": 0.0, "scans_per_second": 2}\n')
+    for output in (tmp_path, tmp_path / "new", tmp_path / "page.html"):
+        assert report(run, output=output, quiet=True).is_file()
+    assert (tmp_path / "report.html").is_file()
+    assert (tmp_path / "new" / "report.html").is_file()
+
+
+def test_the_demo_keeps_its_hands_off_what_it_did_not_make(tmp_path: Path) -> None:
+    from headctssl.reporting.demo import demo
+
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match="not empty"):
+        demo(tmp_path, overwrite=True)
+    with pytest.raises(UsageError, match="names a file"):
+        demo(tmp_path / "thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
