@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ["add_common", "add_datasets", "positive_int"]
+__all__ = ["add_common", "add_datasets", "non_negative_int", "positive_int"]
 
 
 def positive_int(text: str) -> int:
     """An argparse type: a whole number of 1 or more."""
+    return _whole_number(text, 1)
+
+
+def non_negative_int(text: str) -> int:
+    """An argparse type: a whole number of 0 or more."""
+    return _whole_number(text, 0)
+
+
+def _whole_number(text: str, least: int) -> int:
     try:
         value = int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number") from None
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not 1 or more")
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{value} is not {least} or more")
     return value
 
 
@@ -51,7 +60,9 @@ def add_common(
     if device:
         parser.add_argument("--device", default=None, help="cpu, cuda, cuda:1; cuda where there is one (default)")
     if num_workers:
-        parser.add_argument("--num_workers", type=int, default=None, metavar="N", help="worker processes; one per core")
+        parser.add_argument(
+            "--num_workers", type=non_negative_int, default=None, metavar="N", help="worker processes; one per core"
+        )
     if overwrite:
         parser.add_argument("--overwrite", action="store_true", help="replace what exists")
     if overrides:

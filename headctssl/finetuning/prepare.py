@@ -130,6 +130,13 @@ def _check(call: Call) -> None:
         raise UsageError(
             "Few shots needs a number of patients.", got=call.few_shots, expected="1 or more", do="Correct --few_shots."
         )
+    if call.num_workers is not None and call.num_workers < 0:
+        raise UsageError(
+            "There cannot be fewer than no reader processes.",
+            got=call.num_workers,
+            expected="0 or more",
+            do="Correct --num_workers.",
+        )
     if call.fold != "all" and not call.fold.isdecimal():
         raise UsageError("The fold is unknown.", got=call.fold, expected="a number or 'all'", do="Correct -f.")
     if call.tag is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", call.tag):

@@ -72,7 +72,8 @@ def look_at_run(folder: Path, *, resume: bool, overwrite: bool) -> bool:
         True when there is a checkpoint to go on from.
 
     Raises:
-        UsageError: both flags are given, or a run exists and neither is.
+        UsageError: both flags are given; a run exists and neither is; or a finished run that keeps no checkpoint is to
+            be continued.
     """
     if resume and overwrite:
         raise UsageError(
@@ -85,7 +86,17 @@ def look_at_run(folder: Path, *, resume: bool, overwrite: bool) -> bool:
             expected="a new run",
             do="Go on with --continue, replace it with --overwrite, or give another name with --tag.",
         )
-    return resume and (folder / CHECKPOINT_FILE).exists()
+    going_on = resume and (folder / CHECKPOINT_FILE).exists()
+    weights = sorted(path.name for path in folder.glob("*.safetensors"))
+    if resume and not going_on and weights:
+        # A linear head writes no checkpoint, and a user may have deleted one to save space: nothing is lost here.
+        raise UsageError(
+            f"The run {folder.name} is finished and has no checkpoint to go on from.",
+            got=", ".join(weights),
+            expected="a run that was stopped before its end",
+            do=f"Use it as it is (-w {folder}), replace it with --overwrite, or give another name with --tag.",
+        )
+    return going_on
 
 
 def open_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> bool:

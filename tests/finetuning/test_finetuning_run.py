@@ -11,6 +11,7 @@ import pytest
 import torch
 from small_heads import INPUT, STORAGE, make_dataset, make_encoder
 
+from headctssl.cli.main import run_command
 from headctssl.contract import HeadSettings
 from headctssl.errors import ContractError, DataError, StoppedError, UsageError
 from headctssl.finetuning.adapt import Best, settle_norm
@@ -146,6 +147,15 @@ def test_continue_equals_an_uninterrupted_run(full, small, monkeypatch):
         finetune(2, small / "enc", overrides=(*overrides, "training.seed=3"), tag="cut", resume=True, **FAST)
 
 
+def test_a_finished_linear_run_is_not_continued_and_not_touched(linear, small):
+    """It keeps no checkpoint: going on would begin anew and lose it."""
+    before = {p.name: (p.stat().st_mtime_ns, p.stat().st_size) for p in linear.iterdir()}
+    with pytest.raises(UsageError, match="finished and has no checkpoint to go on from") as caught:
+        finetune(2, small / "enc", adapt="linear", resume=True, **FAST)
+    assert all(word in caught.value.do for word in ("-w", "--overwrite", "--tag"))
+    assert {p.name: (p.stat().st_mtime_ns, p.stat().st_size) for p in linear.iterdir()} == before
+
+
 def test_few_shots_of_a_cnn_without_validation(small):
     folder = finetune(
         2, small / "cnn", few_shots=2, fold="all", labels=["bleed"], overrides=("training.num_epochs=2",), **FAST
@@ -204,6 +214,18 @@ def test_wrong_calls_are_told(small, full):
         finetune(2, small / "enc", fold="../x", **FAST)
     with pytest.raises(UsageError, match="no weights"):
         finetune(2, small / "nothing", **FAST)
+
+
+@pytest.mark.parametrize("command", ["finetune", "evaluate", "embed"])
+def test_less_than_no_readers_are_refused(command, capsys):
+    call = {"embed": ["-o", "x.csv"]}.get(command, [])
+    with pytest.raises(SystemExit) as ended:
+        run_command(command, ["-d", "2", "-w", "x", *call, "--num_workers", "-1"])
+    assert ended.value.code == 2
+    assert "-1 is not 0 or more" in capsys.readouterr().err
+    if command == "finetune":
+        with pytest.raises(UsageError, match="fewer than no reader"):
+            finetune(2, "x", num_workers=-1)
 
 
 def test_leakage_is_told(small, full, tmp_path):

@@ -245,6 +245,15 @@ def test_continue_without_a_checkpoint_starts_fresh_and_says_so(
     assert "encoder.safetensors" in out.split("wrote")[1]
 
 
+def test_continue_keeps_a_finished_run_whose_checkpoint_was_deleted(dataset: Path, no_picture: None) -> None:
+    folder = go()
+    (folder / "checkpoint_latest.pt").unlink()
+    before = (folder / "encoder.safetensors").stat().st_mtime_ns
+    with pytest.raises(UsageError, match="finished and has no checkpoint"):
+        go(resume=True)
+    assert (folder / "encoder.safetensors").stat().st_mtime_ns == before
+
+
 @pytest.mark.parametrize(
     ("change", "field"),
     [
