@@ -12,6 +12,7 @@ import torch
 import headctssl
 from headctssl.console import name_files, say
 from headctssl.contract import Contract
+from headctssl.errors import HeadCTSSLError
 from headctssl.loading.loader import BatchLoader
 from headctssl.loading.views import whole_head_view
 from headctssl.methods.method import Method
@@ -97,17 +98,20 @@ def pretrain(
     target = choose_device(device, current_process())
     with processes(target) as process:
         quiet = quiet or not process.is_main
-        settled: tuple[RunSettings, Path, bool] | None = None
+        settled: tuple[RunSettings, Path, bool] | HeadCTSSLError | None = None
         built: tuple[Method, LoadReport | None] | None = None
         if process.is_main:
-            call = open_call(request, target, process)
-            call, folder, going_on = _choose_run(call, tag, resume=resume, overwrite=overwrite)
-            # Everything that can be wrong with the call shows before an old run is removed.
-            check_division(call.settings.training, target, process, coupled=call.method.batch_coupled)
-            built = _build(call)
-            _begin(call, folder, target, resume=resume, overwrite=overwrite, quiet=quiet)
-            settled = (call.settings, folder, going_on)
-        settings, folder, going_on = broadcast_object(settled, process)
+            try:
+                call = open_call(request, target, process)
+                call, folder, going_on = _choose_run(call, tag, resume=resume, overwrite=overwrite)
+                # Everything that can be wrong with the call shows before an old run is removed.
+                check_division(call.settings.training, target, process, coupled=call.method.batch_coupled)
+                built = _build(call)
+                _begin(call, folder, target, resume=resume, overwrite=overwrite, quiet=quiet)
+                settled = (call.settings, folder, going_on)
+            except HeadCTSSLError as error:
+                settled = error
+        settings, folder, going_on = _agreed(settled, process)
         if built is None:
             call = open_call(request, target, process, settings=settings)
             built = _build(call)
@@ -150,6 +154,21 @@ def estimate(
     settings = open_call(request, choose_device(device, process), process).settings
     print_decisions(settings, quiet=quiet)
     return settings
+
+
+def _agreed(
+    settled: tuple[RunSettings, Path, bool] | HeadCTSSLError | None, process: Process
+) -> tuple[RunSettings, Path, bool]:
+    """What the main process settled, on every process; its error is raised on all of them.
+
+    Raises:
+        HeadCTSSLError: the call does not fit. Without this the others would report a broken connection.
+    """
+    found: tuple[RunSettings, Path, bool] | HeadCTSSLError = broadcast_object(settled, process)
+    if isinstance(found, HeadCTSSLError):
+        barrier(process)  # nobody leaves before all have heard it
+        raise found
+    return found
 
 
 def _choose_run(

@@ -125,6 +125,7 @@ class Trainer:
         self.step = 0
         self.elapsed = 0.0  # seconds of training, over all sessions of the run
         self.bad_in_a_row = 0
+        self.told_to_stop = False  # what several processes agreed on in this step
 
     def run(self) -> None:
         """Train to the last step.
@@ -172,7 +173,7 @@ class Trainer:
 
                 self.step += 1
                 self._after(passes, clock, rate, norm, meter, finite=finite)
-                if stop:
+                if self.told_to_stop or (stop and self.process.world_size == 1):
                     self._stop(stop)
 
     def resume(self) -> bool:
@@ -226,8 +227,9 @@ class Trainer:
         except StopIteration:
             raise AssertionError(f"the loader ended at step {self.step} of {self.training.num_steps}") from None
         except Exception:
-            # A signal to the whole process group may end the reader processes first.
-            if stop:
+            # A signal to the whole process group may end the reader processes first. With several processes
+            # the others are in the middle of a step, and one alone must not leave as if all had agreed.
+            if stop and self.process.world_size == 1:
                 self._stop(stop)
             raise
         return batch
@@ -243,13 +245,18 @@ class Trainer:
         return torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if limit is None else limit)
 
     def _all_finite(self, norm: Tensor, losses: Tensor, stop: StopFlag) -> bool:
-        """Whether loss and gradient are finite on every process; also spreads a signal over them."""
+        """Whether loss and gradient are finite on every process; also agrees on whether a signal came.
+
+        With several processes a signal that comes later in the step is acted on in the next one: it may have
+        reached only one of them, and the others would wait for it.
+        """
         bad = ~(torch.isfinite(norm) & torch.isfinite(losses).all())
         if self.process.world_size == 1:
             return not bool(bad)
         told = torch.tensor(1.0 if stop else 0.0, device=self.device)
         flags = reduce_max(torch.stack([bad.float(), told]), self.process).tolist()
-        if flags[1] and not stop:
+        self.told_to_stop = bool(flags[1])
+        if self.told_to_stop and not stop:
             stop.name = "a signal to another process"
         return not flags[0]
 

@@ -21,8 +21,8 @@ SETS = [t for t in TINY if "batch_size" not in t and "num_steps" not in t]
 SETS += ["training.batch_size=4", "training.num_steps=3", "training.optimizer=sgd", "training.lr=0.01"]
 
 
-def two_processes(arguments: list[str]) -> None:
-    """Run headct with two processes, as torchrun would start them."""
+def two_processes(arguments: list[str], code: int = 0) -> list[str]:
+    """Run headct with two processes, as torchrun would start them; what each wrote to stderr."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -37,13 +37,16 @@ def two_processes(arguments: list[str]) -> None:
         )
         for rank in range(2)
     ]
+    told = []
     try:
         for process in started:
             _, errors = process.communicate(timeout=120)
-            assert process.returncode == 0, errors
+            assert process.returncode == code, errors
+            told.append(errors)
     finally:
         for process in started:
             process.kill()
+    return told
 
 
 @pytest.mark.evidence
@@ -61,6 +64,14 @@ def test_two_processes_give_the_loss_of_one(dataset: Path, method: str) -> None:
         assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-4)
     for name, tensor in load_file(one / "encoder.safetensors").items():
         assert torch.allclose(tensor, load_file(two / "encoder.safetensors")[name], atol=1e-5), name
+
+
+def test_a_wrong_call_is_told_by_every_process(dataset: Path) -> None:
+    """Not only by the main one, with a broken connection on the others."""
+    call = ["pretrain", "-d", "1", "-m", "dino", "-c", "vit_test", "--device", "cpu", "--set", "training.lrr=1"]
+    for errors in two_processes(call, code=2):
+        assert "Unknown setting 'training.lrr'" in errors
+        assert "Traceback" not in errors
 
 
 def _lines(folder: Path) -> list[dict[str, float]]:

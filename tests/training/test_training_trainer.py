@@ -16,6 +16,7 @@ from headctssl.errors import StoppedError, TrainingError, UsageError
 from headctssl.loading.views import ViewGroup, ViewPlan
 from headctssl.methods.method import ParamGroup, split_decay
 from headctssl.planning.run_settings import TrainingSettings
+from headctssl.training.distributed import Process
 from headctssl.training.run_log import RunLog
 from headctssl.training.trainer import Trainer
 from headctssl.types import Clock, PretrainBatch, StepResult, Views
@@ -224,6 +225,63 @@ def test_reader_that_dies_of_the_signal_still_leads_to_a_checkpoint(tmp_path: Pa
     with pytest.raises(StoppedError, match="after step 2"):
         trainer.run()
     assert make_trainer(tmp_path, Toy()).resume()
+
+
+@pytest.fixture
+def one_of_two(monkeypatch: pytest.MonkeyPatch) -> Callable[[Trainer], Trainer]:
+    """Makes a trainer believe that it is one of two processes, the other one without a signal."""
+    monkeypatch.setattr("headctssl.training.trainer.wrap", lambda module, process, find_unused: module)
+    for name in ("trainer.reduce_max", "meter.reduce_mean"):
+        monkeypatch.setattr(f"headctssl.training.{name}", lambda values, process: values)
+
+    def make(trainer: Trainer) -> Trainer:
+        trainer.process = Process(0, 0, 2)
+        return trainer
+
+    return make
+
+
+def test_a_late_signal_to_one_of_several_processes_waits_for_the_next_agreement(
+    tmp_path: Path, one_of_two: Callable[[Trainer], Trainer]
+) -> None:
+    """Left alone after the exchange of a step, the other process would wait in the next one."""
+    learner = Toy()
+    real = learner.after_step
+
+    def late(clock: Clock) -> None:
+        real(clock)
+        if clock.step == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    learner.after_step = late  # type: ignore[method-assign]
+    with pytest.raises(StoppedError, match="after step 4 of 6"):
+        one_of_two(make_trainer(tmp_path, learner)).run()
+
+
+def test_a_signal_to_another_process_stops_this_one_too(
+    tmp_path: Path, one_of_two: Callable[[Trainer], Trainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = one_of_two(make_trainer(tmp_path, Toy()))
+    told = torch.tensor([0.0, 1.0])
+    monkeypatch.setattr("headctssl.training.trainer.reduce_max", lambda values, process: torch.maximum(values, told))
+    with pytest.raises(StoppedError, match="another process after step 1 of 6"):
+        trainer.run()
+
+
+def test_one_of_several_processes_tells_of_its_dead_reader(
+    tmp_path: Path, one_of_two: Callable[[Trainer], Trainer]
+) -> None:
+    trainer = one_of_two(make_trainer(tmp_path, Toy()))
+    whole = trainer.make_batches
+
+    def dying(start: int) -> Iterator[PretrainBatch]:
+        yield next(iter(whole(start)))
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise TrainingError("a reader died")
+
+    trainer.make_batches = dying
+    with pytest.raises(TrainingError, match="a reader died"):
+        trainer.run()
 
 
 def test_checkpoint_of_other_settings_is_refused(tmp_path: Path) -> None:
