@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from headctssl.dataset.detached import data_files
 from headctssl.dataset.intensity import hounsfield_fault
 from headctssl.dataset.raw_image import Geometry, RawImage, unreadable
 from headctssl.dataset.straightening import SliceStack, distinct
@@ -21,6 +22,7 @@ from headctssl.volume.geometry import spacing_of, to_spl
 
 __all__ = [
     "ImageHeader",
+    "data_files",
     "find_images",
     "is_image",
     "read",
@@ -154,6 +156,7 @@ def _kind(path: Path) -> str:
         )
     if path.stat().st_size == 0:
         raise unreadable(path, "an empty file", _EXPECTED, "Export or download the file again.")
+    data_files(path)  # raises when the voxels are in many files: the digest would not see them change
     return _SUFFIXES[suffix]
 
 
@@ -250,13 +253,13 @@ def source_digest(path: Path) -> tuple[str, int, int]:
     """Identity of an image on disk.
 
     Args:
-        path: a file (with the data file that a .mhd or .nhdr header names), or a folder of DICOM files.
+        path: a file (with the data file that its header names), or a folder of DICOM files.
 
     Returns:
         SHA-256 of the content (of several files: of their names, sizes and contents, in order), size in
         bytes, newest modification time in nanoseconds.
     """
-    files = list(_plain_files(path)) if path.is_dir() else [path, *_data_files(path)]
+    files = list(_plain_files(path)) if path.is_dir() else [path, *data_files(path)]
     digest = hashlib.sha256()
     size = newest = 0
     for file in files:
@@ -269,16 +272,3 @@ def source_digest(path: Path) -> tuple[str, int, int]:
             while block := handle.read(_CHUNK):
                 digest.update(block)
     return digest.hexdigest(), size, newest
-
-
-def _data_files(path: Path) -> list[Path]:
-    """The data files that a MetaImage or NRRD header without data names."""
-    if path.suffix.lower() not in (".mhd", ".nhdr"):
-        return []
-    found = []
-    for line in path.read_bytes().decode("latin-1").splitlines():
-        key, sign, value = line.partition("=" if path.suffix.lower() == ".mhd" else ":")
-        if sign and key.strip().lower() in ("elementdatafile", "data file", "datafile"):
-            data = path.parent / value.strip()
-            found += [data] if data.is_file() else []
-    return found
