@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from headctssl.console import say
 from headctssl.dataset.manifest import RawDataset
 from headctssl.dataset.splits import Fold, Splits, load_splits, make_splits
+from headctssl.errors import DataError
 from headctssl.planning.plans import SplitRule
 from headctssl.settings import write_json
 
@@ -28,6 +29,9 @@ def ensure_splits(
 
     Returns:
         The file.
+
+    Raises:
+        DataError: a subject is marked for another part than the one it is in.
     """
     path = folder / "splits.json"
     wanted = set(case_ids)
@@ -54,32 +58,70 @@ def ensure_splits(
 
 
 def add_cases(splits: Splits, raw: RawDataset, case_ids: Collection[str]) -> Splits:
-    """Give cases that no split knows a place: where their subject is, else for training in every fold.
+    """Give cases that no split knows a place.
 
+    A case goes where its subject is already. A new subject goes where its mark in the column `split`
+    of cases.csv says (`val`: the validation cases of every fold), without a mark to training in every fold.
     Nothing that was drawn moves, so a test set stays a test set. The same object comes back when
     there is nothing to add.
 
     Args:
         splits: the splits so far.
-        raw: the dataset, for subjects.
-        case_ids: the cases that can be used.
+        raw: the dataset, for subjects and marks.
+        case_ids: the cases that can be used; those that left the dataset get no place.
+
+    Raises:
+        DataError: a subject is marked for another part than the one it is in.
     """
+    subject = dict(zip(raw.cases["case_id"], raw.cases["subject_id"], strict=True))
+    mark = dict(zip(raw.cases["case_id"], raw.cases["split"], strict=True)) if "split" in raw.cases.columns else {}
     known = {*splits.test, *(case for fold in splits.folds for case in (*fold.train, *fold.val))}
-    added = sorted(set(case_ids) - known)
+    _refuse_other_marks(splits, subject, mark)
+    added = sorted((set(case_ids) & set(subject)) - known)
     if not added:
         return splits
-    subject = dict(zip(raw.cases["case_id"], raw.cases["subject_id"], strict=True))
 
     def of_subjects(cases: Collection[str], members: Collection[str]) -> list[str]:
         subjects = {subject[m] for m in members if m in subject}
         return [case for case in cases if subject[case] in subjects]
 
-    test = of_subjects(added, splits.test)
+    joining = set(of_subjects(added, known))
+    new = {part: [c for c in added if c not in joining and mark.get(c) == part] for part in ("test", "val")}
+    test = sorted([*of_subjects(added, splits.test), *new["test"]])
     rest = sorted(set(added) - set(test))
     folds = []
     for fold in splits.folds:
-        val = of_subjects(rest, fold.val)
+        val = sorted([*of_subjects(rest, fold.val), *new["val"]])
         train = sorted(set(rest) - set(val))
         folds.append(Fold(train=(*fold.train, *train), val=(*fold.val, *val)))
-    note = f"{len(added)} cases were added: {len(test)} join the test cases by their subject, the others training."
+    note = f"{len(added)} cases were added: {len(test)} join the test cases by their subject or mark, "
+    note += f"{len(new['val'])} the validation cases of every fold by their mark, the others follow their subject or "
+    note += "are for training."
     return Splits(test=(*splits.test, *test), folds=tuple(folds), notes=(*splits.notes, note))
+
+
+def _refuse_other_marks(splits: Splits, subject: Mapping[str, str], mark: Mapping[str, str]) -> None:
+    """A mark that the splits cannot honour without moving what was drawn is an error.
+
+    All cases of a subject have one mark (`load_raw_dataset` sees to that), so looking at the cases
+    that have a place finds added ones of the same subject too. A subject marked `train` may validate
+    a fold, as in `make_splits`.
+    """
+    validated = {case for fold in splits.folds for case in fold.val}
+    trained = {case for fold in splits.folds for case in fold.train}
+    for place, cases, others in (
+        ("test", splits.test, ("train", "val")),
+        ("training or validation", sorted(trained | validated), ("test",)),
+        ("training", sorted(trained - validated), ("val",)),
+    ):
+        wrong = {subject[case]: mark[case] for case in cases if mark.get(case) in others}
+        if wrong:
+            name, asked = next(iter(wrong.items()))
+            more = f" ({len(wrong) - 1} more subjects likewise)" if len(wrong) > 1 else ""
+            raise DataError(
+                f"Subject '{name}' is marked '{asked}' in cases.csv, but splits.json has it in {place}{more}.",
+                got=f"split={asked}",
+                expected=f"no mark, or one that leaves its cases in {place}: splits are never moved",
+                do="Correct the column 'split' of cases.csv. Or delete splits.json to draw all splits anew; models "
+                "trained so far may then have seen the new test cases.",
+            )

@@ -12,14 +12,14 @@ import pytest
 from small_heads import head, make_dataset
 
 from headctssl.dataset.image_io import write_nifti
-from headctssl.dataset.manifest import DatasetInfo, load_raw_dataset, write_raw_dataset
+from headctssl.dataset.manifest import DatasetInfo, RawDataset, load_raw_dataset, write_raw_dataset
 from headctssl.dataset.splits import load_splits
 from headctssl.errors import DataError
 from headctssl.paths import preprocessed_dataset
 from headctssl.planning.fingerprint import DatasetFingerprint, extract_fingerprint, left_out_cases, load_fingerprint
 from headctssl.planning.planner import plan_experiment
 from headctssl.planning.plans import SplitRule, plans_path
-from headctssl.planning.splits_file import ensure_splits
+from headctssl.planning.splits_file import add_cases, ensure_splits
 from headctssl.types import Volume
 
 
@@ -139,6 +139,53 @@ def test_added_cases_follow_their_subject_and_nothing_moves(roots: Path) -> None
         assert sorted([*after.test, *new.train, *new.val]) == sorted(raw.case_ids)
         parts = [{subject[c] for c in part} for part in (after.test, new.train, new.val)]
         assert sum(map(len, parts)) == len(set.union(*parts))
+
+
+def mark(raw: RawDataset, folder: Path, marks: dict[str, str]) -> RawDataset:
+    """The dataset with marks by subject in the column `split`."""
+    cases = raw.cases.assign(split=[marks.get(s, "") for s in raw.cases["subject_id"]])
+    write_raw_dataset(folder, raw.info, cases)
+    return load_raw_dataset(7)
+
+
+def test_marks_of_added_cases_are_kept(roots: Path) -> None:
+    folder = make_dataset(7, 24)
+    marks = {"patient7_9": "test", "patient7_10": "val", "patient7_11": "train"}
+    raw = mark(load_raw_dataset(7), folder, marks)
+    of = {s: sorted(raw.cases["case_id"][raw.cases["subject_id"] == s]) for s in marks}
+    new = {case for cases in of.values() for case in cases}
+    old = [case for case in raw.case_ids if case not in new]
+    ensure_splits(raw, preprocessed_dataset(7), SplitRule(), old, quiet=True)
+    before = load_splits(preprocessed_dataset(7))
+    after = add_cases(before, raw, raw.case_ids)
+    assert sorted(set(after.test) - set(before.test)) == of["patient7_9"]
+    for earlier, fold in zip(before.folds, after.folds, strict=True):
+        assert sorted(set(fold.val) - set(earlier.val)) == of["patient7_10"]
+        assert sorted(set(fold.train) - set(earlier.train)) == of["patient7_11"]
+    assert add_cases(after, raw, raw.case_ids) is after
+    assert add_cases(before, raw, [*old, "left_the_dataset"]) is before
+
+
+@pytest.mark.parametrize(
+    ("part", "asked"), [("train", "test"), ("test", "train"), ("test", "val"), ("val", "test"), ("only_train", "val")]
+)
+def test_a_mark_against_the_drawn_place_of_the_subject_is_refused(roots: Path, part: str, asked: str) -> None:
+    folder = make_dataset(7, 24)
+    raw = load_raw_dataset(7)
+    old = [case for case in raw.case_ids if int(case[-2:]) % 2 == 0]  # one scan of each subject; the second is added
+    rule = SplitRule(folds=1) if part == "only_train" else SplitRule()
+    ensure_splits(raw, preprocessed_dataset(7), rule, old, quiet=True)
+    before = load_splits(preprocessed_dataset(7))
+    fold = before.folds[0]
+    case = {"train": fold.train, "only_train": fold.train, "val": fold.val, "test": before.test}[part][0]
+    name = dict(zip(raw.cases["case_id"], raw.cases["subject_id"], strict=True))[case]
+    raw = mark(raw, folder, {name: asked})
+    with pytest.raises(DataError, match=f"'{name}' is marked '{asked}'") as error:
+        ensure_splits(raw, preprocessed_dataset(7), SplitRule(), raw.case_ids, quiet=True)
+    assert error.value.got
+    assert error.value.expected
+    assert "column 'split'" in str(error.value.do)
+    assert load_splits(preprocessed_dataset(7)) == before
 
 
 def test_digest_changes_with_the_content(roots: Path) -> None:
