@@ -40,9 +40,12 @@ _DO_SERIES = "Give each series its own folder, or use headct_convert --from dico
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file carries DICOM's mark: 'DICM' after 128 bytes."""
-    with open(path, "rb") as handle:
-        return handle.read(132)[128:] == b"DICM"
+    """Whether a file carries DICOM's mark: 'DICM' after 128 bytes; False for one that cannot be opened."""
+    try:
+        with open(path, "rb") as handle:
+            return handle.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
 
 
 def series_files(folder: Path) -> list[Path]:

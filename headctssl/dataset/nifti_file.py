@@ -102,9 +102,13 @@ def _geometry(path: Path, image: Any) -> Geometry:
         raise unreadable(path, f"voxels of type {dtype}", "one number per voxel", "Save it as integers or floats.")
     notes: list[str] = []
     if int(image.header["sform_code"]) == 0 and int(image.header["qform_code"]) == 0:
-        notes.append("The file states no orientation (sform and qform codes are 0): its axes are taken as R, A, S.")
+        notes.append("The file states no orientation (sform and qform codes are 0): its axes are taken as L, A, S.")
     affine = np.array(image.affine, dtype=np.float64)
-    unit = image.header.get_xyzt_units()[0]
+    try:
+        unit = image.header.get_xyzt_units()[0]
+    except KeyError:  # a code that NIfTI does not define
+        notes.append(f"The unit code {int(image.header['xyzt_units'])} is not one of NIfTI: lengths are taken as mm.")
+        unit = "unknown"
     affine[:3] *= _UNIT_MM.get(unit, 1.0)
     if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
         raise unreadable(path, "an affine without volume", "voxel spacing and directions", "Correct the header.")

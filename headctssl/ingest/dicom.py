@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pydicom
-from pydicom.errors import InvalidDicomError
 
 from headctssl.dataset.dicom_series import is_dicom
 from headctssl.ingest.scan import Found, Ignored, Scan
@@ -66,12 +65,12 @@ def find_scans(source: Path) -> Found:
         relative = file.relative_to(source).as_posix()
         header = _header(file)
         if header is None:
-            if file.suffix.lower() in _DICOM_SUFFIXES:
+            if file.suffix.lower() in _DICOM_SUFFIXES or is_dicom(file):
                 rejected.append(
                     ScanVerdict(source=relative, status="reject", reasons=("The file is not readable DICOM.",))
                 )
             else:
-                others["files that are not DICOM"] += 1
+                others["files that are not DICOM" if os.access(file, os.R_OK) else "files that cannot be opened"] += 1
             continue
         reason = _not_a_scan(header)
         if reason:
@@ -105,8 +104,11 @@ def _header(file: Path) -> pydicom.Dataset | None:
     try:
         if not is_dicom(file):
             return None
-        return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
-    except (InvalidDicomError, OSError, EOFError, ValueError):
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
+        for tag in _TAGS:  # values are parsed when they are used: here, where one that cannot be is told
+            header.get(tag)
+        return header
+    except Exception:  # pydicom raises errors of many types on damaged files; the caller names the file
         return None
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import SimpleITK
 from crude_heads import crude_head
 
-from headctssl.dataset.image_io import data_files, read, read_header, source_digest
-from headctssl.errors import ImageReadError
+from headctssl.dataset.dicom_series import is_dicom
+from headctssl.dataset.image_io import data_files, read, read_header, source_digest, write_nifti
+from headctssl.dataset.parallel import map_items
+from headctssl.errors import DataError, ImageReadError
 from headctssl.types import Volume
 
 
@@ -40,3 +44,44 @@ def test_voxels_in_many_files_are_refused(tmp_path: Path, head: Volume, value: s
         with pytest.raises(ImageReadError) as error:
             call(path)
         assert "several files" in str(error.value.got)
+
+
+def fails_in_odd_ways(item: int) -> int:
+    if item == 1:
+        raise KeyError("xyzt")
+    if item == 2:
+        raise DataError("known")
+    return item
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_error_of_any_type_is_the_result_of_its_item(num_workers: int) -> None:
+    results = dict(map_items(fails_in_odd_ways, [0, 1, 2, 3], num_workers))
+    assert (results[0], results[3]) == (0, 3)
+    assert isinstance(results[1], DataError)
+    assert results[1].got == "KeyError: 'xyzt'"
+    assert isinstance(results[2], DataError)
+    assert results[2].what == "known"
+
+
+def test_a_nifti_with_an_unknown_unit_is_read_in_mm(tmp_path: Path, head: Volume) -> None:
+    path = tmp_path / "a.nii"
+    write_nifti(path, head)
+    content = bytearray(path.read_bytes())
+    content[123] = 7
+    path.write_bytes(bytes(content))
+    volume = read(path)
+    assert volume.spacing_mm == pytest.approx(head.spacing_mm)
+    assert any("unit code 7" in note for note in volume.info.notes)
+
+
+def test_a_file_that_cannot_be_opened_is_not_dicom(tmp_path: Path) -> None:
+    assert not is_dicom(tmp_path / "gone.dcm")
+
+
+def test_without_codes_the_axes_are_those_the_note_names(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), None)
+    image.header["qform_code"] = image.header["sform_code"] = 0
+    nib.save(image, tmp_path / "a.nii")
+    axes = ", ".join(nib.aff2axcodes(nib.load(tmp_path / "a.nii").affine))
+    assert any(f"taken as {axes}." in note for note in read(tmp_path / "a.nii").info.notes)
