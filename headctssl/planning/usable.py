@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headctssl.dataset.intensity import hounsfield_fault
+from headctssl.dataset.intensity import noted_fault
 from headctssl.errors import DataError
 from headctssl.types import Volume
 
@@ -13,7 +13,7 @@ def require_hounsfield(volume: Volume) -> str | None:
     """Refuse a volume whose values are not Hounsfield units.
 
     Args:
-        volume: as `read` returned it.
+        volume: as `read` returned it; its notes tell of the voxels as stored.
 
     Returns:
         A sentence when the values may not be Hounsfield units, None when they are.
@@ -21,11 +21,13 @@ def require_hounsfield(volume: Volume) -> str | None:
     Raises:
         DataError: they are not, so that every window would show something else.
     """
-    fault = hounsfield_fault(volume.hu)
+    # Not asked of the voxels again: straightening adds air around them, which would hide that there was none.
+    fault = noted_fault(volume.info.notes)
     if fault is not None and fault.kind == "not_hu":
+        what, _, found = fault.text.rstrip(".").partition(": ")
         raise DataError(
-            fault.text,
-            got=f"{int(volume.hu.min())} to {int(volume.hu.max())}",
+            f"{what}.",
+            got=found,
             expected="Hounsfield units: air near -1000, brain 20 to 45",
             do="Convert the image to Hounsfield units, or leave it out.",
         )

@@ -159,7 +159,7 @@ def _store(job: CaseJob, state: tuple[int, int]) -> tuple[IndexRow, tuple[str, .
 
 
 def _mask(name: str, image: Path, volume: Volume, done: Preprocessed) -> NDArray[np.bool_]:
-    """A mask of the raw dataset on the stored grid; what is not 0 is inside.
+    """A mask of the raw dataset on the stored grid; what is above 0 is inside.
 
     Raises:
         DataError: the mask does not lie on the voxels of the image.
@@ -172,7 +172,8 @@ def _mask(name: str, image: Path, volume: Volume, done: Preprocessed) -> NDArray
             expected=f"{volume.hu.shape} voxels of {_text(volume.spacing_mm)} mm at the same place",
             do=f"Resample {image.name} to its image, or empty the cell in cases.csv.",
         )
-    return mask_on_grid(raw.hu != 0, done.crop_box, done.grid)
+    # Above 0, not other than 0: a mask that was straightened has air, -1024, around it.
+    return mask_on_grid(raw.hu > 0, done.crop_box, done.grid)
 
 
 def _forget(job: CaseJob) -> None:
