@@ -10,10 +10,11 @@ from typing import Literal
 
 import torch
 
-from headctssl.contract import require_same
+from headctssl.contract import Contract, require_same
 from headctssl.errors import UsageError
 from headctssl.methods import method_class
 from headctssl.methods.method import Method
+from headctssl.planning.plans import Decision
 from headctssl.planning.resolve import detect_machine, resolve
 from headctssl.planning.run_settings import RunSettings
 from headctssl.settings import parse_overrides
@@ -109,15 +110,48 @@ def _resolved(
         world_size=process.world_size,
     )
     if weights is not None:
-        require_same(
-            "windows",
-            weights.contract.input.windows,
-            settings.input.windows,
-            "Plan the data with the same windows, or start from scratch.",
+        _require_fit(weights.contract, settings)
+    if data.left_out:
+        decision = Decision(
+            what="stored cases left out",
+            value="; ".join(data.left_out),
+            rule="only cases that splits.json has for training or validation are pretrained on",
+            source="a case without a place may be another scan of a test subject",
+            because="they were stored after the splits were last brought up to date",
         )
+        settings = settings.model_copy(update={"decisions": (*settings.decisions, decision)})
     # One spelling and order, so that a continued run can be compared.
     typed = tuple(f"{key}={json.dumps(value)}" for key, value in sorted(asked.items()))
     return settings.model_copy(update={"overrides": typed})
+
+
+_FREE_OF_ENCODER = ("input_shape", "drop_path")
+"""Fields of an encoder that `-w` may change: the grid follows the views, stochastic depth has no weights."""
+
+
+def _require_fit(contract: Contract, settings: RunSettings) -> None:
+    """Refuse weights that were trained as another network or on another input than this run's.
+
+    Most tensors of, say, another patch size have the same shapes and would load, with a meaning they never had.
+    The shape of the input may differ at a fixed spacing, where a token covers the same millimetres.
+
+    Raises:
+        ContractError: a field differs; it is named.
+    """
+    preset = contract.preset
+    planned = (
+        f"Copy the configuration of {preset} from the plans the checkpoint was trained with into the plans of this"
+        " dataset (or into a copy of them for -p), or start from scratch."
+    )
+    stretched = contract.input.rule == "stretch_to_shape"
+    for field in ("rule", "windows", "shape" if stretched else "spacing_mm"):
+        require_same(f"input.{field}", getattr(contract.input, field), getattr(settings.input, field), planned)
+    network = f"Choose the encoder of the checkpoint (-c {preset}) without --set encoder.*, or start from scratch."
+    one, other = contract.encoder.model_dump(mode="json"), settings.encoder.model_dump(mode="json")
+    for field in sorted({*one, *other} - set(_FREE_OF_ENCODER), key=lambda name: (name != "family", name)):
+        # The size of a token is the plans', everything else the preset's or the user's.
+        do = planned if field in ("patch", "strides", "kernels") and preset == settings.config else network
+        require_same(f"encoder.{field}", one.get(field), other.get(field), do)
 
 
 def choose_device(device: str | None, process: Process) -> torch.device:

@@ -21,9 +21,12 @@ from headctssl.cli.main import run_command
 from headctssl.contract import Contract, StorageRule
 from headctssl.errors import ContractError, DataError, HeadCTSSLError, StoppedError, UsageError
 from headctssl.methods.dino.dino import Dino
+from headctssl.networks import build_from_settings
+from headctssl.planning.plans import Plans, fitted_encoder
 from headctssl.settings import read_json
-from headctssl.training.checkpoint import load_encoder, load_weights
+from headctssl.training.checkpoint import load_encoder, load_weights, save_encoder
 from headctssl.training.pretrain import estimate, pretrain
+from headctssl.training.pretrain_data import open_pretrain_data
 from headctssl.training.run_log import RunLog
 from headctssl.training.run_state import load_checkpoint
 from headctssl.training.trainer import Trainer
@@ -278,10 +281,34 @@ def test_continue_with_other_settings_names_the_field(
 def test_continue_with_other_cases_is_refused(dataset: Path, no_picture: None) -> None:
     go()
     splits = json.loads((dataset / "splits.json").read_text())
+    splits["folds"][0]["train"] += splits["test"]
     splits["test"] = []
     (dataset / "splits.json").write_text(json.dumps(splits))
     with pytest.raises(UsageError, match="other cases"):
         go(resume=True)
+
+
+def test_stored_cases_that_no_split_knows_are_left_out_and_told(
+    dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    splits = json.loads((dataset / "splits.json").read_text())
+    added = splits["folds"][0]["train"].pop()  # stored, and perhaps another scan of the test subject
+    splits["folds"][0]["val"] = [splits["folds"][0]["train"].pop()]
+    (dataset / "splits.json").write_text(json.dumps(splits))
+    data = open_pretrain_data((1,), "plans", "train")
+    fold = splits["folds"][0]
+    assert data.indexes[0].case_ids == sorted([*fold["train"], *fold["val"]])
+    settings = estimate(1, "dino", config="vit_test", device="cpu", overrides=TINY)
+    told = next(d for d in settings.decisions if d.what == "stored cases left out")
+    assert "1 stored cases of Dataset001_Tiny are not in splits.json: headct_preprocess -d 1" in told.value
+    assert "stored cases left out" in capsys.readouterr().out
+    everything = open_pretrain_data((1,), "plans", "all")
+    assert added in everything.indexes[0].case_ids
+    assert everything.num_cases == 6
+    assert everything.left_out == ()
+    (dataset / "splits.json").write_text(json.dumps({"format": 1, "test": splits["test"], "folds": [{"train": []}]}))
+    with pytest.raises(DataError, match="5 stored cases of Dataset001_Tiny are not in"):
+        open_pretrain_data((1,), "plans", "train")
 
 
 def test_estimate_decides_the_same_and_writes_nothing(dataset: Path, roots: Path) -> None:
@@ -305,8 +332,49 @@ def test_begin_from_weights(dataset: Path, no_picture: None) -> None:
         return sum(float((one[k] - two[k]).abs().sum()) for k in two)
 
     assert distance(first) < 0.2 * distance(go("mae", "training.seed=7", tag="scratch"))
-    with pytest.raises(ContractError, match="does not fit this encoder"):
+    with pytest.raises(ContractError, match=r"differ in 'encoder\.family'"):
         go("mae", init=first, config="resenc_test", tag="third")
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "field"),
+    [
+        ("encoder", {"patch": [4, 4, 4]}, "encoder.patch"),
+        ("encoder", {"registers": 2}, "encoder.registers"),
+        ("encoder", {"position": "trainable"}, "encoder.position"),
+        ("encoder", {"qkv_bias": False}, "encoder.qkv_bias"),
+        ("input", {"spacing_mm": [3.0, 6.0, 6.0]}, "input.spacing_mm"),
+        ("input", {"rule": "stretch_to_shape"}, "input.rule"),
+        ("input", {"windows": [{"level": 40, "width": 81}] * 3}, "input.windows"),
+        ("encoder", {"drop_path": 0.1, "input_shape": [36, 36, 36]}, None),
+        ("input", {"shape": [36, 36, 36]}, None),
+    ],
+)
+def test_weights_of_another_network_or_input_are_refused_by_field(
+    dataset: Path, roots: Path, no_picture: None, part: str, changes: dict[str, object], field: str | None
+) -> None:
+    """Nine tenths of the tensors would fit, with a meaning they never had."""
+    first = read_json(dataset / "plans.json", Plans).configuration("vit_test")
+    content = {"encoder": fitted_encoder(first).model_dump(mode="json"), "input": first.input.model_dump(mode="json")}
+    content[part].update(changes)
+    contract = Contract.model_validate(
+        {
+            "package_version": "0", "kind": "encoder", "storage": {}, "preset": "vit_test", "method": "dino",
+            "settings": "{}", "num_scans": 1, "cases_digest": "0", **content,
+        }
+    )  # fmt: skip
+    save_encoder(roots / "encoder.safetensors", build_from_settings(contract.encoder), contract)
+
+    def look() -> object:
+        init = roots / "encoder.safetensors"
+        return estimate(1, "mae", config="vit_test", init=init, device="cpu", quiet=True, overrides=TINY)
+
+    if field is None:
+        look()
+        return
+    with pytest.raises(ContractError, match=f"differ in '{field}'") as caught:
+        look()
+    assert "start from scratch" in (caught.value.do or "")
 
 
 def test_several_datasets(roots: Path, dataset: Path, no_picture: None) -> None:
