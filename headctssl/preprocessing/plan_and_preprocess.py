@@ -18,8 +18,9 @@ from headctssl.planning.planner import plan_experiment
 from headctssl.planning.plans import SplitRule, plans_path
 from headctssl.planning.splits_file import ensure_splits
 from headctssl.preprocessing.index import INDEX_NAME, CaseIndex
-from headctssl.preprocessing.preprocess import preprocess
+from headctssl.preprocessing.preprocess import REPORT_NAME, preprocess
 from headctssl.preprocessing.report import PreprocessingReport
+from headctssl.settings import read_json
 
 __all__ = ["ensure_preprocessed", "plan_and_preprocess", "storage_of_checkpoint"]
 
@@ -107,9 +108,9 @@ def _one_dataset(
 def ensure_preprocessed(
     dataset_id: int, rule: StorageRule, *, quiet: bool = False, num_workers: int | None = None
 ) -> CaseIndex:
-    """The stored cases of a dataset under a rule; preprocesses when they are missing, and says so.
+    """The stored cases of a dataset under a rule; preprocesses when some were never tried, and says so.
 
-    Also makes splits.json when it is missing. Needs no plans.
+    Also makes splits.json when it is missing, and gives added cases their place in it. Needs no plans.
 
     Args:
         dataset_id: the number of the dataset.
@@ -128,13 +129,32 @@ def ensure_preprocessed(
     index = CaseIndex.open(storage)
     if len(index):
         require_same("storage", index.storage_digest, rule.digest(), "Run headct_plan_and_preprocess with --overwrite.")
-    if not (folder / "splits.json").is_file():
-        _default_splits(dataset_id, rule, quiet)
+    added = _never_tried(dataset_id, index, rule)
+    if added:
+        say(
+            f"dataset {dataset_id}: {added} cases were added since it was preprocessed as {rule.storage_id}: "
+            "doing them now",
+            quiet=quiet,
+        )
+        preprocess(dataset_id, rule=rule, num_workers=num_workers, quiet=quiet)
+        index = CaseIndex.open(storage)
+    _default_splits(dataset_id, rule, quiet)
     return index
 
 
+def _never_tried(dataset_id: int, index: CaseIndex, rule: StorageRule) -> int:
+    """How many cases of the raw dataset are neither stored nor among the failures of the last preprocessing."""
+    tried = set(index.case_ids)
+    path = preprocessed_dataset(dataset_id) / REPORT_NAME
+    if path.is_file():
+        report = read_json(path, PreprocessingReport, do="Make it anew with headct_preprocess.")
+        if report.storage_id == rule.storage_id:
+            tried |= {failure.case_id for failure in report.failures}
+    return len(set(load_raw_dataset(dataset_id).case_ids) - tried)
+
+
 def _default_splits(dataset_id: int, rule: StorageRule, quiet: bool) -> None:
-    """Make splits.json from the stored cases when it is missing, by the default rule."""
+    """Make splits.json from the stored cases when it is missing, by the default rule; else add those it lacks."""
     folder = preprocessed_dataset(dataset_id)
     index = CaseIndex.open(folder / rule.storage_id)
     ensure_splits(load_raw_dataset(dataset_id), folder, SplitRule(), index.case_ids, quiet=quiet)

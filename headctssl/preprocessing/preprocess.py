@@ -13,6 +13,8 @@ from headctssl.dataset.manifest import RawDataset, load_raw_dataset
 from headctssl.errors import DataError
 from headctssl.paths import preprocessed_dataset
 from headctssl.planning.fingerprint import MASK_COLUMNS
+from headctssl.planning.plans import SplitRule
+from headctssl.planning.splits_file import ensure_splits
 from headctssl.preprocessing.case_job import CaseJob, CaseOutcome, run_case
 from headctssl.preprocessing.executors import WorkerDied, run_jobs, worker_count
 from headctssl.preprocessing.index import INDEX_NAME, IndexRow, read_index, write_index
@@ -40,7 +42,7 @@ def preprocess(
     A case whose storage digest, source size and modification time are unchanged is kept. A case
     that fails is left out with its reason in preprocessing_report.json; nothing takes its place.
     Files are written under a temporary name and renamed, so a killed command leaves no half file
-    and can be run again.
+    and can be run again. Where there is a splits.json, added cases get their place in it.
 
     Args:
         dataset_id: the number of the raw dataset.
@@ -52,7 +54,8 @@ def preprocess(
 
     Raises:
         UsageError: there is no such dataset.
-        DataError: the dataset's files do not fit their schema, it is not CT, or every case failed.
+        DataError: the dataset's files do not fit their schema, it is not CT, every case failed, or a subject
+            is marked for another part than splits.json has it in.
         ContractError: this version cannot carry out the rule.
     """
     begin = time.monotonic()
@@ -94,6 +97,8 @@ def preprocess(
             expected="at least one usable case",
             do=first.do or f"See {folder / REPORT_NAME}.",
         )
+    if (folder / "splits.json").is_file():
+        ensure_splits(raw, folder, SplitRule(), [row.case_id for row in rows], quiet=quiet)
     name_files([storage, index, folder / REPORT_NAME], quiet=quiet)
     return report
 

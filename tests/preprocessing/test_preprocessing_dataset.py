@@ -16,6 +16,7 @@ from small_heads import STORAGE, head, make_dataset, make_encoder
 from headctssl.contract import StorageRule
 from headctssl.dataset.image_io import write_nifti
 from headctssl.dataset.manifest import load_raw_dataset, write_raw_dataset
+from headctssl.dataset.splits import load_splits
 from headctssl.errors import ContractError, CorruptCaseError, DataError, UsageError
 from headctssl.paths import preprocessed_dataset
 from headctssl.preprocessing.executors import WorkerDied, run_jobs
@@ -293,6 +294,46 @@ def test_ensure_preprocessed_does_what_is_missing_and_says_so(roots: Path, capsy
     stamp = (storage() / "cases.csv").stat().st_mtime_ns
     assert ensure_preprocessed(7, STORAGE, num_workers=1).rows == index.rows
     assert (storage() / "cases.csv").stat().st_mtime_ns == stamp
+
+
+def keep_first(folder: Path, n: int) -> None:
+    """Shorten cases.csv to its first cases; the images stay."""
+    raw = load_raw_dataset(7)
+    write_raw_dataset(folder, raw.info, raw.cases.iloc[:n])
+
+
+def test_added_cases_are_tried_once_and_get_a_place(roots: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_dataset(7, 13, unknown=0)
+    whole = (folder / "cases.csv").read_bytes()
+    (folder / "images" / "case7_12.nii.gz").write_bytes(b"no image")
+    keep_first(folder, 11)
+    assert len(ensure_preprocessed(7, STORAGE, num_workers=1)) == 11
+    (folder / "cases.csv").write_bytes(whole)
+    capsys.readouterr()
+    index = ensure_preprocessed(7, STORAGE, num_workers=1)
+    assert "2 cases were added since it was preprocessed" in capsys.readouterr().out
+    assert index.case_ids == [f"case7_{k:02d}" for k in range(12)]
+    splits = load_splits(preprocessed_dataset(7))
+    place = [splits.test, splits.folds[0].train, splits.folds[0].val]
+    # Scans 10 and 11 are of one subject; 12 cannot be read and has no place.
+    assert next(p for p in place if "case7_10" in p) is next(p for p in place if "case7_11" in p)
+    assert not any("case7_12" in p for p in place)
+    assert ensure_preprocessed(7, STORAGE, num_workers=1).rows == index.rows
+    assert "added" not in capsys.readouterr().out  # what failed is not tried again by every command
+
+
+def test_preprocess_gives_added_cases_their_place(roots: Path, command: Command) -> None:
+    folder = make_dataset(7, 12)
+    whole = (folder / "cases.csv").read_bytes()
+    keep_first(folder, 11)
+    assert command("plan_and_preprocess", "-d", 7, "--num_workers", 1)[0] == 0
+    (folder / "cases.csv").write_bytes(whole)
+    code, out, _ = command("preprocess", "-d", 7, "--num_workers", 1)
+    assert code == 0
+    assert "1 cases were added" in out
+    splits = load_splits(preprocessed_dataset(7))
+    assert ("case7_10" in splits.test) == ("case7_11" in splits.test)
+    assert "case7_11" in (*splits.test, *splits.folds[0].train, *splits.folds[0].val)
 
 
 def test_an_index_of_another_rule_is_refused(roots: Path) -> None:
