@@ -70,14 +70,23 @@ def evaluate(
     columns, notes = _shared_labels(contract, raw)
     truth = raw.labels()
     index = ensure_preprocessed(dataset_id, contract.storage, quiet=quiet, num_workers=num_workers)
-    wanted = _cases(raw, split)
+    asked = _cases(raw, split)
+    here = set(raw.case_ids)
+    wanted = [case_id for case_id in asked if case_id in here]
+    if len(wanted) < len(asked):
+        notes.append(
+            f"{len(asked) - len(wanted)} of {len(asked)} test cases of splits.json are no longer in the dataset and "
+            "left out"
+        )
     index = index.subset(wanted)
     if len(index) == 0:
         raise DataError(
-            "None of the cases could be preprocessed.",
-            got=f"0 of {len(wanted)} {split} cases stored",
+            "None of the cases could be preprocessed."
+            if wanted
+            else "The dataset has none of its test cases any more.",
+            got="; ".join([f"0 of {len(wanted)} {split} cases stored", *notes]),
             expected="at least one",
-            do="See preprocessing_report.json for the reasons.",
+            do="See preprocessing_report.json for the reasons, and compare splits.json with cases.csv.",
         )
     if len(index) < len(wanted):
         notes.append(f"{len(wanted) - len(index)} of {len(wanted)} cases are not preprocessed and left out")

@@ -13,7 +13,7 @@ from small_heads import make_dataset, make_encoder
 from headctssl.errors import ContractError, DataError, UsageError
 from headctssl.evaluation.evaluate import evaluate
 from headctssl.finetuning.finetune import finetune
-from headctssl.paths import ROOT_KINDS
+from headctssl.paths import ROOT_KINDS, data_root
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,23 @@ def test_labels_are_matched_by_name(trained):
         path.write_text(path.read_text().replace("bleed", "tumour"))
     with pytest.raises(ContractError, match="none of the classifier's labels"):
         evaluate(4, classifier, split="all", quiet=True)
+
+
+def test_test_cases_that_left_the_dataset_are_left_out_and_counted(trained):
+    _, classifier = trained
+    folder = make_dataset(6, 16, name="Shrinks")
+    before = evaluate(6, classifier, num_workers=0, quiet=True)
+    path = next((data_root("preprocessed") / folder.name).glob("splits.json"))
+    test = json.loads(path.read_text())["test"]
+    table = folder / "cases.csv"
+    whole = table.read_text().splitlines(keepends=True)
+    table.write_text("".join(line for line in whole if not line.startswith(test[0])))
+    after = evaluate(6, classifier, num_workers=0, quiet=True)
+    assert (before.num_cases, after.num_cases, after.num_failed) == (len(test), len(test) - 1, 0)
+    assert any(f"1 of {len(test)} test cases" in note for note in after.notes)
+    table.write_text("".join(line for line in whole if not line.startswith(tuple(test))))
+    with pytest.raises(DataError, match="none of its test cases any more"):
+        evaluate(6, classifier, num_workers=0, quiet=True)
 
 
 def test_refusals(trained):
