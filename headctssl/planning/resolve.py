@@ -50,6 +50,7 @@ def resolve(
     pretrain_on: Literal["train", "all"] = "train",
     init: str = "scratch",
     max_case_shape: tuple[int, int, int] | None = None,
+    max_head_shape: tuple[int, int, int] | None = None,
     batch_coupled: bool = False,
     world_size: int = 1,
 ) -> RunSettings:
@@ -68,6 +69,7 @@ def resolve(
         pretrain_on: `train`, or `all` when the test cases are used too.
         init: `scratch`, or the weights hash of the checkpoint to begin from.
         max_case_shape: largest stored case (z, y, x) in voxels; from the plans' head extent when None.
+        max_head_shape: largest head box (z, y, x) in voxels of storage; as large as a case when None.
         batch_coupled: the loss couples the samples of a batch: accumulation above 1 is refused.
         world_size: processes that share the batch.
 
@@ -120,7 +122,7 @@ def resolve(
 
     # 3-4. Views, and how much of a scan is read for them.
     views = resolve_views.views(ledger, asked, method_name, configuration)
-    read_shape = resolve_views.read_shape(ledger, first, configuration, max_case_shape)
+    read_shape = resolve_views.read_shape(ledger, first, configuration, max_case_shape, max_head_shape)
 
     # 5-8. Precision, workers, batch, accumulation.
     method = resolve_method.sizes(asked, method_settings, encoder, first.profile)

@@ -56,28 +56,43 @@ def local_shape(configuration: ConfigurationPlan) -> Shape:
     return (sides[0], sides[1], sides[2])
 
 
-def read_shape(ledger: Ledger, plans: Plans, configuration: ConfigurationPlan, max_case_shape: Shape | None) -> Shape:
+def read_shape(
+    ledger: Ledger,
+    plans: Plans,
+    configuration: ConfigurationPlan,
+    max_case_shape: Shape | None,
+    max_head_shape: Shape | None = None,
+) -> Shape:
     """Step 4. Read shape.
 
     Rule: per axis, what the field of view of the encoder covers at storage spacing, but no more
-    than the largest stored case. stretch_to_shape looks at whole heads, so it reads whole cases.
+    than the largest stored case. For a head larger than the field of view `loading.draws.frame_of`
+    grows the field by one factor for all axes, so the factor of the largest head is read here: else
+    pretraining would cut heads that evaluation shows whole. stretch_to_shape looks at whole heads,
+    so it reads whole cases.
     Source: no voxel outside the field of view can reach a view (geometry).
-    Assumption: without an index, cases are as large as the field of view.
+    Assumption: without an index, heads and cases are as large as the field of view; without the
+    sizes of the heads they are as large as the cases.
     """
     spec = configuration.input
+    field = [mm / spacing for mm, spacing in zip(spec.field_of_view_mm, plans.storage.spacing_mm, strict=True)]
+    heads = max_head_shape or max_case_shape
+    growth = 1.0 if heads is None else max(1.0, *(head / side for head, side in zip(heads, field, strict=True)))
     sides = []
     for axis in range(3):
-        field = ceil(spec.field_of_view_mm[axis] / plans.storage.spacing_mm[axis] - 1e-6)
-        largest = field if max_case_shape is None else max_case_shape[axis]
-        sides.append(max(1, largest if spec.rule == "stretch_to_shape" else min(field, largest)))
+        covered = ceil(field[axis] * growth - 1e-6)
+        largest = covered if max_case_shape is None else max_case_shape[axis]
+        sides.append(max(1, largest if spec.rule == "stretch_to_shape" else min(covered, largest)))
     chosen = (sides[0], sides[1], sides[2])
+    grown = growth > 1 and spec.rule != "stretch_to_shape"
     ledger.note(
         "read shape",
         f"{_text(chosen)} voxels",
-        "the field of view at storage spacing, at most the largest stored case",
+        "the field of view at storage spacing, grown where the largest head is larger, at most the largest stored case",
         "geometry",
-        f"field of view {_text(tuple(round(v) for v in spec.field_of_view_mm))} mm, stored at "
-        f"{_text(plans.storage.spacing_mm)} mm, largest case "
+        f"field of view {_text(tuple(round(v) for v in spec.field_of_view_mm))} mm, "
+        + (f"{growth:.2f} times that for the largest head, " if grown else "")
+        + f"stored at {_text(plans.storage.spacing_mm)} mm, largest case "
         + (_text(max_case_shape) if max_case_shape is not None else "not known yet"),
     )
     return chosen

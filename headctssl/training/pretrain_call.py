@@ -106,6 +106,7 @@ def _resolved(
         pretrain_on=request.pretrain_on,
         init="scratch" if weights is None else weights.contract.weights_hash,
         max_case_shape=data.max_shape,
+        max_head_shape=data.max_head_shape,
         batch_coupled=method.batch_coupled,
         world_size=process.world_size,
     )

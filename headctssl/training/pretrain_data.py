@@ -1,10 +1,12 @@
-"""Pretrain data: the plans and stored cases of one or several datasets, without their test cases."""
+"""Pretrain data: the plans and stored cases of one or several datasets that are for training or validation."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from headctssl.contract import StorageRule
 from headctssl.dataset.splits import load_splits
@@ -22,6 +24,7 @@ class PretrainData:
 
     plans: tuple[Plans, ...]
     indexes: tuple[CaseIndex, ...]
+    left_out: tuple[str, ...] = ()  # sentences on stored cases that no split knows
 
     @property
     def num_cases(self) -> int:
@@ -32,6 +35,13 @@ class PretrainData:
     def max_shape(self) -> tuple[int, int, int]:
         """Largest stored extent (z, y, x) in voxels, per axis."""
         z, y, x = (max(int(index.shapes[:, axis].max()) for index in self.indexes if len(index)) for axis in range(3))
+        return (z, y, x)
+
+    @property
+    def max_head_shape(self) -> tuple[int, int, int]:
+        """Largest stored head box (z, y, x) in voxels, per axis."""
+        sides = (np.diff(index.head_boxes, axis=2)[..., 0].max(axis=0) for index in self.indexes if len(index))
+        z, y, x = np.max(list(sides), axis=0).tolist()
         return (z, y, x)
 
     @property
@@ -49,7 +59,8 @@ def open_pretrain_data(
     Args:
         dataset_ids: one or several datasets; the storage rule of the first holds for all.
         plans_name: which plans.
-        pretrain_on: ``train`` leaves the test cases of splits.json out.
+        pretrain_on: ``train`` takes the training and validation cases of splits.json: a case that it does not
+            know may be another scan of a test subject. ``all`` takes every stored case.
 
     Raises:
         UsageError: a dataset is named twice or unknown.
@@ -64,18 +75,21 @@ def open_pretrain_data(
             do="Name every dataset once.",
         )
     plans = tuple(load_plans(dataset_id, plans_name) for dataset_id in dataset_ids)
-    indexes = tuple(_open(plan, plans[0].storage, pretrain_on) for plan in plans)
+    stored = tuple(_open(plan, plans[0].storage) for plan in plans)
+    indexes, left_out = stored, list[str]()
+    if pretrain_on == "train":
+        indexes = tuple(_for_training(plan, index, left_out) for plan, index in zip(plans, stored, strict=True))
     if not any(len(index) for index in indexes):
         raise DataError(
             "There is no case to train on.",
-            got="no stored case outside the test set",
-            expected="at least one",
+            got="; ".join(left_out) or "no stored case outside the test set",
+            expected="at least one training or validation case of splits.json",
             do="See preprocessing_report.json and splits.json, or use --pretrain_on all.",
         )
-    return PretrainData(plans, indexes)
+    return PretrainData(plans, indexes, tuple(left_out))
 
 
-def _open(plans: Plans, rule: StorageRule, pretrain_on: Literal["train", "all"]) -> CaseIndex:
+def _open(plans: Plans, rule: StorageRule) -> CaseIndex:
     dataset = preprocessed_dataset(plans.dataset_id)
     storage = dataset / rule.storage_id
     if not storage.is_dir():
@@ -87,11 +101,20 @@ def _open(plans: Plans, rule: StorageRule, pretrain_on: Literal["train", "all"])
             expected="its stored cases",
             do=f"Run headct_plan_and_preprocess -d {plans.dataset_id}.",
         )
-    index = CaseIndex.open(storage)
-    if pretrain_on == "all":
-        return index
-    held_out = set(load_splits(dataset).test)
-    return index.subset(case_id for case_id in index.case_ids if case_id not in held_out)
+    return CaseIndex.open(storage)
+
+
+def _for_training(plans: Plans, index: CaseIndex, left_out: list[str]) -> CaseIndex:
+    """The training and validation cases of a dataset; a sentence is added on stored cases that no split knows."""
+    splits = load_splits(preprocessed_dataset(plans.dataset_id))
+    usable = {case_id for fold in splits.folds for case_id in (*fold.train, *fold.val)}
+    unknown = len(set(index.case_ids) - usable - set(splits.test))
+    if unknown:
+        left_out.append(
+            f"{unknown} stored cases of {plans.dataset_name} are not in splits.json: "
+            f"headct_preprocess -d {plans.dataset_id} gives them a place"
+        )
+    return index.subset(usable)
 
 
 def _refuse_other_rule(plans: Plans, rule: StorageRule) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from planning_examples import GPU, LAPTOP, fingerprint
 
 from headctssl.errors import UsageError
+from headctssl.loading.draws import frame_of
 from headctssl.methods import METHODS, method_class
 from headctssl.planning.machine import Machine
 from headctssl.planning.planner import make_plans
@@ -227,8 +230,27 @@ def test_read_shape_is_the_field_of_view_but_no_more_than_the_cases() -> None:
     free = run(config="vit_b", machine=GPU)
     field = [round(n * s) for n, s in zip(free.input.shape, free.input.spacing_mm, strict=True)]
     assert all(abs(a - b) <= 1 for a, b in zip(free.read_shape, field, strict=True))
-    assert run(config="vit_b", max_case_shape=(100, 400, 90)).read_shape == (100, free.read_shape[1], 90)
+    case, small = (100, 400, 90), (80, 90, 70)
+    assert run(config="vit_b", max_case_shape=case, max_head_shape=small).read_shape == (100, free.read_shape[1], 90)
     assert run(config="headct_foundation", max_case_shape=(300, 310, 90)).read_shape == (300, 310, 90)
+
+
+@pytest.mark.parametrize("head_mm", [(150.0, 170.0, 130.0), (260.0, 200.0, 150.0), (190.0, 290.0, 200.0)])
+def test_the_read_shape_covers_what_the_largest_head_shows(head_mm: tuple[float, float, float]) -> None:
+    first = run(config="vit_b")
+    spacing = first.storage.spacing_mm
+    head = tuple(round(mm / s) for mm, s in zip(head_mm, spacing, strict=True))
+    settings = run(config="vit_b", max_case_shape=(400, 400, 400), max_head_shape=head)
+    frame = frame_of(np.array([(20, 20 + n) for n in head]), np.array(spacing), settings.input)
+    assert settings.read_shape == tuple(math.ceil(side - 1e-6) for side in frame[:, 1] - frame[:, 0])
+    case = tuple(n + 4 for n in head)
+    bounded = run(config="vit_b", max_case_shape=case, max_head_shape=head).read_shape
+    assert bounded == tuple(min(a, b) for a, b in zip(case, settings.read_shape, strict=True))
+    because = next(d for d in settings.decisions if d.what == "read shape").because
+    assert ("for the largest head" in because) == (settings.read_shape != first.read_shape)
+    # Without the sizes of the heads, those of the cases stand for them.
+    alone = run(config="vit_b", max_case_shape=case).read_shape
+    assert all(bound <= side <= most for bound, side, most in zip(bounded, alone, case, strict=True))
 
 
 def test_the_first_storage_rule_holds_for_several_datasets() -> None:

@@ -9,6 +9,7 @@ import os
 import platform
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from headctssl.errors import ContractError, DataError, HeadCTSSLError, StoppedEr
 from headctssl.methods.dino.dino import Dino
 from headctssl.networks import build_from_settings
 from headctssl.planning.plans import Plans, fitted_encoder
+from headctssl.preprocessing.index import CaseIndex, write_index
 from headctssl.settings import read_json
 from headctssl.training.checkpoint import load_encoder, load_weights, save_encoder
 from headctssl.training.pretrain import estimate, pretrain
@@ -309,6 +311,17 @@ def test_stored_cases_that_no_split_knows_are_left_out_and_told(
     (dataset / "splits.json").write_text(json.dumps({"format": 1, "test": splits["test"], "folds": [{"train": []}]}))
     with pytest.raises(DataError, match="5 stored cases of Dataset001_Tiny are not in"):
         open_pretrain_data((1,), "plans", "train")
+
+
+def test_the_largest_head_is_read_whole(dataset: Path) -> None:
+    """Heads of 120 mm fit the 144 mm of the input; one of 152 mm makes its frame, and so what is read, larger."""
+    index = open_pretrain_data((1,), "plans", "train").indexes[0]
+    assert estimate(1, "mae", config="vit_test", device="cpu", quiet=True, overrides=TINY).read_shape == (34, 36, 36)
+    rows = CaseIndex.open(index.folder).rows
+    large = replace(rows[0], head_box=((2, 32), (0, 38), (3, 33)))
+    write_index(index.folder, [large, *rows[1:]])
+    assert open_pretrain_data((1,), "plans", "train").max_head_shape == (30, 38, 30)
+    assert estimate(1, "mae", config="vit_test", device="cpu", quiet=True, overrides=TINY).read_shape == (34, 38, 36)
 
 
 def test_estimate_decides_the_same_and_writes_nothing(dataset: Path, roots: Path) -> None:
