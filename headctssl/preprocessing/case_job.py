@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headctssl.contract import StorageRule
-from headctssl.dataset.image_io import read, source_digest
+from headctssl.dataset.image_io import data_files, read, source_digest
 from headctssl.errors import CorruptCaseError, DataError, HeadCTSSLError
 from headctssl.planning.usable import require_hounsfield
 from headctssl.preprocessing.index import IndexRow, case_path, mask_path, row_of_file, row_of_meta
@@ -54,6 +54,9 @@ class CaseOutcome:
 def run_case(job: CaseJob) -> CaseOutcome:
     """Store one case unless it is stored already.
 
+    What an earlier version of the source left is removed only when the source was read and refused:
+    a share that is away or a machine short of memory says nothing about the case.
+
     Raises:
         OSError: the disk is full or read-only: that is no fault of the case, and stops the command.
     """
@@ -67,6 +70,8 @@ def run_case(job: CaseJob) -> CaseOutcome:
         row, more = _store(job, state)
         return CaseOutcome(job.case_id, "written", row, notes=(*notes, *more))
     except HeadCTSSLError as error:
+        if _refused(job, error):
+            _forget(job)
         failure = CaseFailure(
             case_id=job.case_id, what=error.what, got=error.got or "", expected=error.expected or "", do=error.do or ""
         )
@@ -83,8 +88,40 @@ def run_case(job: CaseJob) -> CaseOutcome:
             got=str(error),
             do="This is a fault of headctssl: please report it without patient data. Other cases are not affected.",
         )
-    _forget(job)
     return CaseOutcome(job.case_id, "failed", failure=failure)
+
+
+def _refused(job: CaseJob, error: HeadCTSSLError) -> bool:
+    """Whether the error is about the content of the source: all of it can be read, and something in it is wrong."""
+    if not isinstance(error, DataError) or isinstance(error, CorruptCaseError):
+        return False
+    behind: BaseException | None = error
+    while behind is not None:
+        if isinstance(behind, MemoryError):
+            return False
+        behind = behind.__context__
+    try:
+        for path in _sources(job):
+            files = _files(path)
+            if not files or (path.suffix.lower() in (".mhd", ".nhdr") and len(files) < 2):  # the voxels are away
+                return False
+            source_digest(path)
+    except OSError:
+        return False
+    except HeadCTSSLError:
+        return True
+    return True
+
+
+def _sources(job: CaseJob) -> tuple[Path, ...]:
+    return (job.image, *(image for _, image in job.mask_images))
+
+
+def _files(path: Path) -> list[Path]:
+    """The files of a source: itself and the data file that its header names, or the slices of a DICOM folder."""
+    if path.is_dir():
+        return [p for p in path.iterdir() if p.is_file() and p.name[0] != "."]
+    return [path, *data_files(path)] if path.is_file() else []
 
 
 def _source_state(job: CaseJob) -> tuple[int, int]:
@@ -94,13 +131,12 @@ def _source_state(job: CaseJob) -> tuple[int, int]:
         DataError: a file does not exist.
     """
     size = newest = 0
-    for path in (job.image, *(image for _, image in job.mask_images)):
+    for path in _sources(job):
         if not path.exists():
             raise DataError(
                 f"{path} does not exist.", got="nothing", expected="the file named in cases.csv", do="Check the path."
             )
-        files = [path] if path.is_file() else [p for p in path.iterdir() if p.is_file() and p.name[0] != "."]
-        for file in files:
+        for file in _files(path):
             status = file.stat()
             size += status.st_size
             newest = max(newest, status.st_mtime_ns)
@@ -153,6 +189,8 @@ def _store(job: CaseJob, state: tuple[int, int]) -> tuple[IndexRow, tuple[str, .
     )
     for name, mask in masks.items():
         write_mask(mask_path(job.folder, job.case_id, name), mask)
+    for name in set(job.rule.masks) - set(masks):  # what an earlier cases.csv named
+        mask_path(job.folder, job.case_id, name).unlink(missing_ok=True)
     # The case comes last: a case without its masks is never taken for complete.
     write_case(case_path(job.folder, job.case_id), done.hu, meta)
     return row_of_meta(job.case_id, done.hu.shape[1:], meta), info.notes

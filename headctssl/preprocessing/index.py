@@ -19,11 +19,13 @@ from headctssl.volume.store import CaseMeta, StoredCase
 __all__ = [
     "CaseIndex",
     "IndexRow",
+    "case_of_file",
     "case_path",
     "mask_path",
     "read_index",
     "rebuild_index",
     "row_of_file",
+    "stored_files",
     "write_index",
 ]
 
@@ -65,6 +67,21 @@ def case_path(folder: Path, case_id: str) -> Path:
 def mask_path(folder: Path, case_id: str, mask: str) -> Path:
     """Where a mask of a case lies: ``hh/CASE.<mask>.b2nd``."""
     return case_path(folder, case_id).with_name(f"{case_id}.{mask}.b2nd")
+
+
+def stored_files(folder: Path) -> list[Path]:
+    """Every stored case and mask of a storage folder, sorted; files being written are not among them."""
+    return sorted(path for path in folder.glob("??/*.b2nd") if path.name[0] != ".")
+
+
+def case_of_file(folder: Path, path: Path) -> str | None:
+    """The case that a stored case or mask belongs to; None when it lies where no case would put it.
+
+    Names alone do not tell: ``X.head.b2nd`` may be the mask of X or a case X.head. The folder does.
+    """
+    parts = path.name.removesuffix(".b2nd").split(".")
+    names = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
+    return next((name for name in names if case_path(folder, name).parent == path.parent), None)
 
 
 class CaseIndex:
@@ -248,19 +265,20 @@ def row_of_meta(case_id: str, shape: tuple[int, ...], meta: CaseMeta) -> IndexRo
 def rebuild_index(folder: Path) -> CaseIndex:
     """Make cases.csv again from the stored files.
 
-    A file CASE.NAME.b2nd beside CASE.b2nd is a mask when CASE lists NAME among its masks.
+    A file CASE.NAME.b2nd is a mask when it lies in the folder of CASE and CASE lists NAME among its
+    masks; a file that lies where neither a case nor a mask would be is passed over.
 
     Raises:
         CorruptCaseError: a stored case has no readable metadata; it is named.
     """
-    files = {path.name.removesuffix(".b2nd"): path for path in folder.glob("??/*.b2nd") if path.name[0] != "."}
     rows: list[IndexRow] = []
-    masks: set[str] = set()
-    for stem in sorted(files, key=lambda s: (len(s), s)):
-        if stem in masks:
+    masks: set[Path] = set()
+    for path in sorted(stored_files(folder), key=lambda p: (len(p.name), p.name)):
+        case_id = path.name.removesuffix(".b2nd")
+        if path in masks or path != case_path(folder, case_id):
             continue
-        row = row_of_file(stem, files[stem])
-        masks.update(f"{stem}.{mask}" for mask in row.masks)
+        row = row_of_file(case_id, path)
+        masks.update(mask_path(folder, case_id, mask) for mask in row.masks)
         rows.append(row)
     write_index(folder, rows)
     return CaseIndex.open(folder)

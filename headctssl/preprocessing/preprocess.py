@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from headctssl.console import name_files, progress, say
@@ -17,7 +17,16 @@ from headctssl.planning.plans import SplitRule
 from headctssl.planning.splits_file import ensure_splits
 from headctssl.preprocessing.case_job import CaseJob, CaseOutcome, run_case
 from headctssl.preprocessing.executors import WorkerDied, run_jobs, worker_count
-from headctssl.preprocessing.index import INDEX_NAME, IndexRow, read_index, write_index
+from headctssl.preprocessing.index import (
+    INDEX_NAME,
+    IndexRow,
+    case_of_file,
+    case_path,
+    mask_path,
+    read_index,
+    stored_files,
+    write_index,
+)
 from headctssl.preprocessing.one_case import Preprocessed, preprocess_volume
 from headctssl.preprocessing.report import CaseFailure, CaseNote, PreprocessingReport
 from headctssl.settings import write_json
@@ -26,6 +35,7 @@ __all__ = ["REPORT_NAME", "Preprocessed", "preprocess", "preprocess_volume"]
 
 REPORT_NAME = "preprocessing_report.json"
 _SHOWN = 20
+_WITHDRAWN = "no longer in cases.csv: its stored files were removed"
 
 
 def preprocess(
@@ -41,6 +51,7 @@ def preprocess(
 
     A case whose storage digest, source size and modification time are unchanged is kept. A case
     that fails is left out with its reason in preprocessing_report.json; nothing takes its place.
+    The stored files of cases that are no longer in cases.csv are removed.
     Files are written under a temporary name and renamed, so a killed command leaves no half file
     and can be run again. Where there is a splits.json, added cases get their place in it.
 
@@ -73,7 +84,7 @@ def preprocess(
     say(f"{raw.folder.name}: {len(jobs)} cases -> {rule.storage_id} with {workers} process(es)", quiet=quiet)
     outcomes = _run(jobs, workers, quiet)
     rows = [outcome.row for outcome in outcomes if outcome.row is not None]
-    index = write_index(storage, rows)
+    removed = _bring_up_to_date(storage, rows, known, jobs, raw)
     report = PreprocessingReport(
         dataset_id=dataset_id,
         dataset_name=raw.folder.name,
@@ -83,12 +94,16 @@ def preprocess(
         num_written=sum(outcome.status == "written" for outcome in outcomes),
         num_kept=sum(outcome.status == "kept" for outcome in outcomes),
         failures=tuple(outcome.failure for outcome in outcomes if outcome.failure is not None),
-        notes=tuple(CaseNote(case_id=o.case_id, note=note) for o in outcomes for note in o.notes),
+        num_removed=len(removed),
+        notes=(
+            *(CaseNote(case_id=o.case_id, note=note) for o in outcomes for note in o.notes),
+            *(CaseNote(case_id=case_id, note=_WITHDRAWN) for case_id in removed),
+        ),
         verified=verify,
         seconds=round(time.monotonic() - begin, 2),
     )
     write_json(folder / REPORT_NAME, report)
-    _print(report, set(known) - {job.case_id for job in jobs}, quiet)
+    _print(report, quiet)
     if not rows:
         first = report.failures[0]
         raise DataError(
@@ -99,7 +114,7 @@ def preprocess(
         )
     if (folder / "splits.json").is_file():
         ensure_splits(raw, folder, SplitRule(), [row.case_id for row in rows], quiet=quiet)
-    name_files([storage, index, folder / REPORT_NAME], quiet=quiet)
+    name_files([storage, storage / INDEX_NAME, folder / REPORT_NAME], quiet=quiet)
     return report
 
 
@@ -112,6 +127,41 @@ def _known_rows(storage: Path) -> Sequence[IndexRow]:
     except DataError:
         # The index is derived from the files, and is written anew at the end.
         return []
+
+
+def _bring_up_to_date(
+    storage: Path, rows: Sequence[IndexRow], known: Mapping[str, IndexRow], jobs: Sequence[CaseJob], raw: RawDataset
+) -> list[str]:
+    """Write the index and remove the files of withdrawn cases; gives the ids of those.
+
+    When no case could be used the earlier index stays, less the cases whose files are gone: it
+    describes stored cases that a share that is away or killed workers do not make wrong.
+    """
+    if rows:
+        write_index(storage, rows)
+        # Without cases.csv the cases are what lies under images/ just now, which says nothing about withdrawal.
+        return _remove_withdrawn(storage, jobs) if (raw.folder / "cases.csv").is_file() else []
+    left = [row for row in known.values() if case_path(storage, row.case_id).is_file()]
+    if left:
+        write_index(storage, left)
+    elif known:
+        (storage / INDEX_NAME).unlink()
+    return []
+
+
+def _remove_withdrawn(storage: Path, jobs: Sequence[CaseJob]) -> list[str]:
+    """Remove stored files of cases that cases.csv does not have: a subject who withdraws is withdrawn from here too."""
+    kept: set[Path] = set()
+    for job in jobs:
+        kept.add(case_path(storage, job.case_id))
+        kept.update(mask_path(storage, job.case_id, mask) for mask in ("head", *job.rule.masks))
+    gone = set()
+    for path in stored_files(storage):
+        case_id = case_of_file(storage, path)
+        if path not in kept and case_id is not None:
+            path.unlink()
+            gone.add(case_id)
+    return sorted(gone)
 
 
 def _cases(raw: RawDataset, rule: StorageRule) -> list[tuple[str, str, tuple[tuple[str, Path], ...]]]:
@@ -131,10 +181,12 @@ def _run(jobs: list[CaseJob], workers: int, quiet: bool) -> list[CaseOutcome]:
         if isinstance(result, WorkerDied):
             failure = CaseFailure(
                 case_id=job.case_id,
-                what="The process that worked on this case was killed.",
-                got="a dead worker, most likely out of memory",
+                what="The process that worked on this case died.",
+                got="a dead worker: out of memory, or, in a Python script, a call outside of "
+                "`if __name__ == '__main__':`",
                 expected="a process that ends by itself",
-                do="Run again with a smaller --num_workers; when it is killed again, leave the case out.",
+                do="In a script, put the call under `if __name__ == '__main__':`. Otherwise run again with a smaller "
+                "--num_workers; when it dies again, leave the case out.",
             )
             outcomes.append(CaseOutcome(job.case_id, "failed", failure=failure))
         else:
@@ -142,7 +194,7 @@ def _run(jobs: list[CaseJob], workers: int, quiet: bool) -> list[CaseOutcome]:
     return sorted(outcomes, key=lambda outcome: outcome.case_id)
 
 
-def _print(report: PreprocessingReport, gone: set[str], quiet: bool) -> None:
+def _print(report: PreprocessingReport, quiet: bool) -> None:
     say(
         f"{report.num_written} written, {report.num_kept} unchanged, {len(report.failures)} left out "
         f"in {report.seconds:.1f} s",
@@ -158,5 +210,5 @@ def _print(report: PreprocessingReport, gone: set[str], quiet: bool) -> None:
         say(f"noticed: case '{note.case_id}': {note.note}", quiet=quiet)
     if len(report.notes) > _SHOWN:
         say(f"and {len(report.notes) - _SHOWN} more notes, all in {REPORT_NAME}", quiet=quiet)
-    if gone:
-        say(f"{len(gone)} stored cases are no longer in the raw dataset; they left the index", quiet=quiet)
+    if report.num_removed:
+        say(f"{report.num_removed} cases are no longer in cases.csv: their stored files were removed", quiet=quiet)

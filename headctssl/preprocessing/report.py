@@ -30,7 +30,7 @@ class CaseFailure(Settings):
 
 
 class CaseNote(Settings):
-    """Something that was noticed about a case that was stored."""
+    """Something that was noticed about a case that was stored or removed."""
 
     case_id: str
     note: str
@@ -47,8 +47,9 @@ class PreprocessingReport(Settings):
     num_cases: int = Field(ge=0, description="Cases of the raw dataset.")
     num_written: int = Field(ge=0, description="Cases written this time.")
     num_kept: int = Field(ge=0, description="Cases kept: storage rule, size and modification time unchanged.")
+    num_removed: int = Field(0, ge=0, description="Stored cases removed: they are no longer in cases.csv.")
     failures: tuple[CaseFailure, ...] = Field(description="Cases left out.")
-    notes: tuple[CaseNote, ...] = Field((), description="What was noticed about stored cases.")
+    notes: tuple[CaseNote, ...] = Field((), description="What was noticed about stored and removed cases.")
     verified: bool = Field(False, description="Whether sources' SHA-256 and stored CRC-32 sums were checked.")
     seconds: float = Field(ge=0, description="Time taken.")
 
