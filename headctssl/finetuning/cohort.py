@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +16,7 @@ from headctssl.dataset.splits import Splits
 from headctssl.errors import DataError, UsageError, unknown_name
 from headctssl.finetuning.few_shot import draw_few_shots
 from headctssl.metrics.statistics import subject_codes
+from headctssl.preprocessing.index import CaseIndex
 
 __all__ = ["Cohort", "choose_labels", "make_cohort"]
 
@@ -37,6 +40,19 @@ class Cohort:
     def subjects(self, case_ids: Sequence[str]) -> NDArray[np.int64]:
         """(n,) subject number per case."""
         return subject_codes([self.subject[c] for c in case_ids], case_ids)
+
+    def digest(self, index: CaseIndex) -> str:
+        """SHA-256 over id, source, labels and part of every case in order, first 16 hex digits.
+
+        Args:
+            index: the stored cases, all of the cohort's among them.
+        """
+        source = {row.case_id: row.source_sha256 for row in index.rows}
+        sha = hashlib.sha256()
+        for part, case_ids in (("train", self.train), ("val", self.validation), ("test", self.test)):
+            for case_id in case_ids:
+                sha.update(json.dumps([part, case_id, source[case_id], self.table[case_id].tolist()]).encode())
+        return sha.hexdigest()[:16]
 
 
 def choose_labels(known: Sequence[LabelSpec], wanted: Sequence[str] | None) -> tuple[tuple[LabelSpec, ...], list[str]]:

@@ -16,7 +16,7 @@ from headctssl.contract import Contract
 from headctssl.finetuning.adapt import Best, Labelled, adapt_full, adapt_linear
 from headctssl.finetuning.leakage import describe_leakage, write_used_cases
 from headctssl.finetuning.prepare import Call, Job, prepare
-from headctssl.finetuning.settings import Adaptation, FinetuneSettings
+from headctssl.finetuning.settings import Adaptation
 from headctssl.finetuning.tasks import Classifier, class_weights, with_prior
 from headctssl.finetuning.whole_head import encode, stored_views
 from headctssl.metrics.metrics_file import Metrics
@@ -24,9 +24,10 @@ from headctssl.metrics.outcome import Outcome, interval_warnings, measure, print
 from headctssl.networks import build_from_settings
 from headctssl.networks.heads import build_head
 from headctssl.seeding import derive_seed
-from headctssl.settings import read_json, write_json
+from headctssl.settings import write_json
 from headctssl.training.checkpoint import load_into, save_weights
-from headctssl.training.run_folder import describe_environment, open_run_folder, require_same_settings
+from headctssl.training.distributed import Process, check_division
+from headctssl.training.run_folder import describe_environment, open_run_folder
 from headctssl.training.run_log import RunLog
 
 __all__ = ["finetune"]
@@ -94,10 +95,10 @@ def finetune(
         quiet=quiet,
     )
     job = prepare(call)
+    # Everything that can be wrong with the call shows before an old run is removed.
+    check_division(job.settings.training, job.device, Process(), coupled=False)
+    classifier, loaded = _build(job)
     going_on = open_run_folder(job.folder, resume=resume, overwrite=overwrite)
-    if going_on:
-        stored = read_json(job.folder / "config.json", FinetuneSettings)
-        require_same_settings(job.folder, stored.of_weights(), job.settings.of_weights())
     write_json(job.folder / "config.json", job.settings)
     write_json(job.folder / "environment.json", describe_environment(job.device))
     parts = {"train": job.cohort.train, "val": job.cohort.validation}
@@ -107,7 +108,8 @@ def finetune(
         if resume and not going_on:
             log.say("there is no checkpoint to go on from: starting from the beginning")
         _tell(job, log, quiet)
-        _train(job, log, going_on=going_on)
+        log.say(loaded)
+        _train(job, classifier, log, going_on=going_on)
     finally:
         log.close()
     name_files(sorted(path for path in job.folder.iterdir() if path.is_file()), quiet=quiet)
@@ -135,9 +137,8 @@ def _tell(job: Job, log: RunLog, quiet: bool) -> None:
         log.say(f"note: {note}")
 
 
-def _train(job: Job, log: RunLog, *, going_on: bool) -> None:
+def _train(job: Job, classifier: Classifier, log: RunLog, *, going_on: bool) -> None:
     settings, cohort = job.settings, job.cohort
-    classifier = _build(job, log)
     train = _labelled(job, cohort.train)
     validation = _labelled(job, cohort.validation) if cohort.validation else None
     weights = class_weights(train.labels, settings.task)
@@ -160,16 +161,15 @@ def _train(job: Job, log: RunLog, *, going_on: bool) -> None:
     print_metrics(metrics, quiet=log.quiet)
 
 
-def _build(job: Job, log: RunLog) -> Classifier:
-    """Encoder and head as they begin; random parts depend on the seed alone."""
+def _build(job: Job) -> tuple[Classifier, str]:
+    """Encoder and head as they begin, and where from; random parts depend on the seed alone."""
     settings = job.settings
     torch.manual_seed(derive_seed(settings.training.seed, "init"))
     encoder = build_from_settings(settings.encoder)
-    if job.start.tensors is None:
-        log.say("the encoder starts from random weights (scratch)")
-    else:
-        log.say(load_into(encoder, job.start.tensors, source=job.start.encoder).summary)
-    return Classifier(encoder, build_head(settings.head, encoder.embed_dim, len(settings.labels)))
+    loaded = "the encoder starts from random weights (scratch)"
+    if job.start.tensors is not None:
+        loaded = load_into(encoder, job.start.tensors, source=job.start.encoder).summary
+    return Classifier(encoder, build_head(settings.head, encoder.embed_dim, len(settings.labels))), loaded
 
 
 def _labelled(job: Job, case_ids: Sequence[str]) -> Labelled:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -18,13 +19,13 @@ from headctssl.finetuning.cohort import Cohort, choose_labels, make_cohort
 from headctssl.finetuning.settings import Adaptation, FinetuneSettings, Situation, derive_settings
 from headctssl.finetuning.start import Start, resolve_start
 from headctssl.paths import preprocessed_dataset, results_dataset
-from headctssl.planning.machine import detect_machine
+from headctssl.planning.machine import Machine, detect_machine
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.preprocessing.plan_and_preprocess import ensure_preprocessed
 from headctssl.seeding import derive_seed
-from headctssl.settings import parse_overrides
+from headctssl.settings import parse_overrides, read_json
 from headctssl.training.distributed import current_process
-from headctssl.training.run_folder import look_at_run
+from headctssl.training.run_folder import look_at_run, require_same_settings
 
 __all__ = ["Call", "Job", "prepare"]
 
@@ -60,6 +61,7 @@ class Job:
     settings: FinetuneSettings
     folder: Path
     device: torch.device
+    stored: FinetuneSettings | None  # of the run that is continued
 
 
 def prepare(call: Call) -> Job:
@@ -75,7 +77,10 @@ def prepare(call: Call) -> Job:
     encoder_changes = {k.removeprefix("encoder."): v for k, v in changes.items() if k.startswith("encoder.")}
     start = resolve_start(call.dataset_id, call.weights, call.config, encoder_changes)
     folder = _folder(call, start, specs)
-    look_at_run(folder, resume=call.resume, overwrite=call.overwrite)  # refuse before the work begins
+    # Refuse before the work begins.
+    going_on = look_at_run(folder, resume=call.resume, overwrite=call.overwrite)
+    again = "Start the run again with --overwrite."
+    stored = read_json(folder / "config.json", FinetuneSettings, do=again) if going_on else None
     raw.labels()  # a missing column or a wrong value is told before the work begins
     machine = detect_machine(call.device)
     workers = min(4, max(1, machine.cores - 1)) if call.num_workers is None else call.num_workers
@@ -108,6 +113,7 @@ def prepare(call: Call) -> Job:
         "input": start.input,
         "encoder": start.encoder,
         "read_shape": tuple(int(n) for n in shape),
+        "cases_digest": cohort.digest(index),
     }
     situation = Situation(
         num_train=len(cohort.train),
@@ -116,11 +122,32 @@ def prepare(call: Call) -> Job:
         encoder=start.encoder,
         pretrained=start.pretrained,
         small_profile=raw.info.profile != "real",
-        precision="bf16" if machine.bf16 else "float32",
+        precision=_precision(machine, stored),
         num_workers=workers,
     )
     settings = derive_settings(base, situation, changes)
-    return Job(raw, start, index, cohort, settings, folder, torch.device(machine.device))
+    if stored is not None:
+        _require_same(folder, stored, settings)
+    return Job(raw, start, index, cohort, settings, folder, torch.device(machine.device), stored)
+
+
+def _precision(machine: Machine, stored: FinetuneSettings | None) -> Literal["bf16", "fp16", "float32"]:
+    """The machine's; a continued run keeps its own, since the machine may be another one now."""
+    if stored is not None:
+        return stored.training.precision
+    return "bf16" if machine.bf16 else "float32"
+
+
+def _require_same(folder: Path, stored: FinetuneSettings, settings: FinetuneSettings) -> None:
+    """Refuse to go on with other settings or cases. The seed draws few shots, so it is named before the cases."""
+    if stored.cases_digest != settings.cases_digest and stored.training.seed == settings.training.seed:
+        raise UsageError(
+            f"The run {folder.parent.name}/{folder.name} was started with other cases, labels or splits.",
+            got=f"{settings.num_train} training and {settings.num_validation} validation cases",
+            expected=f"{stored.num_train} and {stored.num_validation}, with the sources and labels they had",
+            do="Start a new run with --tag, or replace it with --overwrite.",
+        )
+    require_same_settings(folder, stored.of_weights(), settings.of_weights())
 
 
 def _check(call: Call) -> None:

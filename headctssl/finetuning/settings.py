@@ -12,6 +12,7 @@ from pydantic import Field
 
 from headctssl.contract import HeadSettings, InputSpec, LabelSpec, StorageRule
 from headctssl.errors import UsageError
+from headctssl.finetuning.asked import check_asked
 from headctssl.loading.sampler import steps_per_epoch
 from headctssl.planning.plans import Decision
 from headctssl.planning.run_settings import TrainingSettings, ViewSettings
@@ -65,6 +66,9 @@ class FinetuneSettings(Settings):
     task: TaskSettings = TaskSettings()
     num_train: int = Field(ge=1, description="Labelled training cases.")
     num_validation: int = Field(ge=0, description="Labelled validation cases.")
+    cases_digest: str = Field(
+        "", description="SHA-256 over id, source, labels and part of every case used, first 16 hex digits."
+    )
     decisions: tuple[Decision, ...] = ()
 
     def of_weights(self) -> dict[str, JsonValue]:
@@ -116,6 +120,7 @@ def derive_settings(
     Raises:
         UsageError: too few cases, an unknown key, or both lengths given.
     """
+    check_asked(overrides, linear=situation.adapt == "linear", pretrained=situation.pretrained)
     steps = _Steps()
     n = situation.num_train
     if n < 2:
@@ -129,7 +134,7 @@ def derive_settings(
     linear = situation.adapt == "linear"
     batch = _batch_size(steps, situation, overrides)
     epochs = _epochs(steps, situation, overrides)
-    lr, head_scale = _rates(steps, situation, batch)
+    lr, head_scale = _rates(steps, situation, batch, overrides)
     per_epoch = max(1, n // batch)
     num_steps = _num_steps(overrides, epochs, per_epoch)
     warmup = 0 if linear else max(1, num_steps // 10)
@@ -166,7 +171,7 @@ def derive_settings(
             "decisions": tuple(steps.decisions),
         }
     )
-    return _with_allowed(settings, overrides, situation)
+    return _with_asked(settings, overrides)
 
 
 class _Steps:
@@ -217,32 +222,49 @@ def _epochs(steps: _Steps, situation: Situation, overrides: Mapping[str, JsonVal
     return epochs
 
 
-def _rates(steps: _Steps, situation: Situation, batch: int) -> tuple[float, float]:
+def _rates(steps: _Steps, situation: Situation, batch: int, overrides: Mapping[str, JsonValue]) -> tuple[float, float]:
     """Step 3. The peak rate of the encoder, and the head's over it."""
+    given, given_scale = _positive(overrides.get("training.lr")), _positive(overrides.get("task.head_lr_scale"))
     if situation.adapt == "linear":
+        if given is not None:
+            steps.add("learning rate", f"{given:.3g} (head)", "given", "--set training.lr", "encoder frozen")
+            return given, 1.0
         steps.add("learning rate", "1e-2 (head)", "fixed", "linear probing on normalised features", "encoder frozen")
         return 1e-2, 1.0
+    lr, rule, source, because = _encoder_rate(situation, batch)
+    if given is not None:
+        lr, rule, source, because = given, "given; head at 1e-3, or at the same rate", "--set training.lr", ""
+    scale = max(1.0, 1e-3 / lr) if given_scale is None else given_scale
+    if given_scale is not None:
+        rule = f"{rule.partition('; head')[0]}; head at {given_scale:g} times it, as given"
+    kind = "transformer" if isinstance(situation.encoder, ViTSettings) else "CNN"
+    steps.add("learning rate", f"{lr:.3g} encoder ({kind}), {lr * scale:.3g} head", rule, source, because)
+    return lr, scale
+
+
+def _encoder_rate(situation: Situation, batch: int) -> tuple[float, str, str, str]:
+    """Peak rate of the encoder in full fine-tuning, with its rule, source and reason."""
     encoder = situation.encoder
-    transformer = isinstance(encoder, ViTSettings)
     if situation.pretrained and isinstance(encoder, ViTSettings):
         lr = 1e-5 * _REFERENCE_WIDTH / encoder.width
         rule = "1e-5 at width 768, inversely with the width; head at 1e-3, a hundred times 1e-5"
         source = f"{_HEADCT}; width: arXiv 2203.03466"
-        because = f"pretrained transformer, width {encoder.width}"
-    elif situation.pretrained:
-        lr, rule, source, because = 1e-4, "1e-4; head at 1e-3", _OPENMIND, "pretrained CNN"
-    elif isinstance(encoder, ViTSettings):
+        return lr, rule, source, f"pretrained transformer, width {encoder.width}"
+    if situation.pretrained:
+        return 1e-4, "1e-4; head at 1e-3", _OPENMIND, "pretrained CNN"
+    because = "from scratch the encoder has everything to learn"
+    if isinstance(encoder, ViTSettings):
         lr = 5e-4 * (batch / 256) ** 0.5 * _REFERENCE_WIDTH / encoder.width
         rule = "5e-4 at batch 256 and width 768, with the root of the batch, inversely with the width; head at 1e-3"
         source = f"{_HEADCT} (pretraining rate); root rule: arXiv 2205.10287; width: arXiv 2203.03466"
-        because = f"from scratch the encoder has everything to learn; batch {batch}, width {encoder.width}"
-    else:
-        lr, rule, source = 3e-4, "3e-4; head at 1e-3", "AdamW on residual CNNs with InstanceNorm, convention"
-        because = "from scratch the encoder has everything to learn"
-    scale = max(1.0, 1e-3 / lr)
-    kind = "transformer" if transformer else "CNN"
-    steps.add("learning rate", f"{lr:.3g} encoder ({kind}), {lr * scale:.3g} head", rule, source, because)
-    return lr, scale
+        return lr, rule, source, f"{because}; batch {batch}, width {encoder.width}"
+    return 3e-4, "3e-4; head at 1e-3", "AdamW on residual CNNs with InstanceNorm, convention", because
+
+
+def _positive(value: JsonValue) -> float | None:
+    """A number above 0 that was given; anything else is left to the check of all settings."""
+    fits = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    return float(value) if fits and isinstance(value, int | float) else None
 
 
 def _num_steps(overrides: dict[str, JsonValue], epochs: int, per_epoch: int) -> int:
@@ -302,25 +324,8 @@ def _views(steps: _Steps, linear: bool) -> ViewSettings:
     return views
 
 
-def _with_allowed(
-    settings: FinetuneSettings, overrides: Mapping[str, JsonValue], situation: Situation
-) -> FinetuneSettings:
-    sections = ("training", "views", "head", "task", *(() if situation.pretrained else ("encoder",)))
-    for key in overrides:
-        section = key.partition(".")[0]
-        if section not in sections:
-            known = ", ".join(f"{s}.*" for s in sections)
-            hint = " The encoder is fixed by its checkpoint." if section == "encoder" else ""
-            raise UsageError(
-                f"The setting '{key}' cannot be set for this run.{hint}",
-                got=key,
-                expected=f"one of {known}",
-                do="Remove it, or correct its name.",
-            )
+def _with_asked(settings: FinetuneSettings, overrides: Mapping[str, JsonValue]) -> FinetuneSettings:
     changed = with_overrides(settings, overrides)
-    if "training.lr" in overrides and "training.min_lr" not in overrides:
-        training = changed.training.model_copy(update={"min_lr": changed.training.lr * 0.01})
-        changed = changed.model_copy(update={"training": training})
     training = changed.training
     if changed.head.batch_norm and training.batch_size // training.accumulation < 2:
         raise UsageError(

@@ -18,6 +18,7 @@ from headctssl.training.checkpoint import find_weights, load_weights
 __all__ = ["Start", "resolve_start"]
 
 SCRATCH = "scratch"
+_PLANNED = ("family", "in_channels", "input_shape", "patch", "strides")  # of the encoder's settings
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def resolve_start(
         encoder_overrides: fields of the encoder's settings, scratch only.
 
     Raises:
-        UsageError: there are no such weights or configuration, or scratch without a configuration.
+        UsageError: there are no such weights or configuration, scratch without a configuration, or a field of the
+            encoder that the plans decide.
         DataError: the weights cannot be read, or the dataset has no plans.
         ContractError: the checkpoint is of another kind or another preset.
     """
@@ -75,6 +77,14 @@ def resolve_start(
             )
         plans = load_plans(dataset_id)
         plan = plans.configuration(config)
+        for fixed in _PLANNED:
+            if fixed in encoder_overrides:
+                raise UsageError(
+                    f"The setting 'encoder.{fixed}' is decided by the plans.",
+                    got=f"--set encoder.{fixed}",
+                    expected="the value in plans.json",
+                    do="Choose another preset with -c.",
+                )
         encoder = with_overrides(fitted_encoder(plan), encoder_overrides, "encoder.")
         return Start(config, SCRATCH, SCRATCH, encoder, plans.storage, plan.input, None, None)
     file = find_weights(weights, "encoder")

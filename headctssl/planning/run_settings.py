@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, SerializeAsAny, field_validator
 
 from headctssl.contract import InputSpec, StorageRule
 from headctssl.planning.plans import Decision
@@ -62,6 +62,14 @@ class ViewSettings(Settings):
     noise_probability: float = Field(0.0, ge=0, le=1, description="Chance of added Gaussian noise.")
     noise_sigma: float = Field(0.02, ge=0, description="Largest standard deviation of the noise, in windows.")
     augment_local: bool = Field(True, description="Whether local views get flips and intensity shifts too.")
+
+    @field_validator("global_scale", "local_scale")
+    @classmethod
+    def _is_share(cls, value: Range) -> Range:
+        low, high = value
+        if not 0 < low <= high <= 1:
+            raise ValueError("two shares of the field of view: 0 < smallest <= largest <= 1")
+        return value
 
 
 class MonitorSettings(Settings):

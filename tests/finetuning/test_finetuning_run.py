@@ -14,11 +14,14 @@ from small_heads import INPUT, STORAGE, make_dataset, make_encoder
 from headctssl.cli.main import run_command
 from headctssl.contract import HeadSettings
 from headctssl.errors import ContractError, DataError, StoppedError, UsageError
+from headctssl.finetuning import prepare
 from headctssl.finetuning.adapt import Best, settle_norm
 from headctssl.finetuning.finetune import finetune
+from headctssl.finetuning.settings import FinetuneSettings
 from headctssl.metrics.metrics_file import Metrics
 from headctssl.networks.heads import build_head
 from headctssl.paths import ROOT_KINDS
+from headctssl.planning.machine import detect_machine
 from headctssl.planning.plans import ConfigurationPlan, Plans, SplitRule
 from headctssl.settings import read_json, write_json
 from headctssl.training.checkpoint import load_weights
@@ -156,6 +159,67 @@ def test_a_finished_linear_run_is_not_continued_and_not_touched(linear, small):
     assert {p.name: (p.stat().st_mtime_ns, p.stat().st_size) for p in linear.iterdir()} == before
 
 
+def test_a_wrong_call_with_overwrite_leaves_the_old_run(full, small):
+    before = (full / "classifier.safetensors").stat().st_mtime_ns
+    for wrong in (
+        "training.precision=fp16",
+        "training.accumulation=3",
+        "views.global_scale=[0.9,0.5]",
+        "views.local_count=2",
+    ):
+        with pytest.raises(UsageError):
+            finetune(2, small / "enc", overrides=("training.num_epochs=1", wrong), overwrite=True, **FAST)
+    assert (full / "classifier.safetensors").stat().st_mtime_ns == before
+
+
+def test_weights_that_do_not_fit_leave_the_old_run(full, small, monkeypatch):
+    """The network is built before anything is removed."""
+
+    def refuse(*_args, **_kwargs):
+        raise ContractError("does not fit")
+
+    monkeypatch.setattr("headctssl.finetuning.finetune.load_into", refuse)
+    with pytest.raises(ContractError, match="does not fit"):
+        finetune(2, small / "enc", overrides=FEW_STEPS, overwrite=True, **FAST)
+    assert (full / "classifier.safetensors").exists()
+
+
+def test_continue_with_other_labels_is_refused(full, small):
+    table = small / "raw" / "Dataset002_Small" / "cases.csv"
+    text = table.read_text()
+    lines = text.splitlines(keepends=True)
+    case = next(r["case_id"] for r in rows(full / "cases.csv") if r["part"] == "train")
+    names = lines[0].strip().split(",")
+    number = next(k for k, line in enumerate(lines) if line.startswith(f"{case},"))
+    cells = lines[number].strip().split(",")
+    cells[names.index("noise")] = str(1 - int(cells[names.index("noise")]))
+    before = (full / "config.json").read_bytes()
+    try:
+        table.write_text("".join([*lines[:number], ",".join(cells) + "\n", *lines[number + 1 :]]))
+        with pytest.raises(UsageError, match="other cases, labels or splits"):
+            finetune(2, small / "enc", overrides=FEW_STEPS, resume=True, **FAST)
+    finally:
+        table.write_text(text)
+    assert (full / "config.json").read_bytes() == before
+
+
+def test_continue_on_another_machine_keeps_the_precision(small, monkeypatch):
+    options = {"tag": "machine", **FAST}
+    machine = detect_machine("cpu")
+
+    def with_bf16(bf16):
+        monkeypatch.setattr(prepare, "detect_machine", lambda device: machine.model_copy(update={"bf16": bf16}))
+
+    with_bf16(False)
+    folder = finetune(2, small / "enc", overrides=("training.num_steps=1",), **options)
+    with_bf16(True)
+    finetune(2, small / "enc", overrides=("training.num_steps=1",), resume=True, **options)
+    assert read_json(folder / "config.json", FinetuneSettings).training.precision == "float32"
+    with pytest.raises(UsageError, match=r"'training\.precision' differs"):
+        wrong = ("training.num_steps=1", "training.precision=bf16")
+        finetune(2, small / "enc", overrides=wrong, resume=True, **options)
+
+
 def test_few_shots_of_a_cnn_without_validation(small):
     folder = finetune(
         2, small / "cnn", few_shots=2, fold="all", labels=["bleed"], overrides=("training.num_epochs=2",), **FAST
@@ -193,6 +257,9 @@ def test_scratch_takes_its_input_from_the_plans(small):
     assert "vit_test" in str(caught.value.expected)
     with pytest.raises(UsageError, match="Unknown configuration"):
         finetune(2, "scratch", config="vit_huge", **FAST)
+    for name in ("family=resenc", "in_channels=1", "input_shape=[12,12,12]", "patch=[12,12,12]", "strides=[]"):
+        with pytest.raises(UsageError, match="is decided by the plans"):
+            finetune(2, "scratch", config="vit_test", overrides=(f"encoder.{name}",), **FAST)
     overrides = ("training.num_steps=3", "encoder.registers=2")
     folder = finetune(2, "scratch", config="vit_test", overrides=overrides, **FAST)
     assert folder.parent.name == "all-labels__full__scratch-vit_test"

@@ -13,7 +13,9 @@ from headctssl.dataset.splits import Fold, Splits
 from headctssl.errors import DataError, UsageError
 from headctssl.finetuning.cohort import choose_labels, make_cohort
 from headctssl.finetuning.settings import Situation, derive_settings
+from headctssl.planning.run_settings import ViewSettings
 from headctssl.presets import encoder_preset
+from headctssl.settings import with_overrides
 
 SPECS = (LabelSpec(name="left", mirror="right"), LabelSpec(name="right", mirror="left"))
 
@@ -82,6 +84,59 @@ def test_every_decision_has_a_reason_and_overrides_are_shown():
 def test_wrong_settings_are_refused(overrides, message):
     with pytest.raises(UsageError, match=message):
         derived(overrides, n=200)
+
+
+@pytest.mark.parametrize(
+    ("adapt", "key", "value"),
+    [
+        ("linear", "views.flip_probability", 0.5),
+        ("linear", "task.head_lr_scale", 2),
+        ("linear", "task.validate_every", 2),
+        ("linear", "training.accumulation", 2),
+        ("linear", "training.precision", "bf16"),
+        ("linear", "training.log_every", 2),
+        ("linear", "training.checkpoint_every", 2),
+        ("full", "views.local_count", 2),
+        ("full", "views.local_shape", [12, 12, 12]),
+        ("full", "views.augment_local", False),
+    ],
+)
+def test_settings_without_effect_are_refused(adapt, key, value):
+    with pytest.raises(UsageError, match=f"'{key}' has no effect with --adapt {adapt}"):
+        derived({key: value}, adapt=adapt)
+    if not key.startswith("views.local") and key != "views.augment_local":
+        derived({key: value}, adapt="full" if adapt == "linear" else "linear", n=200)
+
+
+@pytest.mark.parametrize("scale", [[0.0, 1.0], [0.9, 0.8], [0.5, 1.1], [-0.5, 0.5]])
+@pytest.mark.parametrize("group", ["global_scale", "local_scale"])
+def test_crops_are_shares_of_the_field_of_view(group, scale):
+    with pytest.raises(UsageError, match=f"'{group}' does not accept this value") as caught:
+        with_overrides(ViewSettings(), {group: scale})
+    assert "0 < smallest <= largest <= 1" in caught.value.expected
+
+
+def rate_step(settings):
+    return next(d for d in settings.decisions if d.what == "learning rate")
+
+
+def test_a_given_rate_decides_the_rate_of_the_head_too():
+    """The head stays at 1e-3, or at the encoder's rate where that is higher; the decision says so."""
+    low = derived({"training.lr": 2e-4})
+    assert low.training.lr * low.task.head_lr_scale == pytest.approx(1e-3)
+    assert rate_step(low).value == "0.0002 encoder (transformer), 0.001 head"
+    assert rate_step(low).source == "--set training.lr"
+    high = derived({"training.lr": 3e-3})
+    assert high.task.head_lr_scale == 1.0
+    assert rate_step(high).value == "0.003 encoder (transformer), 0.003 head"
+    both = derived({"training.lr": 2e-4, "task.head_lr_scale": 3})
+    assert both.task.head_lr_scale == 3
+    assert rate_step(both).value == "0.0002 encoder (transformer), 0.0006 head"
+    linear = derived({"training.lr": 0.5}, adapt="linear")
+    assert (linear.training.lr, linear.training.min_lr) == (0.5, 0.005)
+    assert rate_step(linear).value == "0.5 (head)"
+    with pytest.raises(UsageError, match=r"training\.lr' does not accept"):
+        derived({"training.lr": -1})
 
 
 def test_one_case_is_too_few():
