@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,7 @@ from headctssl.console import name_files, progress, say, table
 from headctssl.dataset.image_io import read, read_series, write_nifti
 from headctssl.dataset.manifest import DatasetInfo, cases_from_images, write_raw_dataset
 from headctssl.dataset.parallel import map_items
-from headctssl.dataset.table import read_table
+from headctssl.dataset.table import read_table, table_faults
 from headctssl.errors import DataError, HeadCTSSLError, UsageError
 from headctssl.ingest.converters import load_converter
 from headctssl.ingest.scan import Found, Ignored, Scan, keyed_hash, subject_key
@@ -25,6 +26,9 @@ __all__ = ["ConvertResult", "convert"]
 
 DEFAULT_NAME = "HeadCT"
 """Not the source's name: folder names of exports can identify patients."""
+
+SAVE_EVERY = 500
+"""Scans between two writings of cases.csv: what a killed conversion loses at most."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,51 @@ class _Outcome:
     cells: dict[str, str]  # of cases.csv
 
 
+@dataclass
+class _Dataset:
+    """The dataset that scans are added to, and what has been done so far."""
+
+    folder: Path
+    info: DatasetInfo
+    cases: pd.DataFrame  # as it was found
+    report: IngestReport  # as it was found
+    key: bytes
+    jobs: list[_Job] = field(default_factory=list)
+    done: dict[int, _Outcome] = field(default_factory=dict)  # by position of the job
+    rejected: dict[int, ScanVerdict] = field(default_factory=dict)
+
+    def outcomes(self) -> list[_Outcome]:
+        return [self.done[k] for k in sorted(self.done)]
+
+    def rejections(self) -> list[ScanVerdict]:
+        return [self.rejected[k] for k in sorted(self.rejected)]
+
+    def check(self) -> None:
+        """Raise for what would make the table unusable, before hours of work.
+
+        Raises:
+            DataError: the table there is, or a cell that a scan brings, has a fault.
+        """
+        faults = list(table_faults(self.cases, self.info.labels))
+        if faults:
+            told = faults[0].to_error(len(faults) - 1)
+            what = f"{self.folder.name} cannot be added to. {told.what}"
+            raise DataError(what, got=told.got, expected=told.expected, do=told.do)
+        rows = [_identified({**_ids(job), **dict(job.scan.columns)}, job.scan, self.key) for job in self.jobs]
+        faults = list(table_faults(_add_rows(self.cases, rows), self.info.labels))
+        if faults:
+            sources = {job.case_id: job.scan.source for job in self.jobs}
+            first = faults[0]
+            raise replace(first, case_id=sources.get(first.case_id, first.case_id)).to_error(len(faults) - 1)
+
+    def save(self) -> list[Path]:
+        """Write dataset.json and cases.csv with what is done; nothing when nothing is."""
+        if not self.done:
+            return []
+        rows = [_identified(self.done[k].cells, self.jobs[k].scan, self.key) for k in sorted(self.done)]
+        return list(write_raw_dataset(self.folder, self.info, _add_rows(self.cases, rows)))
+
+
 def convert(
     source: str | Path,
     dataset_id: int,
@@ -80,7 +129,8 @@ def convert(
     Every scan is read in full, straightened, judged, and written as one NIfTI file in Hounsfield
     units; case, subject and session ids are keyed hashes (see `ingest.scan.subject_key`). Scans that
     fail are named with their reasons and do not stop the others; a scan that is in the dataset
-    already is skipped.
+    already is skipped. cases.csv is written every 500 scans and also when the work is interrupted,
+    so that the same call again goes on.
 
     Args:
         source: what to convert: a folder or an image file.
@@ -96,31 +146,42 @@ def convert(
 
     Raises:
         UsageError: unknown format, missing source, or a name that is not the existing dataset's.
-        DataError: the source holds no scan, or the existing dataset or the labels cannot be used.
+        DataError: the source holds no scan, or the existing dataset or the labels cannot be used;
+            raised before any scan is read in full.
     """
     find_scans = load_converter(source_format)
     path = Path(source).expanduser()
     if not path.exists():
         raise UsageError("The source does not exist.", got=path, expected="a folder or file", do="Check the path.")
     found = _find(find_scans, path, source_format, labels)
-    folder, info, cases = _open_or_new(dataset_id, name, found)
-    key = subject_key(data_root("raw"), create=not dry_run)
-    jobs, skipped = _jobs(found.scans, folder, cases, key, overwrite=overwrite)
-    jobs = [replace(job, keep_detail=keep_detail, target=None if dry_run else job.target) for job in jobs]
-    outcomes, rejected = _work(jobs, num_workers, quiet=quiet)
-    rejected = [*found.rejected, *rejected]
+    data = _open_or_new(dataset_id, name, found, create_key=not dry_run)
+    jobs, skipped = _jobs(found.scans, data, overwrite=overwrite)
+    data.jobs = [replace(job, keep_detail=keep_detail, target=None if dry_run else job.target) for job in jobs]
+    data.check()
     files: list[Path] = []
-    if outcomes and not dry_run:
-        files = [folder / outcome.cells["image"] for outcome in outcomes]
-        rows = [_identified(outcome, job.scan, key) for outcome, job in _pairs(outcomes, jobs)]
-        files += write_raw_dataset(folder, info, _add_rows(cases, rows))
-    if not dry_run and (outcomes or folder.exists()):
-        files.append(_report(folder, [*(o.verdict for o in outcomes), *rejected]))
-    result = ConvertResult(
-        folder, tuple(o.verdict for o in outcomes), tuple(rejected), tuple(skipped), found.ignored, tuple(files)
-    )
+    with _saved_at_the_end(data, found.rejected, files, dry_run=dry_run):
+        _work(data, num_workers, dry_run=dry_run, quiet=quiet)
+    accepted = tuple(outcome.verdict for outcome in data.outcomes())
+    rejected = (*found.rejected, *data.rejections())
+    result = ConvertResult(data.folder, accepted, rejected, tuple(skipped), found.ignored, tuple(files))
     _print(result, found.remarks, dry_run=dry_run, quiet=quiet)
     return result
+
+
+@contextmanager
+def _saved_at_the_end(
+    data: _Dataset, rejected: Sequence[ScanVerdict], files: list[Path], *, dry_run: bool
+) -> Iterator[None]:
+    """Write the table and the report when the block ends, also by Ctrl-C or an error; names go into `files`."""
+    try:
+        yield
+    finally:
+        if not dry_run:
+            files += [data.folder / outcome.cells["image"] for outcome in data.outcomes()]
+            files += data.save()
+            if data.folder.exists():
+                verdicts = [*(outcome.verdict for outcome in data.outcomes()), *rejected, *data.rejections()]
+                files.append(_report(data, verdicts))
 
 
 def _find(find_scans: Callable[..., Found], path: Path, source_format: str, labels: str | Path | None) -> Found:
@@ -148,8 +209,8 @@ def _find(find_scans: Callable[..., Found], path: Path, source_format: str, labe
     return found
 
 
-def _open_or_new(dataset_id: int, name: str | None, found: Found) -> tuple[Path, DatasetInfo, pd.DataFrame]:
-    """The folder, description and table to add to. Labels of the source are added to the description."""
+def _open_or_new(dataset_id: int, name: str | None, found: Found, *, create_key: bool) -> _Dataset:
+    """The dataset to add to. Labels of the source are added to its description."""
     existing = find_dataset(dataset_id)
     folder_name = existing or dataset_folder_name(dataset_id, name or DEFAULT_NAME)
     if existing and name is not None and existing != dataset_folder_name(dataset_id, name):
@@ -160,10 +221,15 @@ def _open_or_new(dataset_id: int, name: str | None, found: Found) -> tuple[Path,
             do="Leave --name out to add to it, or choose another number.",
         )
     folder = data_root("raw") / folder_name
+    old = folder / "ingest_report.json"
+    report = read_json(old, IngestReport, do="Move the file away.") if old.exists() else IngestReport()
+    key = subject_key(data_root("raw"), create=create_key)
     if not (folder / "dataset.json").exists():
         title = folder_name.partition("_")[2]
-        empty = pd.DataFrame({"case_id": [], "image": []}, dtype=str)
-        return folder, DatasetInfo(name=title, description="Made by headct_convert.", labels=found.labels), empty
+        # With the label columns: the scans that bring them may all be rejected.
+        empty = pd.DataFrame(columns=["case_id", "image", *(spec.name for spec in found.labels)], dtype=str)
+        info = DatasetInfo(name=title, description="Made by headct_convert.", labels=found.labels)
+        return _Dataset(folder, info, empty, report, key)
     info = read_json(folder / "dataset.json", DatasetInfo, do="Repair it: headct_verify_dataset tells more.")
     csv = folder / "cases.csv"
     cases = read_table(csv) if csv.exists() else cases_from_images(folder)
@@ -171,45 +237,45 @@ def _open_or_new(dataset_id: int, name: str | None, found: Found) -> tuple[Path,
     added = tuple(spec for spec in found.labels if spec.name not in known)
     info = info.model_copy(update={"labels": (*info.labels, *added)})
     for spec in added:
-        cases[spec.name] = ""
-    return folder, info, cases
+        if spec.name not in cases.columns:
+            cases[spec.name] = ""
+    return _Dataset(folder, info, cases, report, key)
 
 
-def _jobs(
-    scans: Sequence[Scan], folder: Path, cases: pd.DataFrame, key: bytes, *, overwrite: bool
-) -> tuple[list[_Job], list[Ignored]]:
+def _jobs(scans: Sequence[Scan], data: _Dataset, *, overwrite: bool) -> tuple[list[_Job], list[Ignored]]:
     """What is to do, and what is in the dataset (or in the source) already."""
-    present = {str(c) for c, image in zip(cases["case_id"], cases["image"], strict=True) if (folder / image).exists()}
+    there = data.cases.reindex(columns=["case_id", "image"], fill_value="")  # a missing column is told by `check`
+    present = {str(c) for c, i in there.itertuples(index=False) if i and (data.folder / i).exists()}
     jobs: list[_Job] = []
     skipped: list[Ignored] = []
     taken: dict[str, str] = {}
     for scan in scans:
-        case_id = f"case_{keyed_hash(key, scan.identity)}"
+        case_id = f"case_{keyed_hash(data.key, scan.identity)}"
         if case_id in taken:
             skipped.append(Ignored(scan.source, f"the same scan as {taken[case_id]}"))
         elif case_id in present and not overwrite:
             skipped.append(Ignored(scan.source, f"in the dataset already as {case_id}"))
         else:
-            jobs.append(_Job(scan, case_id, folder / "images" / f"{case_id}.nii.gz"))
+            jobs.append(_Job(scan, case_id, data.folder / "images" / f"{case_id}.nii.gz"))
         taken.setdefault(case_id, scan.source)
     return jobs, skipped
 
 
-def _work(jobs: Sequence[_Job], num_workers: int | None, *, quiet: bool) -> tuple[list[_Outcome], list[ScanVerdict]]:
-    """Convert every scan; outcomes of the good ones in the order of the source, verdicts on the others."""
-    done: dict[int, _Outcome] = {}
-    rejected: dict[int, ScanVerdict] = {}
+def _work(data: _Dataset, num_workers: int | None, *, dry_run: bool, quiet: bool) -> None:
+    """Convert every scan into `data.done` and `data.rejected`."""
+    jobs = data.jobs
     for position, result in progress(map_items(_convert_one, jobs, num_workers), "converted", len(jobs), quiet=quiet):
         job = jobs[position]
         if isinstance(result, HeadCTSSLError):
-            rejected[position] = ScanVerdict(
+            data.rejected[position] = ScanVerdict(
                 source=job.scan.source, case_id=job.case_id, status="reject", reasons=(_reason(result, job.scan),)
             )
         elif result.verdict.status == "reject":
-            rejected[position] = result.verdict
+            data.rejected[position] = result.verdict
         else:
-            done[position] = result
-    return [done[k] for k in sorted(done)], [rejected[k] for k in sorted(rejected)]
+            data.done[position] = result
+            if len(data.done) % SAVE_EVERY == 0 and not dry_run:
+                data.save()
 
 
 def _convert_one(job: _Job) -> _Outcome:
@@ -228,14 +294,17 @@ def _convert_one(job: _Job) -> _Outcome:
     if job.target is not None and status != "reject":
         write_nifti(job.target, volume)
     cells = {
-        "case_id": job.case_id,
-        "image": f"images/{job.case_id}.nii.gz",
+        **_ids(job),
         "quality": "review" if status == "review" else "",
         "gantry_tilt_deg": f"{volume.info.tilt_deg:g}",
         **dict(volume.info.metadata),
         **dict(scan.columns),
     }
     return _Outcome(verdict, cells)
+
+
+def _ids(job: _Job) -> dict[str, str]:
+    return {"case_id": job.case_id, "image": f"images/{job.case_id}.nii.gz"}
 
 
 def _reason(error: HeadCTSSLError, scan: Scan) -> str:
@@ -245,16 +314,11 @@ def _reason(error: HeadCTSSLError, scan: Scan) -> str:
     return text.replace(str(scan.path), scan.source)
 
 
-def _pairs(outcomes: Sequence[_Outcome], jobs: Sequence[_Job]) -> list[tuple[_Outcome, _Job]]:
-    by_id = {job.case_id: job for job in jobs}
-    return [(outcome, by_id[outcome.verdict.case_id]) for outcome in outcomes]
-
-
-def _identified(outcome: _Outcome, scan: Scan, key: bytes) -> dict[str, str]:
+def _identified(cells: dict[str, str], scan: Scan, key: bytes) -> dict[str, str]:
     """The cells with subject and session ids, which are keyed hashes too."""
     subject = f"subject_{keyed_hash(key, 'subject:' + scan.subject)}" if scan.subject else ""
     session = f"session_{keyed_hash(key, 'session:' + scan.session)}" if scan.session else ""
-    return {**outcome.cells, "subject_id": subject, "session_id": session}
+    return {**cells, "subject_id": subject, "session_id": session}
 
 
 def _add_rows(cases: pd.DataFrame, rows: Sequence[dict[str, str]]) -> pd.DataFrame:
@@ -268,17 +332,29 @@ def _add_rows(cases: pd.DataFrame, rows: Sequence[dict[str, str]]) -> pd.DataFra
         unknown = [name for name in ("subject_id", "session_id") if not row[name]]
         kept: dict[str, str] = {name: old[name] for name in unknown if name in old}
         records[row["case_id"]] = {**old, **row, **kept}
+    _inherit_splits(records, {row["case_id"] for row in rows})
     columns = list(dict.fromkeys([*cases.columns, *(name for row in rows for name in row)]))
     body = [[record.get(name, "") for name in columns] for record in records.values()]
     return pd.DataFrame(body, columns=columns, dtype=str)
 
 
-def _report(folder: Path, verdicts: Sequence[ScanVerdict]) -> Path:
+def _inherit_splits(records: dict[str, dict[str, str]], new: set[str]) -> None:
+    """Give new rows without a split the one of their subject: no subject may be in two splits."""
+    of_subject: dict[str, str] = {}
+    for record in records.values():
+        if record.get("split") and record.get("subject_id"):
+            of_subject.setdefault(record["subject_id"], record["split"])
+    for case_id in new:
+        record = records[case_id]
+        if not record.get("split") and record.get("subject_id") in of_subject:
+            record["split"] = of_subject[record["subject_id"]]
+
+
+def _report(data: _Dataset, verdicts: Sequence[ScanVerdict]) -> Path:
     """Write ingest_report.json: the new verdicts take the place of older ones on the same scan."""
-    path = folder / "ingest_report.json"
-    old = read_json(path, IngestReport, do="Move the file away.").scans if path.exists() else ()
+    path = data.folder / "ingest_report.json"
     seen = {(v.source, v.case_id) for v in verdicts} | {("", v.case_id) for v in verdicts if v.case_id}
-    kept = [v for v in old if (v.source, v.case_id) not in seen and ("", v.case_id) not in seen]
+    kept = [v for v in data.report.scans if (v.source, v.case_id) not in seen and ("", v.case_id) not in seen]
     write_json(path, IngestReport(scans=(*kept, *verdicts)))
     return path
 
