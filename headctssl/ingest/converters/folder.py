@@ -9,9 +9,10 @@ import pandas as pd
 
 from headctssl.contract import LabelSpec
 from headctssl.dataset.image_io import find_images, is_image, source_digest, stem
-from headctssl.dataset.table import PATH_COLUMNS, STANDARD_COLUMNS, read_table
-from headctssl.errors import DataError
+from headctssl.dataset.table import PATH_COLUMNS, STANDARD_COLUMNS, label_value, read_table
+from headctssl.errors import DataError, ImageReadError
 from headctssl.ingest.scan import Found, Ignored, Scan
+from headctssl.ingest.verdict import ScanVerdict
 
 __all__ = ["find_scans"]
 
@@ -32,7 +33,8 @@ def find_scans(source: Path, labels: Path | None = None) -> Found:
         The scans. A scan is recognised again by its content.
 
     Raises:
-        DataError: the CSV has neither key column, or a key is repeated or fits several images.
+        DataError: the CSV has neither key column, a key is repeated or fits several images, or no
+            line belongs to an image.
     """
     if source.is_file() or (source.is_dir() and is_image(source)):
         images, root = [source], source.parent
@@ -47,18 +49,34 @@ def find_scans(source: Path, labels: Path | None = None) -> Found:
         rows = _match(table, labels, images, names, remarks)
         specs = tuple(LabelSpec(name=name) for name in _label_columns(table))
         remarks.append(f"Labels found in {labels.name}: {', '.join(s.name for s in specs) or 'none'}.")
-    scans = [
-        Scan(
-            source=name,
-            path=image,
-            identity=f"content:{source_digest(image)[0]}",
-            subject=row.get("subject_id", ""),
-            session=row.get("session_id", ""),
-            columns=tuple((key, value) for key, value in row.items() if key not in (*_KEYS, *_HASHED)),
+        copied = [n for n in table.columns if n not in (*_KEYS, *_HASHED, *(spec.name for spec in specs))]
+        if copied:
+            remarks.append(
+                f"Columns copied as they are: {', '.join(copied)}. Remove names, numbers and dates of patients."
+            )
+    scans: list[Scan] = []
+    rejected: list[ScanVerdict] = []
+    for image, name, row in zip(images, names, rows, strict=True):
+        try:
+            digest = source_digest(image)[0]
+        except (ImageReadError, OSError) as error:
+            told = (
+                f"{error.what} Got: {error.got}." if isinstance(error, ImageReadError) else error.strerror or "OSError"
+            )
+            rejected.append(ScanVerdict(source=name, status="reject", reasons=(told.replace(str(image), name),)))
+            continue
+        scans.append(
+            Scan(
+                source=name,
+                path=image,
+                identity=f"content:{digest}",
+                subject=row.get("subject_id", ""),
+                session=row.get("session_id", ""),
+                columns=tuple((key, value) for key, value in row.items() if key not in (*_KEYS, *_HASHED)),
+            )
         )
-        for image, name, row in zip(images, names, rows, strict=True)
-    ]
-    return Found(tuple(scans), _not_images(root, source, images), labels=specs, remarks=tuple(remarks))
+    ignored = _not_images(root, source, images)
+    return Found(tuple(scans), ignored, tuple(rejected), labels=specs, remarks=tuple(remarks))
 
 
 def _not_images(root: Path, source: Path, images: Sequence[Path]) -> tuple[Ignored, ...]:
@@ -114,6 +132,13 @@ def _match(
                 do="Write the path relative to the source in the column 'image', once per image.",
             )
         rows[found.pop()] = {str(name): str(value) for name, value in record.items()}
+    if not any(rows):
+        raise DataError(
+            f"No line of {path} belongs to an image.",
+            got=f"'{key}' of its first lines: " + (", ".join(repr(str(v)) for v in table[key][:3]) or "no lines"),
+            expected="such as " + ", ".join(repr(name) for name in names[:3]),
+            do=f"Write each image's path relative to the source, its name, or its name without suffix into '{key}'.",
+        )
     without = sum(not row for row in rows)
     if unmatched or without:
         remarks.append(f"{path.name}: {unmatched} lines without an image, {without} images without a line.")
@@ -121,10 +146,11 @@ def _match(
 
 
 def _label_columns(table: pd.DataFrame) -> list[str]:
-    """Columns that can only be binary labels: 0, 1 and empty cells, at least one of them not empty."""
+    """Columns that can only be binary labels: 0, 1 (or 0.0, 1.0) and empty cells, at least one not empty."""
     found = []
     for name in table.columns:
         values = set(table[name]) - {""}
-        if name not in STANDARD_COLUMNS and values and values <= {"0", "1"}:
+        spec = LabelSpec(name=str(name))
+        if name not in STANDARD_COLUMNS and values and all(label_value(spec, text) is not None for text in values):
             found.append(str(name))
     return found
