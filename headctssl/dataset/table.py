@@ -81,7 +81,7 @@ def is_safe_case_id(case_id: str) -> bool:
 
 
 def read_table(path: Path) -> pd.DataFrame:
-    """Read a CSV file as text; nothing but the empty cell is unknown ('NA' is a value).
+    """Read a CSV file as text, without spaces around cells; only the empty cell is unknown ('NA' is a value).
 
     Args:
         path: a UTF-8 CSV file, comma-separated, with a header line; a byte-order mark is read over.
@@ -112,7 +112,7 @@ def read_table(path: Path) -> pd.DataFrame:
     _check_header(path, header)
     body: list[list[str]] = []
     for number, row in enumerate(rows[1:], start=2):
-        if not row or (len(row) == 1 and row[0] == "" and len(header) > 1):
+        if not row or (len(row) == 1 and not row[0].strip() and len(header) > 1):
             continue  # an empty line
         if len(row) != len(header):
             raise DataError(
@@ -121,7 +121,7 @@ def read_table(path: Path) -> pd.DataFrame:
                 expected=f"{len(header)}: {', '.join(header)}",
                 do="Quote cells that contain a comma, or add the missing cells.",
             )
-        body.append(row)
+        body.append([cell.strip() for cell in row])
     return pd.DataFrame(body, columns=header, dtype=str)
 
 

@@ -32,11 +32,11 @@ class VerifyReport:
 
     @property
     def exit_code(self) -> int:
-        """0 without faults, 1 when some cases are good, 2 when the dataset or every case is faulty."""
+        """0 without faults, 1 when some cases are good, 2 when the dataset itself or every case is faulty."""
         faulty = {fault.case_id for fault in self.faults}
         if not faulty:
             return 0
-        return 1 if len(faulty - {""}) < self.num_cases else 2
+        return 2 if "" in faulty or len(faulty) >= self.num_cases else 1
 
 
 def verify_dataset(dataset_id: int, *, num_workers: int | None = None, quiet: bool = False) -> VerifyReport:

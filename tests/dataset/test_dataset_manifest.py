@@ -50,6 +50,12 @@ def test_labels_are_numbers_by_name_and_empty_is_the_only_unknown(tmp_path: Path
         data.image_path("z")
 
 
+def test_spaces_around_cells_make_no_other_subject(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("case_id,image,subject_id\na,a.nii,P1 \n b,b.nii, P1\n   \n")
+    table = read_table(tmp_path / "a.csv")
+    assert table.to_numpy().tolist() == [["a", "a.nii", "P1"], ["b", "b.nii", "P1"]]
+
+
 def test_na_is_a_value(tmp_path: Path) -> None:
     rows = "case_id,image,subject_id,bleed\nNA,images/a.nii,NaN,\nnull,images/b.nii,None,NA\n"
     data = open_raw_dataset(make(tmp_path / "d", rows, {"bleed": {}}), 1)
@@ -210,9 +216,12 @@ def test_verify_lists_every_fault_at_once(tmp_path: Path, monkeypatch: pytest.Mo
     assert all(fault.do for fault in report.faults)
     assert any("free metadata" in remark and "site" in remark for remark in report.remarks)
     assert any("unlisted.nii.gz" in remark for remark in report.remarks)
-    assert report.exit_code == 1
-    assert run_command("verify_dataset", ["-d", "7", "--num_workers", "1"]) == 1
+    assert report.exit_code == 2  # a label without a column is a fault of the dataset
+    assert run_command("verify_dataset", ["-d", "7", "--num_workers", "1"]) == 2
     assert "8 faults in 4 cases" in capsys.readouterr().out
+    table = (folder / "cases.csv").read_text().replace("age,site", "fracture,site").replace("fifty", "")
+    (folder / "cases.csv").write_text(table.replace(",50,", ",1,"))
+    assert verify_dataset(7, num_workers=1, quiet=True).exit_code == 1  # only cases are faulty
 
 
 def test_verify_of_a_dataset_that_cannot_be_opened_is_2(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
