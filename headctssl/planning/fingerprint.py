@@ -205,8 +205,8 @@ def _read_headers(raw: RawDataset, facts: list[CaseFacts], workers: int, quiet: 
     def job(case: CaseFacts) -> ImageHeader | HeadCTSSLError:
         try:
             return read_header(paths[case.case_id])
-        except HeadCTSSLError as error:
-            return error
+        except Exception as error:  # whatever one file does to a reader must not cost the other cases
+            return _fault(error)
 
     for case, outcome in _threads(job, facts, workers, "headers", quiet):
         if isinstance(outcome, HeadCTSSLError):
@@ -226,8 +226,8 @@ def _read_sample(raw: RawDataset, facts: list[CaseFacts], workers: int, quiet: b
             doubt = require_hounsfield(volume)
             case.note = doubt or ""
             head = find_head(volume.hu, volume.spacing_mm)
-        except HeadCTSSLError as error:
-            return error
+        except Exception as error:  # whatever one file does to a reader must not cost the other cases
+            return _fault(error)
         sides = [(high - low) * s for (low, high), s in zip(head.box, volume.spacing_mm, strict=True)]
         case.head_extent_mm = (sides[0], sides[1], sides[2])
         case.head_hu = _some(volume.hu[tuple(slice(None, None, n) for n in head.stride)][head.coarse_mask])
@@ -242,6 +242,18 @@ def _read_sample(raw: RawDataset, facts: list[CaseFacts], workers: int, quiet: b
             sampled += error is None
     for case in facts:
         case.header = None if case.fault is not None else case.header
+
+
+def _fault(error: Exception) -> HeadCTSSLError:
+    """The error of one case as one that users read: a file that is away, too little memory or a fault of ours."""
+    if isinstance(error, HeadCTSSLError):
+        return error
+    return DataError(
+        f"The image cannot be read: {type(error).__name__}.",
+        got=str(error) or type(error).__name__,
+        expected="a readable image",
+        do="Check the file and run again; when it is sound, report this without patient data.",
+    )
 
 
 def _some(values: NDArray[np.int16]) -> NDArray[np.int16]:

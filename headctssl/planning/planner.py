@@ -10,6 +10,7 @@ from __future__ import annotations
 from headctssl.console import name_files, say, table
 from headctssl.contract import StorageRule, Window
 from headctssl.dataset.manifest import load_raw_dataset
+from headctssl.errors import UsageError
 from headctssl.planning.decisions import Ledger
 from headctssl.planning.fingerprint import THICK_SLICE_MM, DatasetFingerprint, left_out_cases, load_fingerprint
 from headctssl.planning.fit import PHANTOM_VOXELS, fit_preset
@@ -253,10 +254,18 @@ def plan_experiment(
 
     Raises:
         DataError: there is no fingerprint, or a file does not fit its schema.
-        UsageError: there is no such dataset, or the name cannot be a file name.
+        UsageError: there is no such dataset, the name cannot be a file name, or `gpu_memory` is given
+            for plans that exist and are kept.
     """
     path = plans_path(dataset_id, plans_name)
     if path.is_file() and not replan:
+        if gpu_memory is not None:
+            raise UsageError(
+                f"--gpu_memory has no effect on {path.name}, which exists and is kept.",
+                got=f"--gpu_memory {gpu_memory:g} without --replan",
+                expected="plans that are made by this call",
+                do="Add --replan to plan again, name a second plan with -p NAME, or leave --gpu_memory out.",
+            )
         plans = load_plans(dataset_id, plans_name)
         say(f"{path.name} exists and is kept (--replan plans again from the present fingerprint)", quiet=quiet)
     else:

@@ -20,7 +20,11 @@ Result = TypeVar("Result")
 
 
 class WorkerDied(Generic[Item]):
-    """In place of a result: the process that worked on the item was killed (out of memory, a crash in a library)."""
+    """In place of a result: the process that worked on the item died.
+
+    Out of memory, a crash in a library, or a script without ``if __name__ == "__main__":``, which
+    every new process runs again from its top and dies of.
+    """
 
 
 def worker_count(num_workers: int | None, num_items: int) -> int:

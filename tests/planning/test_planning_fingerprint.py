@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 from small_heads import head, make_dataset
 
+from headctssl.dataset import image_io
 from headctssl.dataset.image_io import write_nifti
 from headctssl.dataset.manifest import DatasetInfo, RawDataset, load_raw_dataset, write_raw_dataset
 from headctssl.dataset.splits import load_splits
-from headctssl.errors import DataError
+from headctssl.errors import DataError, UsageError
 from headctssl.paths import preprocessed_dataset
 from headctssl.planning.fingerprint import DatasetFingerprint, extract_fingerprint, left_out_cases, load_fingerprint
 from headctssl.planning.planner import plan_experiment
@@ -193,3 +194,39 @@ def test_digest_changes_with_the_content(roots: Path) -> None:
     found = extract_fingerprint(7, quiet=True)
     assert isinstance(found, DatasetFingerprint)
     assert found.digest() != found.model_copy(update={"num_cases": 5}).digest()
+
+
+@pytest.mark.parametrize("reader", ["read_header", "read"])
+def test_any_error_of_one_file_leaves_out_that_case_alone(
+    roots: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], reader: str
+) -> None:
+    make_dataset(7, 4)
+    sound = getattr(image_io, reader)
+
+    def surprising(path: Path) -> object:
+        if path.name == "case7_02.nii.gz":
+            raise OverflowError("a number from another world")
+        return sound(path)
+
+    monkeypatch.setattr(f"headctssl.planning.fingerprint.{reader}", surprising)
+    found = extract_fingerprint(7, num_workers=1)
+    assert (found.num_cases, found.num_unreadable) == (3, 1)
+    assert left_out_cases(preprocessed_dataset(7)) == {"case7_02"}
+    out = capsys.readouterr().out
+    assert "OverflowError" in out
+    assert "a number from another world" in out
+
+
+def test_memory_for_plans_that_are_kept_is_refused(roots: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    make_dataset(7, 6)
+    extract_fingerprint(7, quiet=True)
+    plan_experiment(7, gpu_memory=8.0, quiet=True)
+    before = plans_path(7).read_bytes()
+    with pytest.raises(UsageError, match="--replan"):
+        plan_experiment(7, gpu_memory=6.0, quiet=True)
+    code, _, err = command("plan_and_preprocess", "-d", 7, "--gpu_memory", 6)
+    assert code == 2
+    assert "--gpu_memory has no effect on plans.json" in err
+    assert plans_path(7).read_bytes() == before
+    plan_experiment(7, gpu_memory=6.0, replan=True, quiet=True)
+    plan_experiment(7, "small", gpu_memory=6.0, quiet=True)
