@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import struct
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +36,7 @@ _TAGS = [
     "SliceThickness",
     "Manufacturer",
 ]
+_GEOMETRY = {"ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2, "Rows": 1, "Columns": 1}
 _SAME_POSITION_MM = 0.01
 _SAME_DIRECTION = 1e-3  # cosine units; 0.06 degrees
 _DO_SERIES = "Give each series its own folder, or use headct_convert --from dicom, which separates them."
@@ -115,25 +118,43 @@ def read_dicom(files: Sequence[Path]) -> RawImage:
     return RawImage(geometry, hu)
 
 
-def _sorted_stack(files: Sequence[Path]) -> tuple[Geometry, list[Path]]:
+def _numbers(file: Path, header: pydicom.Dataset, tag: str, count: int) -> list[float]:
+    """The numbers of a tag that the geometry needs.
+
+    Raises:
+        ImageReadError: the tag is absent, holds another count of values, or one is not a finite number.
+    """
     try:
-        return _stack(files)
-    except (ValueError, TypeError, OverflowError) as error:  # a number that pydicom cannot parse
+        value = header.get(tag)
+        parts = list(value) if isinstance(value, (pydicom.multival.MultiValue, list)) else [value]
+        if value in (None, ""):
+            raise _error(
+                file.parent,
+                f"{file.name} without {tag}",
+                "the position and orientation of every slice",
+                "Localisers and derived pictures are not scans: remove the file, or export again.",
+            )
+        numbers = [float(part) for part in parts]
+    except (ValueError, TypeError, OverflowError, struct.error) as error:  # pydicom parses a value when it is asked for
         raise _error(
-            files[0].parent,
-            f"a header value that is no number: {(str(error).splitlines() or ['?'])[0][:150]}",
-            "DICOM headers with positions, orientation and spacing as numbers",
+            file.parent,
+            f"{tag} of {file.name} is no number: {(str(error).splitlines() or ['?'])[0][:120]}",
+            f"{count} numbers",
             "Export the series again.",
         ) from None
+    if len(numbers) != count or not all(math.isfinite(number) for number in numbers):
+        raise _error(file.parent, f"{tag} {numbers} in {file.name}", f"{count} numbers", "Export the series again.")
+    return numbers
 
 
-def _stack(files: Sequence[Path]) -> tuple[Geometry, list[Path]]:
+def _sorted_stack(files: Sequence[Path]) -> tuple[Geometry, list[Path]]:
     folder = files[0].parent
     headers = [_header(file) for file in files]
     _check_one_series(folder, files, headers)
+    both = list(zip(files, headers, strict=True))
     first = headers[0]
-    directions = np.array([[float(v) for v in h.ImageOrientationPatient] for h in headers])
-    positions = np.array([[float(v) for v in h.ImagePositionPatient] for h in headers])
+    directions = np.array([_numbers(file, h, "ImageOrientationPatient", 6) for file, h in both])
+    positions = np.array([_numbers(file, h, "ImagePositionPatient", 3) for file, h in both])
     if np.abs(directions - directions[0]).max() > _SAME_DIRECTION:
         other = int(np.abs(directions - directions[0]).max(axis=1).argmax())
         raise _error(
@@ -162,7 +183,7 @@ def _stack(files: Sequence[Path]) -> tuple[Geometry, list[Path]]:
             "Repeated scans (bolus monitoring, perfusion, several phases) are not one volume: separate them.",
         )
     origins = positions[order][:, ::-1]  # x, y, z of LPS -> (S, P, L)
-    spacing = [float(v) for v in first.PixelSpacing]  # between rows, between columns
+    spacing = _numbers(files[0], first, "PixelSpacing", 2)  # between rows, between columns
     affine = np.eye(4)
     affine[:3, 0] = (origins[-1] - origins[0]) / (len(files) - 1)
     affine[:3, 1] = along_rows[::-1] * spacing[0]
@@ -194,26 +215,20 @@ def _check_one_series(folder: Path, files: Sequence[Path], headers: Sequence[pyd
         modality = str(header.get("Modality", ""))
         if modality != "CT":
             raise _error(folder, f"modality '{modality}' in {file.name}", "CT", "Only CT is supported.")
-        if int(header.get("NumberOfFrames", None) or 1) > 1:
+        if (frames := _count(header, "NumberOfFrames")) > 1:
             raise _error(
                 folder,
-                f"{file.name} holds {header.NumberOfFrames} frames",
+                f"{file.name} holds {frames:g} frames",
                 "one slice per file",
                 "Convert the enhanced (multi-frame) object to classic CT slices, for example with dcm2niix.",
             )
-        for tag in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "Rows", "Columns"):
-            if header.get(tag) in (None, ""):
-                raise _error(
-                    folder,
-                    f"{file.name} without {tag}",
-                    "the position and orientation of every slice",
-                    "Localisers and derived pictures are not scans: remove the file, or export again.",
-                )
+        for tag, count in _GEOMETRY.items():
+            _numbers(file, header, tag, count)
     for tag in ("Rows", "Columns", "PixelSpacing"):
         values = {str(h[tag].value) for h in headers}
         if len(values) > 1:
             raise _error(folder, f"several values of {tag}: {', '.join(sorted(values))}", "one", _DO_SERIES)
-    if any(int(h.get("SamplesPerPixel", 1) or 1) != 1 for h in headers):
+    if any(_count(h, "SamplesPerPixel") != 1 for h in headers):
         raise _error(folder, "colour pictures", "one value per pixel", "Remove secondary captures.")
 
 
@@ -227,16 +242,36 @@ def _metadata(headers: Sequence[pydicom.Dataset]) -> tuple[tuple[str, str], ...]
     }
     found: list[tuple[str, str]] = []
     for name, tag in tags.items():
-        texts = Counter(_text(header.get(tag), number=name in ("kvp", "slice_thickness_mm")) for header in headers)
+        texts = Counter(_text(header, tag, number=name in ("kvp", "slice_thickness_mm")) for header in headers)
         texts.pop("", None)
         if texts:  # the most frequent one; among equals the first in order, whatever the order of files
             found.append((name, min(texts, key=lambda text: (-texts[text], text))))
     return tuple(found)
 
 
-def _text(value: object, *, number: bool) -> str:
-    """A header value as text, several values joined by a backslash as DICOM does; '' when there is none."""
+def _count(header: pydicom.Dataset, tag: str) -> float:
+    """A tag that is 1 where it is absent or cannot be read: what follows needs one slice and one sample."""
+    return float(_text(header, tag, number=True) or 1)
+
+
+def _text(header: pydicom.Dataset, tag: str, *, number: bool) -> str:
+    """A header value as text, several values joined by a backslash as DICOM does.
+
+    '' for none, and where a number is wanted for several numbers (dual energy) and for what is no number
+    ("120 kV", "5,0"): this is not worth a scan.
+    """
+    try:
+        value = header.get(tag)
+    except (ValueError, TypeError, OverflowError, struct.error):  # pydicom parses a value when it is asked for
+        return ""
     if value is None or value == "":
         return ""
-    parts = list(value) if isinstance(value, pydicom.multival.MultiValue) else [value]
-    return "\\".join(f"{float(str(part)):g}" if number else str(part).strip() for part in parts)
+    parts = [str(part).strip() for part in (value if isinstance(value, pydicom.multival.MultiValue) else [value])]
+    if not number:
+        return "\\".join(parts)
+    try:
+        numbers = {float(part) for part in parts}
+    except ValueError:
+        return ""
+    only = numbers.pop()
+    return f"{only:g}" if not numbers and math.isfinite(only) else ""

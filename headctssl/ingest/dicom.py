@@ -45,7 +45,7 @@ class _Series:
 
 
 def find_scans(source: Path) -> Found:
-    """Walk a tree and group its CT slices by study and series UID.
+    """Walk a tree and group its CT slices by study and series UID, those without a series UID by folder.
 
     Localisers, secondary captures and other modalities are ignored and listed. Copies of one slice
     (the same SOP instance UID) count once.
@@ -58,7 +58,7 @@ def find_scans(source: Path) -> Found:
         `convert` replaces by keyed hashes. Columns: age (years, at most 90), sex, contrast and
         study_description. No name, date or number.
     """
-    series: dict[tuple[str, str], _Series] = {}
+    series: dict[tuple[str, str, str], _Series] = {}
     others: Counter[str] = Counter()
     rejected: list[ScanVerdict] = []
     for file in _files(source):
@@ -76,7 +76,9 @@ def find_scans(source: Path) -> Found:
         if reason:
             others[reason] += 1
             continue
-        key = (str(header.get("StudyInstanceUID", "")), str(header.get("SeriesInstanceUID", "")))
+        uid = str(header.get("SeriesInstanceUID", "") or "")
+        # Files that name no series belong together when they lie together.
+        key = (str(header.get("StudyInstanceUID", "") or ""), uid, "" if uid else file.parent.as_posix())
         entry = series.setdefault(key, _Series(header))
         instance = str(header.get("SOPInstanceUID", "")) or relative
         if instance in entry.files:
@@ -125,11 +127,11 @@ def _not_a_scan(header: pydicom.Dataset) -> str:
     return ""
 
 
-def _scan(source: Path, key: tuple[str, str], entry: _Series) -> Scan:
+def _scan(source: Path, key: tuple[str, str, str], entry: _Series) -> Scan:
     files = tuple(entry.files[instance] for instance in entry.files)
     folder = files[0].parent.relative_to(source).as_posix()
     header = entry.header
-    study, uid = key
+    study, uid, _ = key
     columns = (
         ("age", _age(str(header.get("PatientAge", "") or ""))),
         ("sex", _sex(str(header.get("PatientSex", "") or ""))),
@@ -139,7 +141,8 @@ def _scan(source: Path, key: tuple[str, str], entry: _Series) -> Scan:
     return Scan(
         source=f"{folder} ({len(files)} slices)",
         path=files[0].parent,
-        identity=f"series:{uid}" if uid else f"study:{study}:{folder}",
+        # Without a series UID the slices themselves say which scan it is, wherever it lies.
+        identity=f"study:{study}:series:{uid}" if uid else f"study:{study}:slices:{','.join(sorted(entry.files))}",
         files=files,
         subject=str(header.get("PatientID", "") or "").strip() or (f"study:{study}" if study else ""),
         session=study,
