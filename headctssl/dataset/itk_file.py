@@ -13,6 +13,7 @@ from headctssl.dataset.raw_image import Geometry, RawImage, hounsfield, mirror_t
 
 __all__ = ["itk_geometry", "read_itk"]
 
+_IO = {"nrrd": "NrrdImageIO", "metaimage": "MetaImageIO"}  # ITK does not know SCAN.MHA by its suffix
 _DO_EXPORT = "Export or download the file again; a header file (.nhdr, .mhd) needs its data file beside it."
 
 
@@ -26,8 +27,7 @@ def itk_geometry(path: Path, source_format: str) -> Geometry:
     Raises:
         ImageReadError: the file cannot be parsed or is not one volume of one number per voxel.
     """
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
+    reader = _reader(path, source_format)
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
@@ -63,10 +63,17 @@ def read_itk(path: Path, source_format: str) -> RawImage:
     """
     geometry = itk_geometry(path, source_format)
     try:
-        stored: NDArray[Any] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+        stored: NDArray[Any] = SimpleITK.GetArrayFromImage(_reader(path, source_format).Execute())
     except RuntimeError as error:
         raise unreadable(path, _reason(error), "complete voxel data", _DO_EXPORT) from None
     return RawImage(geometry, hounsfield(stored.reshape(geometry.shape), 1.0, 0.0, path))
+
+
+def _reader(path: Path, source_format: str) -> SimpleITK.ImageFileReader:
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.SetImageIO(_IO[source_format])
+    return reader
 
 
 def _reason(error: RuntimeError) -> str:

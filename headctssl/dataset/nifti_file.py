@@ -64,7 +64,7 @@ def save_nifti(path: Path, volume: Volume) -> None:
     image.set_qform(affine, code=1)
     image.set_sform(affine, code=1)
     content = image.to_bytes()
-    if path.suffix == ".gz":
+    if path.suffix.lower() == ".gz":
         content = igzip.compress(content, compresslevel=2, mtime=0)
     path.write_bytes(content)
 
@@ -118,7 +118,7 @@ def _geometry(path: Path, image: Any) -> Geometry:
 
 def _content(path: Path, needed: int) -> bytes:
     """The first `needed` decompressed bytes of the file, the gzip checksum verified."""
-    if path.suffix != ".gz":
+    if path.suffix.lower() != ".gz":
         content = path.read_bytes()
     else:
         from isal import igzip, igzip_lib

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from crude_heads import crude_head
+from stacks import write_series
 
 from headctssl.dataset.dicom_series import is_dicom
 from headctssl.dataset.image_io import data_files, read, read_header, source_digest, write_nifti
@@ -85,3 +86,47 @@ def test_without_codes_the_axes_are_those_the_note_names(tmp_path: Path) -> None
     nib.save(image, tmp_path / "a.nii")
     axes = ", ".join(nib.aff2axcodes(nib.load(tmp_path / "a.nii").affine))
     assert any(f"taken as {axes}." in note for note in read(tmp_path / "a.nii").info.notes)
+
+
+def series(folder: Path, head: Volume, **tags: object) -> Path:
+    positions = np.arange(len(head.hu))[:, None] * np.array([0.0, 0.0, 8.0])
+    write_series(folder, head.hu, positions, np.array([0.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0]), 6.0, **tags)
+    return folder
+
+
+def overwrite_text(folder: Path, old: bytes, new: bytes) -> None:
+    """Replace a value of the same length in every file: pydicom itself does not write wrong numbers."""
+    for path in folder.iterdir():
+        content = path.read_bytes()
+        assert content.count(old) == 1
+        path.write_bytes(content.replace(old, new))
+
+
+@pytest.mark.parametrize("kvp", [b"120 kV", b"80\\140", b"12,000", b"1.2.30"])
+def test_odd_optional_numbers_are_unknown_and_reject_nothing(tmp_path: Path, head: Volume, kvp: bytes) -> None:
+    folder = series(tmp_path / "s", head, KVP="123456", SliceThickness="4.0")
+    overwrite_text(folder, b"123456", kvp)
+    volume = read(folder)
+    assert np.array_equal(volume.hu, head.hu)
+    assert "kvp" not in dict(volume.info.metadata)
+    assert dict(volume.info.metadata)["slice_thickness_mm"] == "4"
+
+
+def test_a_wrong_number_in_the_geometry_names_its_tag(tmp_path: Path, head: Volume) -> None:
+    folder = series(tmp_path / "s", head)
+    overwrite_text(folder, b"6.0000000\\6.0000000", b"6,0000000\\6,0000000")
+    for call in (read, read_header):
+        with pytest.raises(ImageReadError) as error:
+            call(folder)
+        assert "PixelSpacing of 0000.dcm is no number" in str(error.value.got)
+
+
+@pytest.mark.parametrize("name", ["SCAN.NII.GZ", "SCAN.NII", "SCAN.NRRD", "SCAN.MHA"])
+def test_the_case_of_a_suffix_does_not_matter(tmp_path: Path, head: Volume, name: str) -> None:
+    if "nii" in name.lower():
+        write_nifti(tmp_path / name, head)
+        assert ((tmp_path / name).read_bytes()[:2] == b"\x1f\x8b") == name.endswith("GZ")
+    else:
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(head.hu), str(tmp_path / name.lower()))
+        (tmp_path / name.lower()).rename(tmp_path / name)
+    assert read(tmp_path / name).hu.shape == head.hu.shape

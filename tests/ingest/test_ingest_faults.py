@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import pydicom
 import pytest
 from crude_heads import crude_head
+from stacks import write_series
 
 import headctssl.ingest.convert as module
 from headctssl.dataset.image_io import write_nifti
@@ -135,3 +138,44 @@ def test_when_every_labelled_scan_is_rejected_the_others_stay(source: Path) -> N
     result = folder(source, labels=labels(source, "image,bleed\ns1,1\n"))
     assert len(result.accepted) == 2
     assert list(load_raw_dataset(900).labels()["bleed"].isna()) == [True, True]
+
+
+def head_series(folder: Path, seed: int, **tags: object) -> None:
+    positions = np.arange(24)[:, None] * np.array([0.0, 0.0, 8.0])
+    row, column = np.array([0.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0])
+    write_series(folder, head(seed).hu, positions, row, column, 6.0, **tags)
+
+
+def test_a_series_is_known_by_study_and_series_or_by_its_slices(tmp_path: Path, roots: Path) -> None:
+    source = tmp_path / "in"
+    for seed, study in ((1, "1.2.3"), (2, "1.2.4")):  # one series UID in two studies
+        head_series(source / f"s{seed}", seed, SeriesInstanceUID="1.2.9", StudyInstanceUID=study)
+    for seed in (3, 4):  # no UIDs
+        head_series(source / f"s{seed}", seed, SeriesInstanceUID=None, StudyInstanceUID=None)
+    result = convert(source, 900, source_format="dicom", num_workers=1, quiet=True)
+    assert [len(result.accepted), len(result.rejected), len(result.skipped)] == [4, 0, 0]
+    source.rename(tmp_path / "moved")
+    again = convert(tmp_path / "moved", 900, source_format="dicom", num_workers=1, quiet=True)
+    assert [len(again.accepted), len(again.skipped)] == [0, 4]
+
+
+def test_two_tube_voltages_do_not_fault_the_table(tmp_path: Path, roots: Path) -> None:
+    head_series(tmp_path / "in", 1, KVP=["80", "140"])
+    convert(tmp_path / "in", 900, source_format="dicom", num_workers=1, quiet=True)
+    assert "kvp" not in load_raw_dataset(900).cases.columns
+
+
+def test_a_damaged_header_rejects_one_file(tmp_path: Path, roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head_series(tmp_path / "in", 1)
+    read_header = pydicom.dcmread
+
+    def odd(path: Path, **options: object) -> object:
+        if Path(path).name == "odd":
+            raise NotImplementedError("odd")
+        return read_header(path, **options)
+
+    (tmp_path / "in/odd").write_bytes((tmp_path / "in/0001.dcm").read_bytes())
+    monkeypatch.setattr(pydicom, "dcmread", odd)
+    result = convert(tmp_path / "in", 900, source_format="dicom", num_workers=1, quiet=True)
+    assert [v.source for v in result.rejected] == ["odd"]
+    assert len(result.accepted) == 1
