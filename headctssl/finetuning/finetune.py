@@ -241,7 +241,7 @@ def _finish(job: Job, classifier: Classifier, contract: Contract, best: Best, ch
         num_cases=len(case_ids),
         num_subjects=int(np.unique(cohort.subjects(case_ids)).size),
         weights_hash=contract.weights_hash,
-        leakage=describe_leakage(job.start.file, index),
+        leakage=describe_leakage(job.start.file, job.start.contract, index),
         notes=tuple(notes),
         best_epoch=best.epoch,
         validation_auroc=best.auroc,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from headctssl.contract import Contract
@@ -14,24 +15,50 @@ from headctssl.preprocessing.index import CaseIndex
 __all__ = ["describe_leakage", "describe_reuse", "write_used_cases"]
 
 _CASES = "cases.csv"
+_SCRATCH = "scratch"
 
 
-def describe_leakage(weights: Path | None, judged: CaseIndex) -> str:
+@dataclass(frozen=True)
+class _Link:
+    """One run of the chain that led to an encoder."""
+
+    folder: Path
+    contract: Contract
+
+
+def describe_leakage(weights: Path | None, contract: Contract | None, judged: CaseIndex) -> str:
     """One sentence on the overlap of the judged cases with those the encoder was pretrained on.
 
-    A case is recognised by the SHA-256 of its source, so a copy under another id or in another dataset is
-    found too; another scan of the same patient is not.
+    An encoder may have begun from another one (`-w`), and so on: the cases of every run of the chain count. A case
+    is recognised by the SHA-256 of its source, so a copy under another id or in another dataset is found too;
+    another scan of the same patient is not.
 
     Args:
         weights: the encoder's file; its run folder has cases.csv. None: started from scratch.
+        contract: the encoder's; None when started from scratch.
         judged: the cases the metrics are of.
     """
-    if weights is None:
+    if weights is None or contract is None:
         return "pretraining: none, the encoder started from scratch"
-    used = _sources(weights.parent / _CASES)
-    if used is None:
-        return "pretraining: cannot be checked, the encoder's folder has no list of cases"
-    return "pretraining: " + _overlap(used, judged, "used without their labels")
+    chain, lost = _chain(_Link(weights.parent, contract))
+    used: set[str] = set()
+    labelled: set[str] = set()
+    notes: list[str] = []
+    for number, link in enumerate(chain):
+        sources = _sources(link.folder / _CASES)
+        classifier = link.contract.kind == "classifier"
+        if classifier:
+            notes.append("an earlier run of its chain trained a classifier, so labels may have been seen")
+        if sources is None:
+            run = "the encoder's folder" if number == 0 else f"the earlier run {link.contract.weights_hash[:8]}"
+            notes.append(f"cannot be checked, {run} has no list of cases")
+        else:
+            used |= sources
+            labelled |= sources if classifier else set()
+    if lost is not None:
+        notes.append(f"it began from weights {lost[:8]}, whose cases cannot be checked: no run here wrote them")
+    found = [_overlap(used, judged, _how(judged, labelled))] if used else []
+    return "pretraining: " + "; ".join([*found, *notes])
 
 
 def describe_reuse(weights: Path, contract: Contract, judged: CaseIndex) -> str:
@@ -47,13 +74,13 @@ def describe_reuse(weights: Path, contract: Contract, judged: CaseIndex) -> str:
         trained = "training: cannot be checked, the classifier's folder has no list of cases"
     else:
         trained = "training: " + _overlap(used, judged, "used with their labels")
-    init = str(json.loads(contract.settings).get("init", ""))
-    if init == "scratch":
-        return f"{trained}; {describe_leakage(None, judged)}"
-    found = _encoder_run(init)
+    init = _init_of(contract)
+    if init == _SCRATCH:
+        return f"{trained}; {describe_leakage(None, None, judged)}"
+    found = _run_that_wrote(init)
     if found is None:
         return f"{trained}; pretraining: cannot be checked, no run here wrote this encoder"
-    return f"{trained}; {describe_leakage(found, judged)}"
+    return f"{trained}; {describe_leakage(found.folder / _CASES, found.contract, judged)}"
 
 
 def write_used_cases(folder: Path, dataset_id: int, parts: Mapping[str, Sequence[str]], index: CaseIndex) -> Path:
@@ -93,13 +120,44 @@ def _overlap(used: set[str], judged: CaseIndex, how: str) -> str:
     return f"{shared} of {len(judged)} judged cases were {how}, so metrics may be optimistic"
 
 
-def _encoder_run(weights_hash: str) -> Path | None:
-    """The encoder of this hash among the pretraining runs of the results root."""
-    for path in sorted(data_root("results").glob("Dataset*/pretrain/*/contract.json")):
+def _how(judged: CaseIndex, labelled: set[str]) -> str:
+    """How the judged cases that were used were used."""
+    count = sum(row.source_sha256 in labelled for row in judged.rows)
+    return f"used, {count} of them with their labels" if count else "used without their labels"
+
+
+def _chain(last: _Link) -> tuple[list[_Link], str | None]:
+    """The runs from the last one back to random weights, and the hash at which the search ended without a run."""
+    chain, seen = [last], {last.contract.weights_hash}
+    while (init := _init_of(chain[-1].contract)) != _SCRATCH:
+        found = _run_that_wrote(init)
+        if found is None:
+            return chain, init
+        if init in seen:  # a run cannot begin from its own end; copied folders could claim it
+            break
+        seen.add(init)
+        chain.append(found)
+    return chain, None
+
+
+def _init_of(contract: Contract) -> str:
+    """'scratch' or the hash of the weights a run began from; weights of another maker say nothing of it."""
+    try:
+        settings = json.loads(contract.settings or "{}")
+    except ValueError:
+        return _SCRATCH
+    return str(settings.get("init", _SCRATCH)) if isinstance(settings, dict) else _SCRATCH
+
+
+def _run_that_wrote(weights_hash: str) -> _Link | None:
+    """The run of the results root that ended with the weights of this hash."""
+    root = data_root("results")
+    patterns = ("Dataset*/pretrain/*/contract.json", "Dataset*/finetune/*/fold_*/contract.json")
+    for path in (path for pattern in patterns for path in sorted(root.glob(pattern))):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(content, dict) and content.get("weights_hash") == weights_hash:
+                return _Link(path.parent, Contract.model_validate(content))
         except ValueError:
             continue  # a damaged file of another run; that run's own commands report it
-        if isinstance(content, dict) and content.get("weights_hash") == weights_hash:
-            return path.with_name("encoder.safetensors")
     return None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from headctssl.contract import InputSpec, StorageRule, require_same
+from headctssl.contract import Contract, InputSpec, StorageRule, require_same
 from headctssl.errors import UsageError
 from headctssl.planning.plans import fitted_encoder, load_plans
 from headctssl.presets import ResEncSettings, ViTSettings
@@ -33,6 +33,7 @@ class Start:
     input: InputSpec
     tensors: dict[str, Tensor] | None  # None: random weights
     file: Path | None  # where the tensors came from
+    contract: Contract | None = None  # the checkpoint's
 
     @property
     def pretrained(self) -> bool:
@@ -101,4 +102,5 @@ def resolve_start(
         contract.input,
         loaded.part("encoder"),
         file,
+        contract,
     )

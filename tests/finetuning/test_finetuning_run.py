@@ -215,8 +215,8 @@ def test_continue_on_another_machine_keeps_the_precision(small, monkeypatch):
     with_bf16(True)
     finetune(2, small / "enc", overrides=("training.num_steps=1",), resume=True, **options)
     assert read_json(folder / "config.json", FinetuneSettings).training.precision == "float32"
+    wrong = ("training.num_steps=1", "training.precision=bf16")
     with pytest.raises(UsageError, match=r"'training\.precision' differs"):
-        wrong = ("training.num_steps=1", "training.precision=bf16")
         finetune(2, small / "enc", overrides=wrong, resume=True, **options)
 
 
