@@ -139,6 +139,72 @@ def test_no_head_is_an_error_that_gives_sizes(hu: np.ndarray) -> None:
     assert error.value.do
 
 
+BLOCK = ((10, 66), (20, 84), (20, 80))  # voxels of 2.5 mm: 140 x 160 x 150 mm
+
+
+def block() -> np.ndarray:
+    """A block of brain in air on a grid of 2.5 mm, where the search looks at every voxel and boxes are exact."""
+    hu = np.full((76, 110, 110), -1000, np.int16)
+    hu[tuple(slice(a, b) for a, b in BLOCK)] = 35
+    return hu
+
+
+def block_box(hu: np.ndarray) -> tuple[tuple[int, int], ...]:
+    return find_head(hu, (2.5, 2.5, 2.5)).box
+
+
+def test_a_table_that_touches_the_head_is_no_part_of_it() -> None:
+    hu = block()
+    hu[:, 84:87, :] = 60  # 7.5 mm thick, as long and wide as the scan
+    (z0, z1), (y0, y1), (x0, x1) = block_box(hu)
+    assert (y0, y1 <= 87) == (20, True)
+    assert 0 <= 10 - z0 <= 2  # what is left of it is within 5 mm of the head
+    assert 0 <= z1 - 66 <= 2
+    assert 0 <= 20 - x0 <= 2
+    assert 0 <= x1 - 80 <= 2
+
+
+def test_foam_beside_the_head_is_no_part_of_it() -> None:
+    hu = block()
+    hu[10:66, 84:104, 20:80] = -500
+    assert block_box(hu) == BLOCK
+
+
+def test_thin_parts_of_the_head_are_kept_and_a_wall_beside_it_is_not() -> None:
+    hu = block()
+    hu[30:40, 85, 20:80] = 200  # a wall 2.5 mm from the head, within reach of what grows thin parts back
+    assert block_box(hu) == BLOCK
+    hu[30:40, 50, 80:82] = 35  # an ear, 2.5 mm thick and 5 mm long
+    assert block_box(hu) == (BLOCK[0], BLOCK[1], (20, 82))
+
+
+def test_air_inside_the_head_belongs_to_it() -> None:
+    hu = block()
+    hu[:, 46:56, 46:56] = -1000  # an airway of 25 mm, open above and below
+    found = find_head(hu, (2.5, 2.5, 2.5))
+    assert found.box == BLOCK
+    assert found.mask[tuple(slice(a, b) for a, b in BLOCK)].all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "head"),
+    [
+        ((2, 64, 64), True),  # one slice of 5 mm, 128 ml
+        ((4, 28, 28), False),  # 10 x 70 x 70 mm, 49 ml
+        ((48, 16, 48), False),  # 230 ml, but 40 mm from front to back: a wrist
+        ((48, 48, 16), False),
+        ((20, 32, 32), True),  # 320 ml and 80 mm: the smallest heads
+    ],
+)
+def test_the_size_of_a_head(shape: tuple[int, int, int], head: bool) -> None:
+    hu = np.pad(np.full(shape, 35, np.int16), ((0, 0), (20, 20), (20, 20)), constant_values=-1000)
+    if head:
+        assert block_box(hu) == ((0, shape[0]), (20, 20 + shape[1]), (20, 20 + shape[2]))
+    else:
+        with pytest.raises(DataError, match="no head"):
+            block_box(hu)
+
+
 def data_folder() -> Path:
     folder = os.environ.get("headctssl_test_data")
     if not folder:
