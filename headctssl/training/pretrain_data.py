@@ -10,10 +10,11 @@ import numpy as np
 
 from headctssl.contract import StorageRule
 from headctssl.dataset.splits import load_splits
-from headctssl.errors import ContractError, DataError, UsageError
+from headctssl.errors import DataError, UsageError
 from headctssl.paths import preprocessed_dataset
 from headctssl.planning.plans import Plans, load_plans
 from headctssl.preprocessing.index import CaseIndex
+from headctssl.preprocessing.plan_and_preprocess import ensure_preprocessed
 
 __all__ = ["PretrainData", "open_pretrain_data"]
 
@@ -57,7 +58,8 @@ def open_pretrain_data(
     """Open the stored cases that a run may train on.
 
     Args:
-        dataset_ids: one or several datasets; the storage rule of the first holds for all.
+        dataset_ids: one or several datasets; the storage rule of the first holds for all, and a dataset that was
+            planned with another one is stored once more under it, which is said.
         plans_name: which plans.
         pretrain_on: ``train`` takes the training and validation cases of splits.json: a case that it does not
             know may be another scan of a test subject. ``all`` takes every stored case.
@@ -65,7 +67,6 @@ def open_pretrain_data(
     Raises:
         UsageError: a dataset is named twice or unknown.
         DataError: a dataset was not planned or preprocessed, or no case is left.
-        ContractError: a dataset is stored under another rule; the field is named.
     """
     if not dataset_ids or len(set(dataset_ids)) != len(dataset_ids):
         raise UsageError(
@@ -94,7 +95,8 @@ def _open(plans: Plans, rule: StorageRule) -> CaseIndex:
     storage = dataset / rule.storage_id
     if not storage.is_dir():
         if plans.storage != rule:
-            _refuse_other_rule(plans, rule)
+            # One encoder has one storage rule, so the dataset is stored once more, under the first one's.
+            return ensure_preprocessed(plans.dataset_id, rule)
         raise DataError(
             f"Dataset {plans.dataset_id} has plans but was not preprocessed.",
             got=f"no folder {rule.storage_id} in {dataset.name}",
@@ -115,15 +117,3 @@ def _for_training(plans: Plans, index: CaseIndex, left_out: list[str]) -> CaseIn
             f"headct_preprocess -d {plans.dataset_id} gives them a place"
         )
     return index.subset(usable)
-
-
-def _refuse_other_rule(plans: Plans, rule: StorageRule) -> None:
-    other, first = plans.storage.model_dump(mode="json"), rule.model_dump(mode="json")
-    field = next(name for name in first if other[name] != first[name])
-    raise ContractError(
-        f"Datasets of one run must be stored under one rule; dataset {plans.dataset_id} differs in '{field}'.",
-        got=other[field],
-        expected=first[field],
-        do=f"Store it under the rule of the first dataset: headct_plan_and_preprocess -d {plans.dataset_id} "
-        "--like CHECKPOINT, with a checkpoint trained on the first.",
-    )
