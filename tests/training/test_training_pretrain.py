@@ -398,7 +398,7 @@ def test_several_datasets(roots: Path, dataset: Path, no_picture: None) -> None:
     make_stored_dataset(roots / "preprocessed", dataset_id=3, rule=StorageRule(spacing_mm=(4, 4, 5), masks=()))
     with pytest.raises(
         UsageError, match="no raw dataset number 3"
-    ):  # it would be stored once more under the first rule
+    ):
         pretrain([1, 3], "mae", config="vit_test", device="cpu", quiet=True, overrides=TINY)
     with pytest.raises(UsageError, match="list of datasets"):
         pretrain([1, 1], "mae", device="cpu", quiet=True)
