@@ -396,9 +396,7 @@ def test_several_datasets(roots: Path, dataset: Path, no_picture: None) -> None:
     assert folder.name == "dino__vit_test__plans__d1+2"
     assert read_json(folder / "contract.json", Contract).num_scans == 8
     make_stored_dataset(roots / "preprocessed", dataset_id=3, rule=StorageRule(spacing_mm=(4, 4, 5), masks=()))
-    with pytest.raises(
-        UsageError, match="no raw dataset number 3"
-    ):
+    with pytest.raises(UsageError, match="no raw dataset number 3"):
         pretrain([1, 3], "mae", config="vit_test", device="cpu", quiet=True, overrides=TINY)
     with pytest.raises(UsageError, match="list of datasets"):
         pretrain([1, 1], "mae", device="cpu", quiet=True)
