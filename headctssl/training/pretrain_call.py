@@ -126,6 +126,10 @@ def _resolved(
     return settings.model_copy(update={"overrides": typed})
 
 
+MOST_RESCALED = 1.25
+"""Largest ratio of input spacings between the checkpoint and a run that begins from it. Every dataset is planned with a
+spacing of its own, and training views vary in scale by a factor of two anyway; more than this is another input."""
+
 _FREE_OF_ENCODER = ("input_shape", "drop_path")
 """Fields of an encoder that `-w` may change: the grid follows the views, stochastic depth has no weights."""
 
@@ -134,7 +138,7 @@ def _require_fit(contract: Contract, settings: RunSettings) -> None:
     """Refuse weights that were trained as another network or on another input than this run's.
 
     Most tensors of, say, another patch size have the same shapes and would load, with a meaning they never had.
-    The shape of the input may differ at a fixed spacing, where a token covers the same millimetres.
+    At a fixed spacing the shape of the input may differ, and the spacing by a quarter.
 
     Raises:
         ContractError: a field differs; it is named.
@@ -145,8 +149,13 @@ def _require_fit(contract: Contract, settings: RunSettings) -> None:
         " dataset (or into a copy of them for -p), or start from scratch."
     )
     stretched = contract.input.rule == "stretch_to_shape"
-    for field in ("rule", "windows", "shape" if stretched else "spacing_mm"):
+    for field in ("rule", "windows", *(("shape",) if stretched else ())):
         require_same(f"input.{field}", getattr(contract.input, field), getattr(settings.input, field), planned)
+    theirs, ours = contract.input.spacing_mm, settings.input.spacing_mm
+    if not stretched and any(
+        not 1 / MOST_RESCALED <= a / b <= MOST_RESCALED for a, b in zip(theirs, ours, strict=True)
+    ):
+        require_same("input.spacing_mm", theirs, ours, planned)
     network = f"Choose the encoder of the checkpoint (-c {preset}) without --set encoder.*, or start from scratch."
     one, other = contract.encoder.model_dump(mode="json"), settings.encoder.model_dump(mode="json")
     for field in sorted({*one, *other} - set(_FREE_OF_ENCODER), key=lambda name: (name != "family", name)):

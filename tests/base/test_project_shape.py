@@ -141,4 +141,5 @@ def test_unknown_flag_is_refused(name: str, capsys: pytest.CaptureFixture[str]) 
 def test_no_main_blocks_outside_main_module() -> None:
     for path in modules():
         if path.name != "__main__.py":
-            assert 'if __name__ == "__main__"' not in path.read_text(encoding="utf-8"), path
+            lines = path.read_text(encoding="utf-8").splitlines()
+            assert not any(line.startswith("if __name__ ==") for line in lines), path
