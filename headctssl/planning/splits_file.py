@@ -31,7 +31,7 @@ def ensure_splits(
         The file.
 
     Raises:
-        DataError: a subject is marked for another part than the one it is in.
+        DataError: see `add_cases`.
     """
     path = folder / "splits.json"
     wanted = set(case_ids)
@@ -71,11 +71,13 @@ def add_cases(splits: Splits, raw: RawDataset, case_ids: Collection[str]) -> Spl
         case_ids: the cases that can be used; those that left the dataset get no place.
 
     Raises:
-        DataError: a subject is marked for another part than the one it is in.
+        DataError: a subject is marked for another part than the one it is in, or stands on two sides of a split
+            because its `subject_id` was changed after the splits were drawn.
     """
     subject = dict(zip(raw.cases["case_id"], raw.cases["subject_id"], strict=True))
     mark = dict(zip(raw.cases["case_id"], raw.cases["split"], strict=True)) if "split" in raw.cases.columns else {}
     known = {*splits.test, *(case for fold in splits.folds for case in (*fold.train, *fold.val))}
+    _refuse_divided_subjects(splits, subject)
     _refuse_other_marks(splits, subject, mark)
     added = sorted((set(case_ids) & set(subject)) - known)
     if not added:
@@ -98,6 +100,23 @@ def add_cases(splits: Splits, raw: RawDataset, case_ids: Collection[str]) -> Spl
     note += f"{len(new['val'])} the validation cases of every fold by their mark, the others follow their subject or "
     note += "are for training."
     return Splits(test=(*splits.test, *test), folds=tuple(folds), notes=(*splits.notes, note))
+
+
+def _refuse_divided_subjects(splits: Splits, subject: Mapping[str, str]) -> None:
+    """Subjects filled in or merged after the draw may stand on two sides: then a patient leaks into the test."""
+    pairs = [("test", splits.test, "training or validation", (*fold.train, *fold.val)) for fold in splits.folds]
+    pairs += [("validation", fold.val, "training", fold.train) for fold in splits.folds]
+    for one, first, other, second in pairs:
+        both = {subject[c] for c in first if c in subject} & {subject[c] for c in second if c in subject}
+        if both:
+            more = f" ({len(both) - 1} more subjects likewise)" if len(both) > 1 else ""
+            raise DataError(
+                f"Subject '{min(both)}' has scans on two sides of splits.json{more}.",
+                got=f"scans in {one} and in {other}: subject_id in cases.csv changed after the splits were drawn",
+                expected="every subject on one side",
+                do="Correct 'subject_id' in cases.csv. Or delete splits.json to draw all splits anew, and train again: "
+                "models trained so far may have seen the new test subjects.",
+            )
 
 
 def _refuse_other_marks(splits: Splits, subject: Mapping[str, str], mark: Mapping[str, str]) -> None:

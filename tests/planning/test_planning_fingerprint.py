@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,22 @@ def test_a_mark_against_the_drawn_place_of_the_subject_is_refused(roots: Path, p
     assert error.value.expected
     assert "column 'split'" in str(error.value.do)
     assert load_splits(preprocessed_dataset(7)) == before
+
+
+@pytest.mark.parametrize("sides", ["test and train", "val and train"])
+def test_a_subject_named_after_the_draw_may_not_stand_on_two_sides(roots: Path, sides: str) -> None:
+    make_dataset(7, 24)
+    raw = load_raw_dataset(7)
+    ensure_splits(raw, preprocessed_dataset(7), SplitRule(), raw.case_ids, quiet=True)
+    splits = load_splits(preprocessed_dataset(7))
+    first = splits.test[0] if sides == "test and train" else splits.folds[0].val[0]
+    row = raw.cases["case_id"] == splits.folds[0].train[0]
+    name = raw.cases.loc[raw.cases["case_id"] == first, "subject_id"].item()
+    changed = raw.cases.copy()
+    changed.loc[row, "subject_id"] = name
+    with pytest.raises(DataError, match=f"'{name}' has scans on two sides"):
+        add_cases(splits, replace(raw, cases=changed), raw.case_ids)
+    assert add_cases(splits, raw, raw.case_ids) is splits
 
 
 def test_digest_changes_with_the_content(roots: Path) -> None:
