@@ -45,6 +45,7 @@ class VolumeInfo:
     original_affine: tuple[tuple[float, ...], ...] = ()  # 4x4, stored (slice, row, column) index -> (S, P, L) mm
     metadata: tuple[tuple[str, str], ...] = ()  # (name, value): kvp, convolution_kernel, ...; never identifying
     notes: tuple[str, ...] = ()  # sentences on what was noticed or done
+    displacement_mm: float = 0.0  # largest in-plane distance by which straightening moved a slice
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ class PretrainBatch:
     spacing_mm: Tensor  # float32 (B, 3), storage spacing (z, y, x) in mm
     seed: int
     epoch: int
-    masks: dict[str, Tensor] = field(default_factory=dict)  # name -> bool (B, 1, D, H, W)
+    masks: dict[str, Tensor] = field(default_factory=dict)  # name -> bool (B, 1, D, H, W), names of the raw dataset
+    segmentation: Tensor | None = None  # int16 (B, 1, D, H, W), position in the run's classes + 1, 0 = none, -1 unknown
+    known_classes: Tensor | None = None  # bool (B, K), the classes that the case's dataset marks; with segmentation
     labels: Tensor | None = None  # float32 (B, L), NaN = unknown; fine-tuning only
 
 
@@ -92,6 +95,28 @@ class Views:
     epoch: int
     labels: Tensor | None = None  # float32 (B, L), NaN = unknown
     foreground: dict[str, Tensor] = field(default_factory=dict)  # name -> (V, B) share of a view's voxels above -500 HU
+    anonymised: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    """Name -> per view float32 (B, 1, D, H, W), share of anonymised voxels in [0, 1]; empty where no scan has any."""
+    segmentation: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    """Name -> per view int16 (B, 1, D, H, W), position in the run's classes + 1, 0 = none of them, -1 = unknown."""
+    known_classes: Tensor | None = None  # bool (B, K), the classes that the scan's dataset marks; with segmentation
+
+    def valid(self, group: str, index: int) -> Tensor:
+        """Where a view shows what was measured: at least half a stored voxel, and nothing of an anonymised one.
+
+        Every loss on voxels counts these alone. A mask can only take voxels away.
+
+        Args:
+            group: name of the group of views.
+            index: which view of the group, from 0.
+
+        Returns:
+            bool (B, 1, D, H, W).
+        """
+        valid = self.inside[group][index] >= 0.5
+        if self.anonymised:
+            valid &= self.anonymised[group][index] <= 0.0
+        return valid
 
     @property
     def batch_size(self) -> int:
