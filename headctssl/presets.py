@@ -20,6 +20,8 @@ __all__ = [
     "ResEncSettings",
     "ViTSettings",
     "encoder_preset",
+    "method_facts",
+    "pair_refusal",
 ]
 
 Shape = tuple[int, int, int]
@@ -147,9 +149,13 @@ class MethodFacts:
     default_preset: str  # when `-c` is not given and the data do not force a smaller one
     student_views: tuple[tuple[str, float], ...]  # (view group, share of its tokens the student encodes)
     teacher_views: tuple[str, ...]  # view groups that are also encoded without gradient
-    reference: str
+    reference: str  # sources of the numbers
     global_views: int = 2  # global views per scan
     local_views: int = 0  # local views per scan
+    paper: str = ""  # authors, year and arXiv number of the objective
+    smallest_batch: int = 2  # scans per step below which the objective says little
+    families: tuple[str, ...] | None = None  # families of encoders it works with, None = all
+    why_families: str = ""  # a sentence: why not with the others, and what to use there
 
 
 @dataclass(frozen=True)
@@ -188,6 +194,8 @@ METHOD_FACTS: dict[str, MethodFacts] = {
             ("global",),
             "arXiv 2104.14294; arXiv 2502.02779",
             local_views=2,
+            paper="Caron et al. 2021, arXiv 2104.14294",
+            smallest_batch=8,
         ),
         MethodFacts(
             "mae",
@@ -196,6 +204,8 @@ METHOD_FACTS: dict[str, MethodFacts] = {
             (),
             "arXiv 2111.06377; arXiv 2502.02779; arXiv 2410.23132",
             global_views=1,
+            paper="He et al. 2022, arXiv 2111.06377",
+            smallest_batch=1,
         ),
     )
 }
@@ -211,3 +221,30 @@ def encoder_preset(name: str) -> EncoderPreset:
     if name not in ENCODER_PRESETS:
         raise unknown_name("encoder", name, ENCODER_PRESETS)
     return ENCODER_PRESETS[name]
+
+
+def method_facts(name: str) -> MethodFacts:
+    """The cost facts of this method.
+
+    Raises:
+        UsageError: the name is unknown; the known ones are listed.
+    """
+    if name not in METHOD_FACTS:
+        raise unknown_name("method", name, METHOD_FACTS)
+    return METHOD_FACTS[name]
+
+
+def pair_refusal(method: str, preset: str) -> str | None:
+    """Why a method cannot be trained with an encoder; None when it can.
+
+    Args:
+        method: a method by name.
+        preset: an encoder preset by name.
+
+    Raises:
+        UsageError: a name is unknown.
+    """
+    facts, family = method_facts(method), encoder_preset(preset).settings.family
+    if facts.families is None or family in facts.families:
+        return None
+    return f"{method} does not work with encoders of the family {family}: {facts.why_families}"
