@@ -207,6 +207,16 @@ METHOD_FACTS: dict[str, MethodFacts] = {
             paper="He et al. 2022, arXiv 2111.06377",
             smallest_batch=1,
         ),
+        MethodFacts(
+            "lejepa",
+            "vit_b",
+            (("global", 1.0), ("local", 1.0)),
+            (),
+            "arXiv 2511.08544 and its public example",
+            local_views=6,
+            paper="Balestriero and LeCun 2025, arXiv 2511.08544",
+            smallest_batch=4,
+        ),
     )
 }
 """Cost facts of every method by name. Code is in `headctssl.methods`."""

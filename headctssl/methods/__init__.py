@@ -28,6 +28,10 @@ METHODS: dict[str, MethodEntry] = {
     "dino": MethodEntry(
         "headctssl.methods.dino.dino:Dino", "self-distillation between views without labels (arXiv 2104.14294)"
     ),
+    "lejepa": MethodEntry(
+        "headctssl.methods.lejepa.lejepa:Lejepa",
+        "views meet at one point, all scans form a Gaussian (arXiv 2511.08544)",
+    ),
     "mae": MethodEntry(
         "headctssl.methods.mae.mae:Mae", "reconstruction of masked patches or blocks (arXiv 2111.06377)"
     ),

@@ -16,6 +16,7 @@ from headctssl.loading.views import ViewPlan, view_plan
 from headctssl.methods.dino.dino_loss import cross_view_loss, entropy, teacher_probabilities
 from headctssl.methods.ema import make_teacher, update_teacher
 from headctssl.methods.method import Method, Requirement, check_views
+from headctssl.methods.multi_view import encode_views
 from headctssl.methods.ramps import cosine_ramp, linear_ramp
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.heads import DinoHead
@@ -158,12 +159,12 @@ class Dino(Method):
         student_views = [*global_views, *views.groups.get("local", ())]
         temperature = self.teacher_temperature(clock)
         with torch.no_grad():
-            teacher_features = _encode(self.teacher_encoder, global_views)
+            teacher_features = encode_views(self.teacher_encoder, global_views)
             teacher_logits = self.teacher_head(torch.cat(teacher_features))
             probabilities = teacher_probabilities(teacher_logits, self.center, temperature)
             targets = torch.split(probabilities, views.batch_size)
             self._remember(teacher_logits, clock)
-        student_logits = torch.split(self.head(torch.cat(_encode(self.encoder, student_views))), views.batch_size)
+        student_logits = torch.split(self.head(torch.cat(encode_views(self.encoder, student_views))), views.batch_size)
         loss = cross_view_loss(targets, student_logits, s.student_temperature)
         with torch.no_grad():
             uncertainty = entropy(probabilities)
@@ -214,15 +215,3 @@ class Dino(Method):
             self._seen = _Seen(clock.step, zero, zero.new_zeros(()))
         self._seen.total += logits_BK.float().sum(0)
         self._seen.count += logits_BK.shape[0]
-
-
-def _encode(encoder: Encoder, views: list[Tensor] | tuple[Tensor, ...]) -> list[Tensor]:
-    """Features (B, C) per view; views of one shape go through the encoder together."""
-    by_shape: dict[torch.Size, list[int]] = {}
-    for index, view in enumerate(views):
-        by_shape.setdefault(view.shape, []).append(index)
-    features: dict[int, Tensor] = {}
-    for members in by_shape.values():
-        together = encoder(torch.cat([views[i] for i in members])).features
-        features.update(zip(members, together.chunk(len(members)), strict=True))
-    return [features[index] for index in range(len(views))]

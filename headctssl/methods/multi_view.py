@@ -1,0 +1,29 @@
+"""Multi-view: several views of a batch through one encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from headctssl.networks.encoder import Encoder
+
+__all__ = ["encode_views"]
+
+
+def encode_views(encoder: Encoder, views: Sequence[Tensor]) -> list[Tensor]:
+    """Features (B, C) per view; views of one shape go through the encoder together.
+
+    Args:
+        encoder: the encoder.
+        views: each (B, channels, D, H, W).
+    """
+    by_shape: dict[torch.Size, list[int]] = {}
+    for index, view in enumerate(views):
+        by_shape.setdefault(view.shape, []).append(index)
+    features: dict[int, Tensor] = {}
+    for members in by_shape.values():
+        together = encoder(torch.cat([views[i] for i in members])).features
+        features.update(zip(members, together.chunk(len(members)), strict=True))
+    return [features[index] for index in range(len(views))]
