@@ -96,7 +96,7 @@ def _plain_files(folder: Path) -> Iterator[Path]:
     yield from sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
 
 
-def read(path: Path, *, keep_detail: bool = False) -> Volume:
+def read(path: Path, *, keep_detail: bool = False, fill_gaps: bool = False) -> Volume:
     """Read an image as a straight, even volume in Hounsfield units.
 
     A sheared or uneven stack of slices is resampled to a straight grid: in-plane spacing kept, slice
@@ -106,6 +106,7 @@ def read(path: Path, *, keep_detail: bool = False) -> Volume:
     Args:
         path: a NIfTI, NRRD or MetaImage file, or a folder with one DICOM series.
         keep_detail: use the smallest gap (not under 0.5 mm) as slice spacing when resampling.
+        fill_gaps: interpolate linearly where slices are missing; else such a hole stays empty (-1024 HU).
 
     Returns:
         The volume; `info.notes` tells what was noticed (also values that are not Hounsfield units)
@@ -114,19 +115,20 @@ def read(path: Path, *, keep_detail: bool = False) -> Volume:
     Raises:
         ImageReadError: the path cannot be read as one volume.
     """
-    return _finish(_read_raw(path), str(path), keep_detail)
+    return _finish(_read_raw(path), str(path), keep_detail=keep_detail, fill_gaps=fill_gaps)
 
 
-def read_series(files: Sequence[Path], *, keep_detail: bool = False) -> Volume:
+def read_series(files: Sequence[Path], *, keep_detail: bool = False, fill_gaps: bool = False) -> Volume:
     """Read DICOM files of one series that may share their folder with others; else as `read`.
 
     Args:
         files: the files of the series, in any order.
         keep_detail: as in `read`.
+        fill_gaps: as in `read`.
     """
     from headctssl.dataset.dicom_series import read_dicom
 
-    return _finish(read_dicom(files), str(files[0].parent), keep_detail)
+    return _finish(read_dicom(files), str(files[0].parent), keep_detail=keep_detail, fill_gaps=fill_gaps)
 
 
 def _read_raw(path: Path) -> RawImage:
@@ -175,10 +177,10 @@ def _geometry(path: Path) -> Geometry:
     return itk_geometry(path, kind)
 
 
-def _finish(raw: RawImage, name: str, keep_detail: bool) -> Volume:
+def _finish(raw: RawImage, name: str, *, keep_detail: bool, fill_gaps: bool) -> Volume:
     geometry = raw.geometry
     stack = SliceStack(geometry, name)
-    straight, affine = stack.straight(raw.hu, keep_detail=keep_detail)
+    straight, affine = stack.straight(raw.hu, keep_detail=keep_detail, fill_gaps=fill_gaps)
     turned, affine = to_spl(straight, affine)
     values: NDArray[np.int16] = np.ascontiguousarray(turned, dtype=np.int16)
     # Of the voxels as stored: straightening adds air around them, which would hide that there was none.
@@ -192,9 +194,10 @@ def _finish(raw: RawImage, name: str, keep_detail: bool) -> Volume:
         slice_gaps_mm=distinct(stack.stack.gaps_mm),
         original_affine=tuple(tuple(float(v) for v in row) for row in geometry.affine),
         metadata=geometry.metadata,
+        displacement_mm=stack.displacement_mm,
         notes=(
             *geometry.notes,
-            *stack.notes(keep_detail=keep_detail),
+            *stack.notes(keep_detail=keep_detail, fill_gaps=fill_gaps),
             *((fault.text,) if fault else ()),
         ),
     )

@@ -12,7 +12,7 @@ from headctssl.volume.straighten import Stack, straighten
 
 __all__ = ["SliceStack", "distinct", "gap_notes"]
 
-_SAME_GAP_MM = 0.1
+_SAME_GAP_MM = 0.1  # gaps that differ by no more are one spacing
 
 
 class SliceStack:
@@ -40,9 +40,16 @@ class SliceStack:
         except DataError as error:
             raise ImageReadError(f"{name}: {error.what}", got=error.got, expected=error.expected, do=error.do) from None
 
-    def straight(self, hu: NDArray[np.int16], *, keep_detail: bool) -> tuple[NDArray[np.int16], Affine]:
+    def straight(
+        self, hu: NDArray[np.int16], *, keep_detail: bool, fill_gaps: bool = False
+    ) -> tuple[NDArray[np.int16], Affine]:
         """The voxels (stored order of axes) on the straight grid: (slices, rows, columns) and its affine."""
-        return straighten(hu.transpose(self.axes), self.stack, keep_detail=keep_detail)
+        return straighten(hu.transpose(self.axes), self.stack, keep_detail=keep_detail, fill_gaps=fill_gaps)
+
+    @property
+    def displacement_mm(self) -> float:
+        """`Stack.displacement_mm` rounded to 0.001 mm; 0 where the stack is taken as it is."""
+        return 0.0 if self.stack.is_straight_and_even else round(self.stack.displacement_mm, 3)
 
     def grid(self, *, keep_detail: bool = False) -> tuple[tuple[int, int, int], Affine]:
         """Shape and affine of what `straight` returns, found without the voxels.
@@ -54,14 +61,15 @@ class SliceStack:
         small, affine = straighten(point, self.stack, keep_detail=keep_detail)
         return (small.shape[0], small.shape[1] + self.shape[1] - 1, small.shape[2] + self.shape[2] - 1), affine
 
-    def notes(self, *, keep_detail: bool) -> list[str]:
+    def notes(self, *, keep_detail: bool, fill_gaps: bool = False) -> list[str]:
         """What was noticed about gaps, and what straightening did."""
-        notes = gap_notes(self.stack.gaps_mm)
+        notes = gap_notes(self.stack, fill_gaps=fill_gaps)
         if not self.stack.is_straight_and_even:
             gaps = ", ".join(f"{gap:g}" for gap in distinct(self.stack.gaps_mm))
             notes.append(
                 f"Resampled to straight slices {self.stack.new_gap_mm(keep_detail=keep_detail):g} mm apart:"
-                f" tilt {self.stack.tilt_deg:.1f} degrees, slice gaps {gaps} mm."
+                f" tilt {self.stack.tilt_deg:.1f} degrees, slice gaps {gaps} mm,"
+                f" slices moved in their plane by up to {self.displacement_mm:.1f} mm."
             )
         return notes
 
@@ -89,28 +97,28 @@ def distinct(gaps: NDArray[np.float64]) -> tuple[float, ...]:
     return tuple(sorted({round(float(gap), 2) for gap in gaps}))
 
 
-def gap_notes(gaps: NDArray[np.float64]) -> list[str]:
+def gap_notes(stack: Stack, *, fill_gaps: bool = False) -> list[str]:
     """Sentences on uneven gaps: slices that seem to be missing, or several distances in one stack.
 
     Args:
-        gaps: distances in mm between neighbouring slices along their normal, (n - 1,).
+        stack: where the slices lie.
+        fill_gaps: whether holes are filled.
     """
-    if gaps.size < 2 or gaps.max() - gaps.min() <= _SAME_GAP_MM:
-        return []
-    runs: list[tuple[float, int]] = []  # (gap, how many of it in a row)
-    for gap in gaps:
-        if runs and abs(runs[-1][0] - gap) <= _SAME_GAP_MM:
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-        else:
-            runs.append((float(gap), 1))
-    usual = float(np.median(gaps))
-    notes = [
-        f"A gap of {gap:.2f} mm where slices are {usual:.2f} mm apart:"
-        f" {round(gap / usual) - 1} slice(s) may be missing."
-        for gap, length in runs
-        if length == 1 and gap >= 1.5 * usual
-    ]
-    thicknesses = sorted({round(gap, 1) for gap, length in runs if length > 2})
-    if len(thicknesses) > 1:
-        notes.append(f"Several slice distances in one stack: {', '.join(f'{t:g}' for t in thicknesses)} mm.")
+    gaps, usual = stack.gaps_mm, stack.usual_gaps_mm
+    notes = [_hole_note(stack, int(at), fill_gaps=fill_gaps) for at in stack.holes]
+    regular = {round(float(u), 1) for gap, u in zip(gaps, usual, strict=True) if abs(gap - u) <= _SAME_GAP_MM}
+    if len(regular) > 1:
+        notes.append(f"Several slice distances in one stack: {', '.join(f'{t:g}' for t in sorted(regular))} mm.")
     return notes
+
+
+def _hole_note(stack: Stack, at: int, *, fill_gaps: bool) -> str:
+    gap, usual = float(stack.gaps_mm[at]), float(stack.usual_gaps_mm[at])
+    where = (
+        f"a gap of {gap:.2f} mm above slice {at + 1} of {len(stack.positions_mm)}"
+        f" (counted from the lowest) where slices are {usual:.2f} mm apart"
+    )
+    count = max(1, round(gap / usual) - 1)
+    if fill_gaps:
+        return f"{count} missing slice(s) filled by linear interpolation: {where}."
+    return f"{count} slice(s) may be missing: {where}. The hole is left empty (-1024 HU)."

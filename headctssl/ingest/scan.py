@@ -6,17 +6,65 @@ import hashlib
 import hmac
 import os
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from headctssl.contract import LabelSpec
 from headctssl.errors import DataError
 from headctssl.ingest.verdict import ScanVerdict
 
-__all__ = ["KEY_FILE", "Found", "Ignored", "Scan", "keyed_hash", "subject_key"]
+__all__ = ["KEY_FILE", "Found", "Ignored", "Orientation", "Scan", "SeriesFacts", "keyed_hash", "subject_key"]
 
 KEY_FILE = ".subject_key"
 _KEY_BYTES = 32
+
+
+Orientation = Literal["", "axial", "coronal", "sagittal", "oblique"]
+
+
+@dataclass(frozen=True)
+class SeriesFacts:
+    """What the headers of one DICOM series say. Nothing here is a name, an id or a place.
+
+    A text is the most frequent one of the files, '' where none states it; a number is None there.
+    Distances are along the slice normal, from ImagePositionPatient.
+    """
+
+    modality: str = ""
+    sop_class: str = ""  # UID of the storage class
+    image_type: tuple[str, ...] = ()
+    series_number: int | None = None
+    series_description: str = ""
+    study_description: str = ""
+    protocol_name: str = ""
+    body_part: str = ""
+    kvp: str = ""
+    convolution_kernel: str = ""  # `Hr40s`; several values as the text of a list, `['Hr40s', '3']`
+    slice_thickness_mm: float | None = None
+    manufacturer: str = ""
+    model: str = ""
+    contrast: bool | None = None  # whether an agent is named; None = the headers do not say
+    burned_in: bool | None = None  # BurnedInAnnotation; None = the headers do not say
+    num_images: int = 0  # files
+    num_positions: int = 0  # distinct heights along the normal
+    images_per_position: int = 0  # at the position that has most; 0 = no positions
+    frames: int = 0  # images altogether: a multi-frame file counts with each frame
+    temporal: bool = False  # the headers speak of phases, time points or repeated acquisitions (4D, perfusion)
+    orientation: Orientation = ""  # of the slices; oblique = more than 35 degrees from every plane
+    median_gap_mm: float | None = None  # between neighbouring slices
+    smallest_gap_mm: float | None = None
+    largest_gap_mm: float | None = None
+    tilt_deg: float = 0.0  # between the slice normal and the stacking direction
+    rows: int = 0
+    columns: int = 0
+    pixel_spacing_mm: tuple[float, float] | None = None  # between rows, between columns
+    transfer_syntaxes: tuple[str, ...] = ()  # UIDs
+    photometric: str = ""
+    bits: int = 0  # stored per pixel
+    age: str = field(default="", repr=False)  # years, at most 90
+    sex: str = field(default="", repr=False)  # M, F, O
+    study_date: str = field(default="", repr=False)  # YYYYMMDD; for intervals only, never written
 
 
 @dataclass(frozen=True)
@@ -30,6 +78,8 @@ class Scan:
     subject: str = ""  # whose scan it is, in the clear; hashed; '' = its own subject
     session: str = ""  # which visit, in the clear; hashed
     columns: tuple[tuple[str, str], ...] = ()  # further cells of cases.csv
+    facts: SeriesFacts | None = None  # None = the source has no DICOM headers
+    masks: tuple[tuple[str, Path], ...] = ()  # (mask column of cases.csv, file on the grid of the scan)
 
 
 @dataclass(frozen=True)
@@ -49,6 +99,7 @@ class Found:
     rejected: tuple[ScanVerdict, ...] = ()  # what should be a scan and cannot be
     labels: tuple[LabelSpec, ...] = ()
     remarks: tuple[str, ...] = ()
+    others: tuple[Scan, ...] = ()  # image series whose headers say that they are no CT stack; counted in `ignored`
 
 
 def keyed_hash(key: bytes, text: str) -> str:

@@ -8,6 +8,7 @@ the normal. The output covers every slice; outside is -1024 HU.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,14 @@ from numpy.typing import ArrayLike, NDArray
 from headctssl.errors import DataError
 from headctssl.volume.geometry import AIR_HU
 
-__all__ = ["Stack", "straighten", "straighten_affine"]
+__all__ = ["HOLE", "Stack", "straighten", "straighten_affine"]
+
+HOLE = 1.75
+"""A gap more than this many times the usual one is a hole: slices are missing. Less is taken as uneven spacing."""
 
 _EXACT_MM = 0.05  # a position may be off the straight, even grid by this much and still be called straight
+_SAME_GAP_MM = 0.1  # gaps that differ by no more are one spacing
+_REGULAR = 3  # so many equal gaps in a row are a spacing of the scan, not as many holes of one size
 _SUB_SAMPLES = 8  # points of the average over slices that lie closer together than the new grid
 
 
@@ -130,6 +136,39 @@ class Stack:
         return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(run, self.normal)), run @ self.normal)))
 
     @property
+    def displacement_mm(self) -> float:
+        """Largest in-plane distance of a slice from its place right above or below the lowest one.
+
+        By so much straightening moves a slice against the lowest, and by so much a reader that takes the stack for
+        straight misplaces it.
+        """
+        return float(np.linalg.norm(self.offsets_mm - self.offsets_mm[0], axis=1).max())
+
+    @property
+    def usual_gaps_mm(self) -> NDArray[np.float64]:
+        """The gap to be expected at each gap, (n - 1,).
+
+        A scan may change its slice distance once (thin at the base, thick at the vertex), so it is the larger of the
+        regular distances (at least three equal gaps in a row) next to it, and the median of all where none is regular.
+        """
+        gaps = self.gaps_mm
+        usual = np.full(gaps.shape, float(np.median(gaps)) if gaps.size else 0.0)
+        starts = [0, *(np.flatnonzero(np.abs(np.diff(gaps)) > _SAME_GAP_MM) + 1), gaps.size]
+        runs = [(a, b) for a, b in itertools.pairwise(starts) if b - a >= _REGULAR]
+        for at in range(gaps.size if runs else 0):
+            before = [float(gaps[a:b].mean()) for a, b in runs if a <= at]
+            after = [float(gaps[a:b].mean()) for a, b in runs if b > at]
+            usual[at] = max([*before[-1:], *after[:1]])
+        return usual
+
+    @property
+    def holes(self) -> NDArray[np.intp]:
+        """The gaps in which slices are missing: `k` = between the slices k and k + 1 by height."""
+        if self.gaps_mm.size < 2:
+            return np.empty(0, np.intp)
+        return np.flatnonzero(self.gaps_mm > HOLE * self.usual_gaps_mm)
+
+    @property
     def is_straight_and_even(self) -> bool:
         """Whether every slice lies within 0.05 mm of a straight, even grid."""
         if len(self.positions_mm) < 2:
@@ -157,7 +196,12 @@ def _floor_to_tenth(gap: float) -> float:
 
 
 def straighten(
-    slices: NDArray[np.int16], stack: Stack, *, keep_detail: bool = False, single_gap_mm: float = 1.0
+    slices: NDArray[np.int16],
+    stack: Stack,
+    *,
+    keep_detail: bool = False,
+    fill_gaps: bool = False,
+    single_gap_mm: float = 1.0,
 ) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
     """Make a straight, even volume of a stack of slices.
 
@@ -168,6 +212,8 @@ def straighten(
         slices: (n, rows, columns) int16 HU, in the order of ``stack.positions_mm``.
         stack: where the slices lie.
         keep_detail: see `Stack.new_gap_mm`.
+        fill_gaps: interpolate through `Stack.holes`; else the planes in them are -1024 HU, but for those no farther
+            than half the usual gap from a slice, which are that slice.
         single_gap_mm: slice spacing written into the affine when there is one slice only.
 
     Returns:
@@ -181,7 +227,8 @@ def straighten(
         sorted_already = bool((order == np.arange(len(order))).all())
         return slices if sorted_already else slices[order], _affine(stack, float(heights[0]), gap, corner)
     gap = stack.new_gap_mm(keep_detail=keep_detail)
-    weights = _height_weights(heights, gap)
+    holes = np.empty(0, np.intp) if fill_gaps else stack.holes
+    weights = _height_weights(heights, gap, holes, stack.usual_gaps_mm)
     pixel_mm = np.array([np.linalg.norm(stack.row_step_mm), np.linalg.norm(stack.column_step_mm)])
     corner = stack.offsets_mm.min(axis=0)
     moves = (stack.offsets_mm - corner) / pixel_mm  # pixels, >= 0
@@ -193,6 +240,9 @@ def straighten(
     moved: dict[int, NDArray[np.float32]] = {}
     for k, row in enumerate(weights):
         used = [int(i) for i in np.flatnonzero(row)]
+        if not used:
+            out[k] = AIR_HU
+            continue
         moved = {
             i: moved[i] if i in moved else _moved(slices[order[i]], moves[i], (canvas[0], canvas[1])) for i in used
         }
@@ -231,10 +281,13 @@ def _affine(stack: Stack, height: float, gap: float, corner: NDArray[np.float64]
     return affine
 
 
-def _height_weights(heights: NDArray[np.float64], gap: float) -> NDArray[np.float64]:
+def _height_weights(
+    heights: NDArray[np.float64], gap: float, holes: NDArray[np.intp], usual_mm: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Weights (n_out, n_in): linear along the normal, averaged over what is finer than the new grid.
 
-    The average runs over the width by which the new gap exceeds the local one, so thin slices are not skipped (no
+    Nothing is mixed across a hole: there the nearest slice counts alone, and beyond half a usual gap none. The
+    average runs over the width by which the new gap exceeds the local one, so thin slices are not skipped (no
     aliasing) and slices that are as coarse as the grid are not blurred; a linear ramp stays exact either way.
     """
     half_last = float(heights[-1] - heights[-2]) / 2
@@ -248,9 +301,12 @@ def _height_weights(heights: NDArray[np.float64], gap: float) -> NDArray[np.floa
         at = np.clip(targets + offset * width, heights[0], heights[-1])
         below = np.clip(np.searchsorted(heights, at, side="right") - 1, 0, len(heights) - 2)
         share = (at - heights[below]) / (heights[below + 1] - heights[below])
+        share = np.where(np.isin(below, holes), np.rint(share), share)
         np.add.at(weights, (rows, below), (1 - share) / _SUB_SAMPLES)
         np.add.at(weights, (rows, below + 1), share / _SUB_SAMPLES)
     weights[weights < 1e-9] = 0.0
+    nearest = np.abs(targets[:, None] - heights).min(axis=1)
+    weights[np.isin(bracket, holes) & (nearest > usual_mm[bracket] / 2 + _EXACT_MM)] = 0.0
     return weights
 
 

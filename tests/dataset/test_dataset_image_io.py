@@ -168,13 +168,18 @@ def test_what_is_kept_of_a_dicom_header_identifies_nobody(tmp_path: Path) -> Non
     assert not any(word in repr(info) for word in ("Doe", "Jane", "4711", "2020", "HEAD"))
 
 
-def test_a_missing_slice_is_filled_and_noted(tmp_path: Path) -> None:
+def test_a_missing_slice_is_noted_left_empty_and_filled_only_when_asked(tmp_path: Path) -> None:
     hu = np.full((11, 6, 5), -1000, np.int16) + (np.arange(11) * 20).astype(np.int16)[:, None, None]
     kept = [k for k in range(11) if k != 4]
     write_series(tmp_path, hu[kept], positions(11)[kept], ROW, COLUMN, 1.0)
     volume = read(tmp_path)
-    assert any("1 slice(s) may be missing" in note for note in volume.info.notes)
-    np.testing.assert_array_equal(volume.hu[:11, 0, 0], hu[:, 0, 0])
+    assert any("1 slice(s) may be missing" in note and "left empty" in note for note in volume.info.notes)
+    expected = hu.copy()
+    expected[4] = -1024
+    np.testing.assert_array_equal(volume.hu, expected)
+    filled = read(tmp_path, fill_gaps=True)
+    assert any("filled by linear interpolation" in note for note in filled.info.notes)
+    np.testing.assert_array_equal(filled.hu, hu)
 
 
 def dicom_fault(folder: Path, kind: str) -> None:

@@ -27,6 +27,7 @@ from headctssl.dataset.image_io import read, read_header
 from headctssl.dataset.raw_image import Geometry
 from headctssl.dataset.straightening import SliceStack, gap_notes
 from headctssl.errors import ImageReadError
+from headctssl.volume.straighten import Stack
 
 SIZE = (224, 224)
 SIDE_MM = SIZE[0] * GE_PIXEL_MM
@@ -192,11 +193,38 @@ def test_rows_and_columns_that_are_not_at_right_angles_are_refused() -> None:
         SliceStack(Geometry("nifti", (9, 9, 9), affine), "file.nii")
 
 
+def stack_of(gaps: list[float]) -> Stack:
+    heights = np.concatenate([[0.0], np.cumsum(gaps)])
+    return Stack.of(heights[:, None] * np.array([1.0, 0.0, 0.0]), [0.0, 1.0, 0.0], [0.0, 0.0, 1.0])
+
+
 def test_notes_on_gaps() -> None:
-    assert gap_notes(np.full(20, 5.0)) == []
-    assert "1 slice(s) may be missing" in gap_notes(np.array([5.0] * 8 + [10.0] + [5.0] * 8))[0]
-    ge = gap_notes(np.array([4.0] * 13 + [1.08] + [7.0] * 13))
+    assert gap_notes(stack_of([5.0] * 20)) == []
+    missing = [5.0] * 8 + [10.0] + [5.0] * 8
+    assert "1 slice(s) may be missing: a gap of 10.00 mm above slice 9 of 18" in gap_notes(stack_of(missing))[0]
+    filled = gap_notes(stack_of(missing), fill_gaps=True)[0]
+    assert "1 missing slice(s) filled" in filled
+    assert "may be missing" not in filled
+    ge = gap_notes(stack_of([4.0] * 13 + [1.08] + [7.0] * 13))
     assert ge == ["Several slice distances in one stack: 4, 7 mm."]
+
+
+@pytest.mark.parametrize(
+    ("gaps", "holes"),
+    [
+        ([5.0, 10.0, 5.0], [1]),
+        ([5.0, 8.7, 5.0], []),  # 1.74 times the usual gap: uneven, nothing missing
+        ([5.0, 8.8, 5.0], [1]),
+        ([2.0] * 5 + [4.0, 4.0] + [2.0] * 5, [5, 6]),  # two slices, each alone
+        ([2.0] * 5 + [4.0] * 5, []),  # the scan goes on with thicker slices
+        ([4.0] * 5 + [8.0] + [4.0] * 5 + [7.0] * 14, [5]),  # twice the gap of its part, though not of the whole
+        ([4.0] * 13 + [1.08] + [7.0] * 6 + [14.0] + [7.0] * 6, [20]),
+        ([3.0], []),
+        ([1.0, 30.0], [1]),
+    ],
+)
+def test_a_hole_is_a_gap_far_above_the_usual_one_of_its_part(gaps: list[float], holes: list[int]) -> None:
+    assert stack_of(gaps).holes.tolist() == holes
 
 
 @pytest.fixture

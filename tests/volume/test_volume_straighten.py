@@ -91,7 +91,7 @@ def test_a_linear_field_is_exact(
         + np.arange(shape[1])[None, None, :, None] * stack.column_step_mm
     )
     slices = np.rint(place @ np.array(slope) * 10).astype(np.int16)
-    out, affine = straighten(slices, stack, keep_detail=keep_detail)
+    out, affine = straighten(slices, stack, keep_detail=keep_detail, fill_gaps=True)
     index = np.argwhere(out > -1024)
     places = (np.c_[index, np.ones(len(index))] @ affine.T)[:, :3]
     heights = places @ stack.normal
