@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from headctssl.dataset.intensity import noted_fault
 from headctssl.errors import DataError
+from headctssl.ingest.header_rules import MIN_EXTENT_MM, MIN_SLICES, header_faults
 from headctssl.settings import Settings
 from headctssl.types import Volume
 from headctssl.volume.head import find_head
 
-__all__ = ["IngestReport", "ScanVerdict", "Status", "judge"]
+if TYPE_CHECKING:
+    from headctssl.ingest.scan import SeriesFacts
+
+__all__ = ["IngestReport", "ScanVerdict", "Status", "judge", "judge_facts"]
 
 Status = Literal["accept", "review", "reject"]
-
-MIN_SLICES = 10
-"""A head CT of 10 mm slices, the thickest in use, has more."""
-
-MIN_EXTENT_MM = 60.0
-"""Less than this along any axis cannot show a head."""
 
 _REVIEW_MARKS = ("may be missing", "states no orientation")
 
@@ -42,19 +40,33 @@ class IngestReport(Settings):
     scans: tuple[ScanVerdict, ...] = ()
 
 
-def judge(volume: Volume) -> tuple[Status, tuple[str, ...]]:
+def judge_facts(facts: SeriesFacts) -> tuple[Status, tuple[str, ...]]:
+    """Judge a series by its headers alone, before its pixels are read.
+
+    Args:
+        facts: what the headers say.
+
+    Returns:
+        `reject` for what cannot be a head CT volume: other modalities, scouts, secondary captures, dose reports,
+        renderings and maps, series over time, burnt-in annotation, 8-bit and colour pictures, fewer than 10
+        slices; `review` where words of a description or a derivation leave it open; else `accept`.
+    """
+    return _status(*header_faults(facts))
+
+
+def judge(volume: Volume, facts: SeriesFacts | None = None) -> tuple[Status, tuple[str, ...]]:
     """Judge a volume that could be read.
 
     Args:
         volume: as `image_io.read` returned it.
+        facts: what the headers of its series say, where there are any.
 
     Returns:
         `reject` when its values are not Hounsfield units, it has fewer than 10 slices, or an extent
         under 60 mm; `review` when it may not be in Hounsfield units, slices may be missing, its
         orientation is not stated, or it shows no head-sized object; else `accept`. And the reasons.
     """
-    reject: list[str] = []
-    review: list[str] = []
+    reject, review = header_faults(facts) if facts is not None else ([], [])
     fault = noted_fault(volume.info.notes)
     if fault is not None:
         (reject if fault.kind == "not_hu" else review).append(fault.text)
@@ -71,6 +83,10 @@ def judge(volume: Volume) -> tuple[Status, tuple[str, ...]]:
             find_head(volume.hu, volume.spacing_mm)
         except DataError as error:
             review.append(f"{error.what} Got: {error.got}.")
-    if reject:
-        return "reject", (*reject, *review)
-    return ("review", tuple(review)) if review else ("accept", ())
+    return _status(reject, review)
+
+
+def _status(reject: list[str], review: list[str]) -> tuple[Status, tuple[str, ...]]:
+    """The verdict of two lists of reasons, each reason once."""
+    status: Status = "reject" if reject else "review" if review else "accept"
+    return status, tuple(dict.fromkeys((*reject, *review)))
