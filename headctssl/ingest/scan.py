@@ -14,13 +14,26 @@ from headctssl.contract import LabelSpec
 from headctssl.errors import DataError
 from headctssl.ingest.verdict import ScanVerdict
 
-__all__ = ["KEY_FILE", "Found", "Ignored", "Orientation", "Scan", "SeriesFacts", "keyed_hash", "subject_key"]
+__all__ = [
+    "KEY_FILE",
+    "Found",
+    "Ignored",
+    "MaskRule",
+    "Orientation",
+    "Scan",
+    "SeriesFacts",
+    "keyed_hash",
+    "subject_key",
+]
 
 KEY_FILE = ".subject_key"
 _KEY_BYTES = 32
 
 
 Orientation = Literal["", "axial", "coronal", "sagittal", "oblique"]
+
+MaskRule = Literal["nonzero", "zero"]
+"""Which voxels of a mask file are inside: those that are not 0 (0 and 255), or those that are 0 (inverted)."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +93,7 @@ class Scan:
     columns: tuple[tuple[str, str], ...] = ()  # further cells of cases.csv
     facts: SeriesFacts | None = None  # None = the source has no DICOM headers
     masks: tuple[tuple[str, Path], ...] = ()  # (mask column of cases.csv, file on the grid of the scan)
+    mask_rules: tuple[tuple[str, MaskRule], ...] = ()  # by mask column, where the file is to be written as 0 and 1
 
 
 @dataclass(frozen=True)
@@ -98,6 +112,7 @@ class Found:
     ignored: tuple[Ignored, ...] = ()
     rejected: tuple[ScanVerdict, ...] = ()  # what should be a scan and cannot be
     labels: tuple[LabelSpec, ...] = ()
+    segmentation_classes: tuple[tuple[str, int], ...] = ()  # name -> value in the masks of the column `segmentation`
     remarks: tuple[str, ...] = ()
     others: tuple[Scan, ...] = ()  # image series whose headers say that they are no CT stack; counted in `ignored`
 
