@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from headctssl.errors import unknown_name
-from headctssl.settings import Settings
+from headctssl.families import (
+    EncoderSettings,
+    FamilySettings,
+    Kind,
+    PrimusSettings,
+    ResEncSettings,
+    SegResNetSettings,
+    SwinUNETRSettings,
+    UNet3DSettings,
+    ViTSettings,
+)
 
 __all__ = [
     "ENCODER_PRESETS",
     "METHOD_FACTS",
     "EncoderPreset",
     "EncoderSettings",
+    "FamilySettings",
     "MethodFacts",
     "OptimizerDefaults",
+    "PrimusSettings",
     "ResEncSettings",
+    "SegResNetSettings",
+    "SwinUNETRSettings",
+    "UNet3DSettings",
     "ViTSettings",
     "encoder_preset",
     "method_facts",
@@ -27,64 +40,24 @@ __all__ = [
 Shape = tuple[int, int, int]
 
 
-class ViTSettings(Settings):
-    """A 3D vision transformer."""
-
-    family: Literal["vit"] = "vit"
-    in_channels: int = Field(3, ge=1, description="Input channels, one per window.")
-    input_shape: Shape = Field((96, 96, 96), description="Reference input (z, y, x) in voxels; other grids work.")
-    patch: Shape = Field((12, 12, 12), description="Token size (z, y, x) in voxels.")
-    width: int = Field(384, ge=8, description="Token width in channels.")
-    depth: int = Field(12, ge=1, description="Number of blocks.")
-    heads: int = Field(6, ge=1, description="Attention heads.")
-    mlp_ratio: float = Field(4.0, gt=0, description="Hidden width of the MLP over the token width.")
-    qkv_bias: bool = Field(True, description="Whether query, key and value projections have a bias.")
-    registers: int = Field(0, ge=0, description="Register tokens after the class token.")
-    position: Literal["sincos", "trainable"] = Field(
-        "sincos", description="Fixed sin-cos table, or a trainable table that starts as one."
-    )
-    drop_path: float = Field(0.0, ge=0, lt=1, description="Stochastic depth of the last block, rising linearly from 0.")
-    layer_scale: float | None = Field(None, description="Initial LayerScale factor, none by default.")
-
-
-class ResEncSettings(Settings):
-    """A residual encoder of dynamic-network-architectures."""
-
-    family: Literal["resenc"] = "resenc"
-    in_channels: int = Field(3, ge=1, description="Input channels, one per window.")
-    input_shape: Shape = Field((96, 96, 96), description="Reference input (z, y, x) in voxels; other grids work.")
-    features: tuple[int, ...] = Field(description="Channels per stage.")
-    blocks: tuple[int, ...] = Field(description="Residual blocks per stage.")
-    strides: tuple[Shape, ...] = Field(description="Stride (z, y, x) of the first convolution of each stage.")
-    kernels: tuple[Shape, ...] = Field(description="Kernel (z, y, x) of each stage.")
-
-
-EncoderSettings = Annotated[ViTSettings | ResEncSettings, Field(discriminator="family")]
-
-
 @dataclass(frozen=True)
 class EncoderPreset:
     """A named encoder: its dimensions and how its input is fitted to the data."""
 
     name: str
-    settings: ViTSettings | ResEncSettings
+    settings: FamilySettings
     input_rule: Literal["fixed_spacing", "stretch_to_shape"]
     description: str
 
     @property
-    def kind(self) -> Literal["transformer", "cnn"]:
+    def kind(self) -> Kind:
         """Which optimiser defaults apply."""
-        return "transformer" if isinstance(self.settings, ViTSettings) else "cnn"
+        return self.settings.kind
 
     @property
     def token_size(self) -> Shape:
         """Voxels (z, y, x) per token: the patch, or the total stride of a CNN."""
-        if isinstance(self.settings, ViTSettings):
-            return self.settings.patch
-        z = y = x = 1
-        for stride in self.settings.strides:
-            z, y, x = z * stride[0], y * stride[1], x * stride[2]
-        return (z, y, x)
+        return self.settings.token_size
 
 
 def _vit(
@@ -107,6 +80,19 @@ def _resenc(
         kernels=((3, 3, 3),) * len(features),
         input_shape=(edge, edge, edge),
     )
+    return EncoderPreset(name, settings, "fixed_spacing", description)
+
+
+def _primus(
+    name: str, width: int, depth: int, heads: int, description: str, edge: int = 96, patch: int = 8
+) -> EncoderPreset:
+    settings = PrimusSettings(
+        width=width, depth=depth, heads=heads, input_shape=(edge, edge, edge), patch=(patch, patch, patch)
+    )
+    return EncoderPreset(name, settings, "fixed_spacing", description)
+
+
+def _preset(name: str, settings: FamilySettings, description: str) -> EncoderPreset:
     return EncoderPreset(name, settings, "fixed_spacing", description)
 
 
@@ -134,8 +120,33 @@ ENCODER_PRESETS: dict[str, EncoderPreset] = {
             "ResEnc-L as in OpenMind, 90.30 M",
             160,
         ),
+        _primus("primus_s", 396, 12, 6, "Primus-S/8 (arXiv 2503.01835), 23.9 M with its decoder"),
+        _primus("primus_b", 792, 12, 12, "Primus-B/8, 93.2 M with its decoder"),
+        _primus("primus_m", 864, 16, 12, "Primus-M/8 as in OpenMind, 146.6 M with its decoder"),
+        _primus("primus_l", 1056, 24, 16, "Primus-L/8, 325.6 M with its decoder"),
+        _preset("unet3d", UNet3DSettings(), "U-Net of Models Genesis (arXiv 1908.06912), 19.08 M with its decoder"),
+        _preset("swin_unetr", SwinUNETRSettings(), "SwinUNETR of MONAI, 62.19 M with its decoder; needs [monai]"),
+        _preset("segresnet", SegResNetSettings(), "SegResNet of MONAI, 4.70 M with its decoder; needs [monai]"),
         _vit("vit_test", 48, 2, 3, "for tests only", edge=24, patch=6),
+        _primus("primus_test", 48, 2, 4, "for tests only", edge=24, patch=6),
         _resenc("resenc_test", (8, 16, 24), (1, 1, 1), "for tests only", 24),
+        _preset(
+            "unet3d_test",
+            UNet3DSettings(features=(8, 16, 24), strides=((1, 1, 1), (2, 2, 2), (2, 2, 2)), input_shape=(24, 24, 24)),
+            "for tests only",
+        ),
+        _preset(
+            "swin_unetr_test",
+            SwinUNETRSettings(
+                feature_size=12, depths=(1, 1, 1, 1), heads=(1, 2, 4, 8), window=3, input_shape=(32, 32, 64)
+            ),
+            "for tests only; needs [monai]",
+        ),
+        _preset(
+            "segresnet_test",
+            SegResNetSettings(init_filters=8, blocks=(1, 1, 1), input_shape=(24, 24, 24)),
+            "for tests only; needs [monai]",
+        ),
     )
 }
 """Every encoder by name. Code that builds them is in `headctssl.networks`."""

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from headctssl.contract import Contract, InputSpec, StorageRule, require_same
 from headctssl.errors import UsageError
+from headctssl.families import FamilySettings
 from headctssl.planning.plans import fitted_encoder, load_plans
-from headctssl.presets import ResEncSettings, ViTSettings
 from headctssl.settings import JsonValue, with_overrides
 from headctssl.training.checkpoint import find_weights, load_weights
 
@@ -28,7 +28,7 @@ class Start:
     config: str  # preset
     method: str  # pretraining method, or 'scratch'
     init: str  # 'scratch' or the hash of the weights
-    encoder: ViTSettings | ResEncSettings
+    encoder: FamilySettings
     storage: StorageRule
     input: InputSpec
     tensors: dict[str, Tensor] | None  # None: random weights

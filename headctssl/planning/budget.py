@@ -12,9 +12,11 @@ from dataclasses import dataclass, fields
 from math import prod
 
 from headctssl.contract import InputSpec
+from headctssl.errors import UsageError
+from headctssl.families import FamilySettings, ResEncSettings, ViTSettings
 from headctssl.planning.machine import Machine
 from headctssl.planning.run_settings import Estimate, TrainingSettings, ViewSettings
-from headctssl.presets import METHOD_FACTS, ResEncSettings, ViTSettings
+from headctssl.presets import method_facts
 from headctssl.settings import Settings
 
 __all__ = ["Cost", "StepParts", "encoder_cost", "estimate", "method_cost", "step_parts"]
@@ -110,7 +112,7 @@ class StepParts:
         return float(sum(getattr(self, f.name) for f in fields(StepParts)))
 
 
-def encoder_cost(settings: ViTSettings | ResEncSettings, shape: Shape, share: float, half: bool) -> tuple[Cost, float]:
+def encoder_cost(settings: FamilySettings, shape: Shape, share: float, half: bool) -> tuple[Cost, float]:
     """The forward pass of one view, and the encoder's parameters.
 
     Args:
@@ -119,8 +121,10 @@ def encoder_cost(settings: ViTSettings | ResEncSettings, shape: Shape, share: fl
         share: share of its tokens that are encoded; a CNN always encodes all.
         half: activations in 2 bytes where autocast allows.
     """
-    if not isinstance(settings, ViTSettings):
+    if isinstance(settings, ResEncSettings):
         return _resenc(settings, shape, half)
+    if not isinstance(settings, ViTSettings):
+        return _stated(settings, shape, share, half)
     tokens = prod(s / p for s, p in zip(shape, settings.patch, strict=True)) * share
     patch = prod(settings.patch) * settings.in_channels
     embed = Cost(
@@ -147,6 +151,32 @@ def _blocks(tokens: float, width: float, depth: float, mlp_ratio: float, half: b
         stored=depth * tokens * kept,
     )
     return cost, depth * linear
+
+
+def _stated(settings: FamilySettings, shape: Shape, share: float, half: bool) -> tuple[Cost, float]:
+    """A family that says itself what a view takes; attention grows with the square of the tokens that are kept.
+
+    Raises:
+        UsageError: it does not say it.
+    """
+    stated = settings.forward_cost(shape)
+    if stated is None:
+        raise UsageError(
+            f"The encoder family '{settings.family}' does not say what a view takes, so no run can be planned.",
+            got=f"{type(settings).__name__} without forward_cost",
+            expected="a ForwardCost",
+            do="Define forward_cost(shape) in its settings class.",
+        )
+    transformer = settings.kind == "transformer"
+    cost = Cost(
+        matmul=2 * stated.multiply_adds * share if transformer else 0.0,
+        attention=2 * stated.attention * share * share,
+        conv=0.0 if transformer else 2 * stated.multiply_adds,
+        elements=stated.outputs * share * CONV_ELEMENTS,
+        ops=stated.operations,
+        stored=stated.outputs * share * 3 * (2 if half else 4),
+    )
+    return cost, stated.parameters
 
 
 def _resenc(settings: ResEncSettings, shape: Shape, half: bool) -> tuple[Cost, float]:
@@ -186,7 +216,7 @@ def _number(settings: Settings, name: str, default: float = 0.0) -> float:
 
 
 def method_cost(
-    method: Settings, encoder: ViTSettings | ResEncSettings, views: ViewSettings, shape: Shape, half: bool
+    method: Settings, encoder: FamilySettings, views: ViewSettings, shape: Shape, half: bool
 ) -> tuple[Cost, Cost, float]:
     """What a method adds on top of the encoder, for one scan.
 
@@ -200,7 +230,7 @@ def method_cost(
     Returns:
         The student's forward cost, the teacher's, and the student's parameters.
     """
-    width = encoder.width if isinstance(encoder, ViTSettings) else encoder.features[-1]
+    width = encoder.embed_dim
     student, teacher, params = Cost(), Cost(), 0.0
     prototypes = _number(method, "prototypes")
     if prototypes:
@@ -231,7 +261,7 @@ def method_cost(
 
 def step_parts(
     *,
-    encoder: ViTSettings | ResEncSettings,
+    encoder: FamilySettings,
     input_spec: InputSpec,
     views: ViewSettings,
     training: TrainingSettings,
@@ -242,7 +272,7 @@ def step_parts(
     world_size: int = 1,
 ) -> tuple[StepParts, float]:
     """Seconds of a step by part, and bytes held; arguments as in `estimate`."""
-    facts = METHOD_FACTS[method_name]
+    facts = method_facts(method_name)
     half = training.precision != "float32"
     scans = training.batch_size / world_size  # per step and process
     passes = training.accumulation
@@ -258,7 +288,7 @@ def step_parts(
                 teacher += one.times(count)
     extra, extra_teacher, extra_params = method_cost(method, encoder, views, input_spec.shape, half)
     student, teacher, params = student + extra, teacher + extra_teacher, encoder_params + extra_params
-    trained = 1 + BACKWARD["transformer" if isinstance(encoder, ViTSettings) else "cnn"]
+    trained = 1 + BACKWARD[encoder.kind]
     work = student.times(trained, ops=trained) + teacher
     view_voxels = views.global_count * prod(input_spec.shape) + views.local_count * prod(views.local_shape)
     view_values = view_voxels * len(input_spec.windows)
@@ -287,7 +317,7 @@ def step_parts(
 
 def estimate(
     *,
-    encoder: ViTSettings | ResEncSettings,
+    encoder: FamilySettings,
     input_spec: InputSpec,
     views: ViewSettings,
     training: TrainingSettings,

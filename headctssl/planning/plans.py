@@ -10,8 +10,9 @@ from pydantic import Field
 
 from headctssl.contract import InputSpec, StorageRule
 from headctssl.errors import DataError, UsageError, unknown_name
+from headctssl.families import FamilySettings
 from headctssl.paths import preprocessed_dataset
-from headctssl.presets import ResEncSettings, ViTSettings, encoder_preset
+from headctssl.presets import encoder_preset
 from headctssl.settings import Settings, read_json
 
 __all__ = ["ConfigurationPlan", "Decision", "Plans", "SplitRule", "fitted_encoder", "load_plans", "plans_path"]
@@ -115,12 +116,8 @@ def load_plans(dataset_id: int, plans_name: str = "plans") -> Plans:
     return read_json(path, Plans, do="Plan again with headct_plan_and_preprocess --replan.")
 
 
-def fitted_encoder(configuration: ConfigurationPlan) -> ViTSettings | ResEncSettings:
+def fitted_encoder(configuration: ConfigurationPlan) -> FamilySettings:
     """The encoder settings of a preset with the planned input shape, channels and token size.
-
-    A transformer takes the token size as its patch. A CNN whose token is thinner along z keeps
-    stride 1 and kernel 1 along z in its first stages, where z voxels are still the longest
-    (the rule of nnU-Net, arXiv 1904.08128, section "architecture template").
 
     Args:
         configuration: one configuration of the plans.
@@ -128,32 +125,8 @@ def fitted_encoder(configuration: ConfigurationPlan) -> ViTSettings | ResEncSett
     Raises:
         UsageError: the preset is unknown.
     """
-    settings = encoder_preset(configuration.preset).settings
-    common = {
-        "in_channels": len(configuration.input.windows),
-        "input_shape": configuration.input.shape,
-    }
-    if isinstance(settings, ViTSettings):
-        return settings.model_copy(update={**common, "patch": configuration.token_size})
-    strides, kernels = thin_tokens(settings, configuration.token_size[0])
-    return settings.model_copy(update={**common, "strides": strides, "kernels": kernels})
-
-
-def thin_tokens(settings: ResEncSettings, token_z: int) -> tuple[tuple[Shape, ...], tuple[Shape, ...]]:
-    """Strides and kernels of a CNN whose total stride along z is only `token_z`.
-
-    Args:
-        settings: the preset.
-        token_z: wanted total stride along z, the preset's own divided by a power of two.
-    """
-    full = 1
-    for stride in settings.strides:
-        full *= stride[0]
-    strides, kernels = list(settings.strides), list(settings.kernels)
-    for stage in range(1, len(strides)):
-        if full <= token_z:
-            break
-        full //= strides[stage][0]
-        strides[stage] = (1, *strides[stage][1:])
-        kernels[stage - 1] = (1, *kernels[stage - 1][1:])
-    return tuple(strides), tuple(kernels)
+    return encoder_preset(configuration.preset).settings.fitted(
+        in_channels=len(configuration.input.windows),
+        input_shape=configuration.input.shape,
+        token_size=configuration.token_size,
+    )

@@ -11,14 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from headctssl.errors import UsageError, unknown_name
+from headctssl.errors import UsageError
+from headctssl.families import FamilySettings
 from headctssl.planning import resolve_method, resolve_training, resolve_views
 from headctssl.planning.decisions import Asked, Ledger
 from headctssl.planning.machine import Machine, detect_machine
 from headctssl.planning.plans import ConfigurationPlan, Plans, fitted_encoder
 from headctssl.planning.resolve_preset import choose_preset
 from headctssl.planning.run_settings import MonitorSettings, RunSettings
-from headctssl.presets import METHOD_FACTS, OptimizerDefaults, ResEncSettings, ViTSettings, encoder_preset
+from headctssl.presets import OptimizerDefaults, encoder_preset, pair_refusal
 from headctssl.settings import JsonValue, Settings, with_overrides
 
 __all__ = ["Machine", "detect_machine", "print_decisions", "resolve"]
@@ -77,8 +78,6 @@ def resolve(
         UsageError: a name or setting is unknown, both lengths are given, the batch cannot be
             divided, accumulation is asked of a batch-coupled method, or K is too large for the batch.
     """
-    if method_name not in METHOD_FACTS:
-        raise unknown_name("method", method_name, METHOD_FACTS)
     if num_train_cases < 1:
         raise UsageError(
             "There is no case to train on.",
@@ -92,6 +91,14 @@ def resolve(
 
     # 1. Configuration: which encoder preset.
     preset = choose_preset(ledger, first, method_name, config, machine, num_train_cases)
+    refusal = pair_refusal(method_name, preset)
+    if refusal is not None:
+        raise UsageError(
+            "This method and this encoder cannot be trained together.",
+            got=f"-m {method_name} -c {preset}",
+            expected=refusal,
+            do="headct_pretrain --list shows every pair that works.",
+        )
     configuration = first.configuration(preset)
     ledger.note(
         "input",
@@ -184,7 +191,7 @@ def print_decisions(run: RunSettings, *, quiet: bool = False) -> None:
     )
 
 
-def _encoder(configuration: ConfigurationPlan, asked: Asked) -> ViTSettings | ResEncSettings:
+def _encoder(configuration: ConfigurationPlan, asked: Asked) -> FamilySettings:
     encoder = fitted_encoder(configuration)
     changes = asked.section("encoder")
     for fixed in ("family", "input_shape", "patch", "strides"):

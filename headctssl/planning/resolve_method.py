@@ -7,9 +7,9 @@ field they name, so a new self-distillation method gets them without another lin
 from __future__ import annotations
 
 from headctssl.errors import UsageError
+from headctssl.families import FamilySettings, ViTSettings
 from headctssl.planning.decisions import Asked, Ledger
 from headctssl.planning.run_settings import TrainingSettings
-from headctssl.presets import ResEncSettings, ViTSettings
 from headctssl.settings import JsonValue, Settings, with_overrides
 
 __all__ = ["MOST_PROTOTYPES_PER_SCAN", "for_batch", "for_length", "sizes"]
@@ -25,9 +25,7 @@ _TEACHER_TURNOVERS = 20.0  # how often the teacher must be able to renew itself 
 _SLOWEST, _FASTEST = 0.9999, 0.9
 
 
-def sizes(
-    asked: Asked, method_settings: type[Settings], encoder: ViTSettings | ResEncSettings, profile: str
-) -> Settings:
+def sizes(asked: Asked, method_settings: type[Settings], encoder: FamilySettings, profile: str) -> Settings:
     """The method's defaults, its heads and decoders no larger than the encoder deserves, then the user's values.
 
     Rule: the hidden width of a projection head is at most 4 times the encoder's width (2048 for
@@ -39,7 +37,7 @@ def sizes(
     method = method_settings()
     fields = type(method).model_fields
     changes: dict[str, JsonValue] = {}
-    width = encoder.width if isinstance(encoder, ViTSettings) else encoder.features[-1]
+    width = encoder.embed_dim
     hidden = getattr(method, "head_hidden", None)
     if isinstance(hidden, int):
         changes["head_hidden"] = min(hidden, 4 * width)

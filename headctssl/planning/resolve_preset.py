@@ -5,7 +5,7 @@ from __future__ import annotations
 from headctssl.planning.decisions import Ledger
 from headctssl.planning.machine import Machine
 from headctssl.planning.plans import Plans
-from headctssl.presets import METHOD_FACTS, encoder_preset
+from headctssl.presets import encoder_preset, method_facts
 
 __all__ = ["LADDERS", "choose_preset"]
 
@@ -27,7 +27,7 @@ def choose_preset(
     361,663 scans, OpenMind ResEnc-L on 114,570); below about 500 scans larger encoders only
     memorise. Assumption: thresholds are orders of magnitude, not measured optima.
     """
-    published = METHOD_FACTS[method_name].default_preset
+    published = method_facts(method_name).default_preset
     kind = encoder_preset(published).kind
     planned = {c.preset for c in plans.configurations}
     chosen = LADDERS[kind][0][2]

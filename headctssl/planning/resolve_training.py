@@ -7,11 +7,12 @@ from typing import Literal
 
 from headctssl.contract import InputSpec
 from headctssl.errors import UsageError
+from headctssl.families import FamilySettings
 from headctssl.planning.budget import estimate
 from headctssl.planning.decisions import Asked, Ledger
 from headctssl.planning.machine import Machine
 from headctssl.planning.run_settings import Estimate, TrainingSettings, ViewSettings
-from headctssl.presets import OptimizerDefaults, ResEncSettings, ViTSettings
+from headctssl.presets import OptimizerDefaults
 from headctssl.settings import Settings, with_overrides
 
 __all__ = ["StepInputs", "batch", "length", "rate"]
@@ -36,7 +37,7 @@ _CHECKPOINT_MINUTES = 10.0
 class StepInputs:
     """What the estimate of a step needs besides the training settings."""
 
-    encoder: ViTSettings | ResEncSettings
+    encoder: FamilySettings
     input_spec: InputSpec
     views: ViewSettings
     method_name: str

@@ -7,7 +7,7 @@ from math import ceil
 from headctssl.planning.decisions import Asked, Ledger
 from headctssl.planning.plans import ConfigurationPlan, Plans
 from headctssl.planning.run_settings import ViewSettings
-from headctssl.presets import METHOD_FACTS, encoder_preset
+from headctssl.presets import encoder_preset, method_facts
 from headctssl.settings import with_overrides
 
 __all__ = ["local_shape", "read_shape", "views"]
@@ -23,7 +23,7 @@ def views(ledger: Ledger, asked: Asked, method_name: str, configuration: Configu
     crops. A method with one view per scan sees .5-1 of the field of view too. The
     `headct_foundation` preset flips left and right as published. Source: arXiv 2502.02779.
     """
-    facts = METHOD_FACTS[method_name]
+    facts = method_facts(method_name)
     shape = local_shape(configuration)
     settings = ViewSettings(
         global_count=facts.global_views,

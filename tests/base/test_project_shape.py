@@ -35,7 +35,7 @@ STAGES = [
     "reporting",
     "cli",
 ]
-BASE = {"errors", "paths", "settings", "seeding", "types", "contract", "presets", "console"}
+BASE = {"errors", "paths", "settings", "seeding", "types", "contract", "presets", "console", "families", "plugins"}
 HEAVY = {"torch", "SimpleITK", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "pydantic", "nibabel", "blosc2"}
 
 
