@@ -12,7 +12,16 @@ from headctssl.errors import ContractError
 from headctssl.presets import EncoderSettings
 from headctssl.settings import Settings
 
-__all__ = ["Contract", "HeadSettings", "InputSpec", "LabelSpec", "StorageRule", "Window", "require_same"]
+__all__ = [
+    "Contract",
+    "HeadSettings",
+    "InputSpec",
+    "LabelSpec",
+    "SegmentationClass",
+    "StorageRule",
+    "Window",
+    "require_same",
+]
 
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
@@ -36,11 +45,19 @@ class StorageRule(Settings):
     hu_clip: tuple[int, int] = Field((-1024, 3071), description="Lowest and highest HU kept.")
     dtype: Literal["int16"] = "int16"
     masks: tuple[str, ...] = Field(("head",), description="Masks stored beside each case.")
+    mask_rule: str = Field(
+        "half_anonymised_any:1", description="How masks of the dataset are brought to the stored voxels, with version."
+    )
 
     def digest(self) -> str:
-        """SHA-256 over all fields, first 16 hex digits."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """SHA-256 over all fields, first 16 hex digits; the mask rule only where a mask of the dataset is stored."""
+        unused = {"mask_rule"} if self.masks == ("head",) else set()
+        text = json.dumps(self.model_dump(mode="json", exclude=unused), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def with_masks(self, masks: tuple[str, ...]) -> StorageRule:
+        """The same voxels with these masks beside them: masks are the dataset's, all else is the encoder's."""
+        return self.model_copy(update={"masks": masks})
 
     @property
     def storage_id(self) -> str:
@@ -76,6 +93,13 @@ class LabelSpec(Settings):
     mirror: str | None = Field(
         None, description="The label this one becomes when left and right are swapped; 'self' when it does not change."
     )
+
+
+class SegmentationClass(Settings):
+    """One class of a dataset's segmentations. Over datasets, classes are the same when their names are."""
+
+    name: str = Field(min_length=1, description="Name of the class; the same name means the same in every dataset.")
+    value: int = Field(ge=1, le=255, description="Value of its voxels in the label maps; 0 is none of the classes.")
 
 
 class HeadSettings(Settings):

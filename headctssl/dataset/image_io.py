@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headctssl.dataset.detached import data_files
-from headctssl.dataset.intensity import hounsfield_fault
+from headctssl.dataset.intensity import check_intensity, repair
+from headctssl.dataset.label_map import LabelMap, straight_label_map
 from headctssl.dataset.raw_image import Geometry, RawImage, unreadable
 from headctssl.dataset.straightening import SliceStack, distinct
 from headctssl.errors import ImageReadError
 from headctssl.paths import atomic_path
 from headctssl.types import Triple, Volume, VolumeInfo
 from headctssl.volume.geometry import spacing_of, to_spl
+from headctssl.volume.hounsfield import unpadded
 
 __all__ = [
     "ImageHeader",
@@ -27,6 +29,7 @@ __all__ = [
     "is_image",
     "read",
     "read_header",
+    "read_label_map",
     "read_series",
     "source_digest",
     "stem",
@@ -96,7 +99,9 @@ def _plain_files(folder: Path) -> Iterator[Path]:
     yield from sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
 
 
-def read(path: Path, *, keep_detail: bool = False, fill_gaps: bool = False) -> Volume:
+def read(
+    path: Path, *, keep_detail: bool = False, fill_gaps: bool = False, repair_intensity: bool = False
+) -> Volume:
     """Read an image as a straight, even volume in Hounsfield units.
 
     A sheared or uneven stack of slices is resampled to a straight grid: in-plane spacing kept, slice
@@ -107,6 +112,8 @@ def read(path: Path, *, keep_detail: bool = False, fill_gaps: bool = False) -> V
         path: a NIfTI, NRRD or MetaImage file, or a folder with one DICOM series.
         keep_detail: use the smallest gap (not under 0.5 mm) as slice spacing when resampling.
         fill_gaps: interpolate linearly where slices are missing; else such a hole stays empty (-1024 HU).
+        repair_intensity: make Hounsfield units of values that are recognised as HU plus a constant, Cormack units or
+            numbers whose sign was misread; noted. Else such values stay as they are and the fault is noted.
 
     Returns:
         The volume; `info.notes` tells what was noticed (also values that are not Hounsfield units)
@@ -118,17 +125,45 @@ def read(path: Path, *, keep_detail: bool = False, fill_gaps: bool = False) -> V
     return _finish(_read_raw(path), str(path), keep_detail=keep_detail, fill_gaps=fill_gaps)
 
 
-def read_series(files: Sequence[Path], *, keep_detail: bool = False, fill_gaps: bool = False) -> Volume:
+def read_series(
+    files: Sequence[Path], *, keep_detail: bool = False, fill_gaps: bool = False, repair_intensity: bool = False
+) -> Volume:
     """Read DICOM files of one series that may share their folder with others; else as `read`.
 
     Args:
         files: the files of the series, in any order.
         keep_detail: as in `read`.
         fill_gaps: as in `read`.
+        repair_intensity: as in `read`.
     """
     from headctssl.dataset.dicom_series import read_dicom
 
-    return _finish(read_dicom(files), str(files[0].parent), keep_detail=keep_detail, fill_gaps=fill_gaps)
+    return _finish(
+        read_dicom(files),
+        str(files[0].parent),
+        keep_detail=keep_detail,
+        fill_gaps=fill_gaps,
+        repair_intensity=repair_intensity,
+    )
+
+
+def read_label_map(
+    path: Path, *, keep_detail: bool = False, fill_gaps: bool = False, any_part: bool = False
+) -> LabelMap:
+    """Read a mask or segmentation on the grid that `read` gives its image; values are never mixed.
+
+    Args:
+        path: as in `read`.
+        keep_detail: as its image was read.
+        fill_gaps: as its image was read.
+        any_part: mark every voxel that any marked part reaches, as for anonymised voxels; else the largest part.
+
+    Raises:
+        ImageReadError: the path cannot be read as one volume, or it is no label map.
+    """
+    return straight_label_map(
+        _read_raw(path), str(path), keep_detail=keep_detail, fill_gaps=fill_gaps, any_part=any_part
+    )
 
 
 def _read_raw(path: Path) -> RawImage:
@@ -177,14 +212,13 @@ def _geometry(path: Path) -> Geometry:
     return itk_geometry(path, kind)
 
 
-def _finish(raw: RawImage, name: str, *, keep_detail: bool, fill_gaps: bool) -> Volume:
+def _finish(raw: RawImage, name: str, *, keep_detail: bool, fill_gaps: bool, repair_intensity: bool) -> Volume:
     geometry = raw.geometry
     stack = SliceStack(geometry, name)
-    straight, affine = stack.straight(raw.hu, keep_detail=keep_detail, fill_gaps=fill_gaps)
+    hu, told = _intensity(raw.hu, repair_intensity=repair_intensity)
+    straight, affine = stack.straight(hu, keep_detail=keep_detail, fill_gaps=fill_gaps)
     turned, affine = to_spl(straight, affine)
     values: NDArray[np.int16] = np.ascontiguousarray(turned, dtype=np.int16)
-    # Of the voxels as stored: straightening adds air around them, which would hide that there was none.
-    fault = hounsfield_fault(raw.hu)
     info = VolumeInfo(
         source_format=geometry.source_format,
         original_shape=geometry.shape,
@@ -198,10 +232,23 @@ def _finish(raw: RawImage, name: str, *, keep_detail: bool, fill_gaps: bool) -> 
         notes=(
             *geometry.notes,
             *stack.notes(keep_detail=keep_detail, fill_gaps=fill_gaps),
-            *((fault.text,) if fault else ()),
+            *told,
         ),
     )
     return Volume(values, affine, info)
+
+
+def _intensity(
+    stored: NDArray[np.int16] | NDArray[np.int32], *, repair_intensity: bool
+) -> tuple[NDArray[np.int16], list[str]]:
+    """HU of the voxels as stored, and what there is to say of them.
+
+    They are judged before straightening, which adds air around them and would hide that there was none.
+    """
+    check = check_intensity(stored)
+    if repair_intensity and check.can_repair:
+        return unpadded(repair(stored, check)), [check.repaired]
+    return unpadded(stored), [check.text] if check.text else []
 
 
 def read_header(path: Path, *, keep_detail: bool = False) -> ImageHeader:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import Field, field_serializer, field_validator, model_validator
 
-from headctssl.contract import LabelSpec
+from headctssl.contract import LabelSpec, SegmentationClass
 from headctssl.dataset.table import (
     STANDARD_COLUMNS,
     Fault,
@@ -49,6 +49,9 @@ class DatasetInfo(Settings):
         "real", description="All but 'real' are phantoms and templates, whose runs are kept under 10 minutes."
     )
     labels: tuple[LabelSpec, ...] = Field((), description="Labels by name; columns of cases.csv.")
+    segmentation_classes: tuple[SegmentationClass, ...] = Field(
+        (), description="What the values of the label maps in the column `segmentation` mean, {name: value}."
+    )
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -63,9 +66,26 @@ class DatasetInfo(Settings):
         """Write labels as {name: {...}}."""
         return {spec.name: _entry(spec) for spec in labels}
 
+    @field_validator("segmentation_classes", mode="before")
+    @classmethod
+    def _classes_from_mapping(cls, value: object) -> object:
+        """Turn {name: value} of the file into a tuple of specifications."""
+        if not isinstance(value, Mapping):
+            return value
+        return tuple({"name": str(name), "value": number} for name, number in value.items())
+
+    @field_serializer("segmentation_classes")
+    def _classes_to_mapping(self, classes: tuple[SegmentationClass, ...]) -> dict[str, int]:
+        """Write classes as {name: value}."""
+        return {spec.name: spec.value for spec in classes}
+
     @model_validator(mode="after")
     def _consistent(self) -> DatasetInfo:
         names = [spec.name for spec in self.labels]
+        for what in ("name", "value"):
+            used = [getattr(spec, what) for spec in self.segmentation_classes]
+            if len(set(used)) < len(used):
+                raise ValueError(f"two segmentation classes have one {what}: {used}")
         for spec in self.labels:
             if spec.name in STANDARD_COLUMNS:
                 raise ValueError(f"the label '{spec.name}' has the name of a standard column")

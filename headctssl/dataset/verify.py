@@ -8,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 
 from headctssl.console import progress, say
-from headctssl.contract import LabelSpec
+from headctssl.contract import LabelSpec, SegmentationClass
 from headctssl.dataset.image_io import find_images, read
 from headctssl.dataset.intensity import noted_fault
 from headctssl.dataset.manifest import DatasetInfo, cases_from_images
+from headctssl.dataset.masks import SEGMENTATION, read_mask
 from headctssl.dataset.parallel import map_items
 from headctssl.dataset.table import PATH_COLUMNS, STANDARD_COLUMNS, Fault, read_table, table_faults
 from headctssl.errors import HeadCTSSLError
@@ -63,7 +64,9 @@ def verify_dataset(dataset_id: int, *, num_workers: int | None = None, quiet: bo
         faults += table_faults(cases, labels)
         remarks += _column_remarks(cases, labels)
         if {"case_id", "image"} <= set(cases.columns):
-            _check_images(folder, cases, faults, remarks, num_workers=num_workers, quiet=quiet)
+            classes = info.segmentation_classes if info is not None else ()
+            remarks += _segmentation_remarks(cases, classes)
+            _check_images(folder, cases, classes, faults, remarks, num_workers=num_workers, quiet=quiet)
     number = 0 if cases is None else len(cases)
     report = VerifyReport(folder.name, number, tuple(_by_case(faults)), tuple(remarks))
     _print(report, quiet=quiet)
@@ -108,16 +111,41 @@ def _column_remarks(cases: pd.DataFrame, labels: tuple[LabelSpec, ...]) -> list[
     return remarks
 
 
+def _segmentation_remarks(cases: pd.DataFrame, classes: tuple[SegmentationClass, ...]) -> list[str]:
+    filled = int((cases[SEGMENTATION] != "").sum()) if SEGMENTATION in cases.columns else 0
+    if not filled:
+        return []
+    if not classes:
+        return [
+            f"{filled} cases have a segmentation, but dataset.json has no segmentation_classes: nobody knows what its"
+            " values mean, and the method 'supervised' cannot use it."
+        ]
+    names = ", ".join(f"{spec.value} = {spec.name}" for spec in classes)
+    return [f"Segmentation: {filled} of {len(cases)} cases, classes {names}."]
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One case to read."""
+
+    case_id: str
+    image: Path
+    masks: list[tuple[str, Path]]  # (column, file)
+    classes: tuple[SegmentationClass, ...]
+
+
 def _check_images(
     folder: Path,
     cases: pd.DataFrame,
+    classes: tuple[SegmentationClass, ...],
     faults: list[Fault],
     remarks: list[str],
     *,
     num_workers: int | None,
     quiet: bool,
 ) -> None:
-    items: list[tuple[str, Path]] = []
+    items: list[_Item] = []
+    masks: dict[str, list[tuple[str, Path]]] = {}
     for column in PATH_COLUMNS:
         if column not in cases.columns:
             continue
@@ -135,10 +163,12 @@ def _check_images(
                     )
                 )
             elif column == "image":
-                items.append((str(case_id), folder / text))
+                items.append(_Item(str(case_id), folder / text, masks.setdefault(str(case_id), []), classes))
+            else:
+                masks.setdefault(str(case_id), []).append((column, folder / text))
     results = progress(map_items(_check_image, items, num_workers), "verified", len(items), quiet=quiet)
     for position, result in results:
-        case_id = items[position][0]
+        case_id = items[position].case_id
         if isinstance(result, HeadCTSSLError):
             faults.append(_from_error(result, case_id))
         else:
@@ -151,10 +181,10 @@ def _check_images(
         remarks.append(f"{len(extra)} images under images/ are in no line of cases.csv: {names}.")
 
 
-def _check_image(item: tuple[str, Path]) -> tuple[list[Fault], list[str]]:
-    """Read one image in full."""
-    case_id, path = item
-    volume = read(path)
+def _check_image(item: _Item) -> tuple[list[Fault], list[str]]:
+    """Read one image and its masks in full."""
+    case_id = item.case_id
+    volume = read(item.image)
     fault = noted_fault(volume.info.notes)
     faults = []
     if fault is not None:
@@ -167,6 +197,11 @@ def _check_image(item: tuple[str, Path]) -> tuple[list[Fault], list[str]]:
                 do="Export it with its rescaling applied; nothing is repaired silently.",
             )
         )
+    for name, path in item.masks:
+        try:
+            read_mask(name, path, volume, item.classes)
+        except HeadCTSSLError as error:
+            faults.append(_from_error(error, case_id))
     told = [note for note in volume.info.notes if fault is None or note != fault.text]
     return faults, [f"Case '{case_id}': {note}" for note in told]
 

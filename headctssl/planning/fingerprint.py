@@ -17,6 +17,7 @@ from pydantic import Field
 from headctssl.console import name_files, progress, say
 from headctssl.dataset.image_io import ImageHeader, read, read_header
 from headctssl.dataset.manifest import RawDataset, load_raw_dataset
+from headctssl.dataset.masks import MASK_COLUMNS
 from headctssl.errors import DataError, HeadCTSSLError
 from headctssl.paths import atomic_path, preprocessed_dataset
 from headctssl.planning.machine import available_cores
@@ -27,7 +28,6 @@ from headctssl.types import Triple
 from headctssl.volume.head import find_head
 
 __all__ = [
-    "MASK_COLUMNS",
     "SAMPLE_CASES",
     "DatasetFingerprint",
     "LabelCount",
@@ -46,8 +46,6 @@ THICK_SLICE_MM = 2.5
 
 FINGERPRINT_NAME = "dataset_fingerprint.json"
 CASES_NAME = "cases_fingerprint.csv"
-MASK_COLUMNS = ("anatomy_mask", "anonymization_mask", "segmentation")
-"""Columns of cases.csv that name a mask."""
 
 _HU_POINTS = (0.5, 5.0, 25.0, 50.0, 75.0, 95.0, 99.5)
 _VOXELS_PER_CASE = 50_000

@@ -10,9 +10,9 @@ from pathlib import Path
 from headctssl.console import name_files, progress, say
 from headctssl.contract import StorageRule
 from headctssl.dataset.manifest import RawDataset, load_raw_dataset
+from headctssl.dataset.masks import MASK_COLUMNS
 from headctssl.errors import DataError
 from headctssl.paths import preprocessed_dataset
-from headctssl.planning.fingerprint import MASK_COLUMNS
 from headctssl.planning.plans import SplitRule
 from headctssl.planning.splits_file import ensure_splits
 from headctssl.preprocessing.case_job import CaseJob, CaseOutcome, run_case
