@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 
 from headctssl.errors import UsageError
 
-__all__ = ["ENCODER_GROUP", "METHOD_GROUP", "Plugin", "find_plugins"]
+__all__ = ["ENCODER_GROUP", "METHOD_GROUP", "Plugin", "find_plugins", "name_taken"]
 
 METHOD_GROUP = "headctssl.methods"
 """Entry-point group of methods: ``name = "module:class"``, the class a `Method` with an attribute ``facts``."""
@@ -72,11 +72,12 @@ def find_plugins(group: str) -> Mapping[str, Plugin]:
     return found
 
 
-def name_taken(plugin: Plugin, by: str) -> UsageError:
+def name_taken(plugin: Plugin, by: str, name: str | None = None) -> UsageError:
     """An error for a name that exists already.
 
     Args:
         plugin: what cannot be added.
         by: who has the name.
+        name: the name; the plugin's own when None.
     """
-    return plugin.fault(f"the name '{plugin.name}', which {by} has", "a name that is not taken")
+    return plugin.fault(f"the name '{name or plugin.name}', which {by} has", "a name that is not taken")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from headctssl.errors import unknown_name
 from headctssl.families import (
+    FAMILIES,
     EncoderSettings,
     FamilySettings,
     Kind,
@@ -17,6 +20,7 @@ from headctssl.families import (
     UNet3DSettings,
     ViTSettings,
 )
+from headctssl.plugins import ENCODER_GROUP, METHOD_GROUP, find_plugins, name_taken
 
 __all__ = [
     "ENCODER_PRESETS",
@@ -32,7 +36,9 @@ __all__ = [
     "SwinUNETRSettings",
     "UNet3DSettings",
     "ViTSettings",
+    "all_method_facts",
     "encoder_preset",
+    "encoder_presets",
     "method_facts",
     "pair_refusal",
 ]
@@ -209,6 +215,18 @@ METHOD_FACTS: dict[str, MethodFacts] = {
             smallest_batch=8,
         ),
         MethodFacts(
+            "dinov2",
+            "vit_b",
+            (("global", 1.0), ("local", 1.0)),
+            ("global",),
+            "arXiv 2304.07193 and its public configuration",
+            local_views=8,
+            paper="Oquab et al. 2023, arXiv 2304.07193",
+            smallest_batch=8,
+            families=("vit", "primus"),
+            why_families="it masks tokens for the student; use dino or lejepa there",
+        ),
+        MethodFacts(
             "mae",
             "vit_b",
             (("global", 0.25),),
@@ -233,15 +251,60 @@ METHOD_FACTS: dict[str, MethodFacts] = {
 """Cost facts of every method by name. Code is in `headctssl.methods`."""
 
 
+@functools.cache
+def encoder_presets() -> Mapping[str, EncoderPreset]:
+    """Every preset by name: the table, then those of the encoders that other packages add.
+
+    Raises:
+        UsageError: a package's encoder cannot be used, or takes a name that exists.
+    """
+    presets = dict(ENCODER_PRESETS)
+    for plugin in find_plugins(ENCODER_GROUP).values():
+        if plugin.name in FAMILIES:
+            raise name_taken(plugin, "a family of headctssl")
+        given = getattr(plugin.load(), "presets", None)
+        if not (isinstance(given, tuple) and given and all(isinstance(p, EncoderPreset) for p in given)):
+            raise plugin.fault(f"presets = {given!r}", "a tuple of EncoderPreset, at least one")
+        for preset in given:
+            if preset.settings.family != plugin.name:
+                raise plugin.fault(f"the family '{preset.settings.family}' in {preset.name}", f"'{plugin.name}'")
+            if preset.name in presets:
+                raise name_taken(plugin, "another preset", preset.name)
+            presets[preset.name] = preset
+    return presets
+
+
+@functools.cache
+def all_method_facts() -> Mapping[str, MethodFacts]:
+    """The cost facts of every method by name: the table, then the methods that other packages add.
+
+    Raises:
+        UsageError: a package's method cannot be used, or takes a name that exists.
+    """
+    table = dict(METHOD_FACTS)
+    for plugin in find_plugins(METHOD_GROUP).values():
+        if plugin.name in table:
+            raise name_taken(plugin, "a method of headctssl")
+        facts = getattr(plugin.load(), "facts", None)
+        if not isinstance(facts, MethodFacts):
+            raise plugin.fault(f"facts = {facts!r}", "a MethodFacts")
+        if facts.name != plugin.name:
+            raise plugin.fault(f"facts of '{facts.name}'", f"facts of '{plugin.name}'")
+        table[plugin.name] = facts
+    return table
+
+
 def encoder_preset(name: str) -> EncoderPreset:
     """The preset of this name.
 
     Raises:
         UsageError: the name is unknown; the known ones are listed.
     """
-    if name not in ENCODER_PRESETS:
-        raise unknown_name("encoder", name, ENCODER_PRESETS)
-    return ENCODER_PRESETS[name]
+    if name in ENCODER_PRESETS:
+        return ENCODER_PRESETS[name]
+    if name not in encoder_presets():
+        raise unknown_name("encoder", name, encoder_presets())
+    return encoder_presets()[name]
 
 
 def method_facts(name: str) -> MethodFacts:
@@ -250,9 +313,11 @@ def method_facts(name: str) -> MethodFacts:
     Raises:
         UsageError: the name is unknown; the known ones are listed.
     """
-    if name not in METHOD_FACTS:
-        raise unknown_name("method", name, METHOD_FACTS)
-    return METHOD_FACTS[name]
+    if name in METHOD_FACTS:
+        return METHOD_FACTS[name]
+    if name not in all_method_facts():
+        raise unknown_name("method", name, all_method_facts())
+    return all_method_facts()[name]
 
 
 def pair_refusal(method: str, preset: str) -> str | None:

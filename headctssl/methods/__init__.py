@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import importlib
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
-from headctssl.errors import UsageError, unknown_name
+from headctssl.errors import unknown_name
+from headctssl.plugins import METHOD_GROUP, find_plugins, name_taken
 
 if TYPE_CHECKING:
     from headctssl.methods.method import Method
@@ -28,6 +28,10 @@ METHODS: dict[str, MethodEntry] = {
     "dino": MethodEntry(
         "headctssl.methods.dino.dino:Dino", "self-distillation between views without labels (arXiv 2104.14294)"
     ),
+    "dinov2": MethodEntry(
+        "headctssl.methods.dinov2.dinov2:Dinov2",
+        "self-distillation of scans and of masked tokens (arXiv 2304.07193)",
+    ),
     "lejepa": MethodEntry(
         "headctssl.methods.lejepa.lejepa:Lejepa",
         "views meet at one point, all scans form a Gaussian (arXiv 2511.08544)",
@@ -43,16 +47,10 @@ METHODS: dict[str, MethodEntry] = {
 def _methods() -> dict[str, MethodEntry]:
     """The table and the entry points in one."""
     methods = dict(METHODS)
-    for point in entry_points(group="headctssl.methods"):
-        if point.name in methods:
-            raise UsageError(
-                f"Two methods are called '{point.name}'.",
-                got=point.value,
-                expected="a name that is not taken",
-                do=f"Rename or uninstall the package that provides '{point.value}'.",
-            )
-        package = point.dist.name if point.dist is not None else point.value
-        methods[point.name] = MethodEntry(point.value, f"from the package {package}")
+    for plugin in find_plugins(METHOD_GROUP).values():
+        if plugin.name in methods:
+            raise name_taken(plugin, "a method of headctssl")
+        methods[plugin.name] = MethodEntry(plugin.target, f"from the package {plugin.package}")
     return methods
 
 
@@ -65,11 +63,18 @@ def method_class(name: str) -> type[Method]:
     """The class of a method.
 
     Raises:
-        UsageError: the name is unknown, or two packages give one name.
+        UsageError: the name is unknown, two packages give one name, or a package's class is no method.
     """
-    methods = _methods()
-    if name not in methods:
-        raise unknown_name("method", name, methods)
-    module, _, attribute = methods[name].target.partition(":")
-    found: type[Method] = getattr(importlib.import_module(module), attribute)
-    return found
+    if name in METHODS:
+        module, _, attribute = METHODS[name].target.partition(":")
+        found: type[Method] = getattr(importlib.import_module(module), attribute)
+        return found
+    if name not in _methods():
+        raise unknown_name("method", name, _methods())
+    plugin = find_plugins(METHOD_GROUP)[name]
+    added = plugin.load()
+    from headctssl.methods.method import Method  # imports torch, which listing names must not
+
+    if not issubclass(added, Method):
+        raise plugin.fault(added, "a subclass of headctssl.methods.method.Method")
+    return added

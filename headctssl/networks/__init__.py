@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
-from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
-from headctssl.errors import UsageError, unknown_name
-from headctssl.presets import ENCODER_PRESETS, EncoderSettings, encoder_preset
+from headctssl.errors import unknown_name
+from headctssl.plugins import ENCODER_GROUP, find_plugins
+from headctssl.presets import EncoderSettings, encoder_preset, encoder_presets
 from headctssl.settings import JsonValue, with_overrides
 
 if TYPE_CHECKING:
@@ -18,43 +17,38 @@ __all__ = ["ENCODERS", "build_encoder", "build_from_settings", "encoder_class", 
 
 ENCODERS: dict[str, str] = {
     "vit": "headctssl.networks.vit:ViTEncoder",
+    "primus": "headctssl.networks.primus:PrimusEncoder",
     "resenc": "headctssl.networks.resenc:ResEncEncoder",
+    "unet3d": "headctssl.networks.unet3d:UNet3DEncoder",
+    "swin_unetr": "headctssl.networks.monai_nets:SwinUNETREncoder",
+    "segresnet": "headctssl.networks.monai_nets:SegResNetEncoder",
 }
 """Family of encoders -> ``module:class``. Sizes by name are in `headctssl.presets.ENCODER_PRESETS`.
 
-A third party adds a family through the entry-point group ``headctssl.encoders``; its class takes one settings
-object and has an attribute ``Settings``, a model with a ``family`` of the same name and a default for every field.
+Another package adds a family through the entry-point group ``headctssl.encoders``: its class takes one settings
+object and has the attributes ``Settings``, a `FamilySettings` whose ``family`` is the name, and ``presets``.
 """
-
-
-@functools.cache
-def _families() -> dict[str, str]:
-    """The table and the entry points of group ``headctssl.encoders`` in one."""
-    families = dict(ENCODERS)
-    for point in entry_points(group="headctssl.encoders"):
-        if point.name in families or point.name in ENCODER_PRESETS:
-            raise UsageError(
-                f"Two encoders are called '{point.name}'.",
-                got=point.value,
-                expected="a name that is not taken",
-                do=f"Rename or uninstall the package that provides '{point.value}'.",
-            )
-        families[point.name] = point.value
-    return families
 
 
 def encoder_class(family: str) -> type[Encoder]:
     """The class of a family of encoders.
 
     Raises:
-        UsageError: the family is unknown, or two packages give one name.
+        UsageError: the family is unknown, two packages give one name, or a package's class is no encoder.
     """
-    families = _families()
-    if family not in families:
-        raise unknown_name("encoder family", family, families)
-    module, _, name = families[family].partition(":")
-    found: type[Encoder] = getattr(importlib.import_module(module), name)
-    return found
+    if family in ENCODERS:
+        module, _, name = ENCODERS[family].partition(":")
+        found: type[Encoder] = getattr(importlib.import_module(module), name)
+        return found
+    plugins = find_plugins(ENCODER_GROUP)
+    if family not in plugins:
+        raise unknown_name("encoder family", family, {*ENCODERS, *plugins})
+    added = plugins[family].load()
+    from headctssl.networks.encoder import Encoder  # imports torch, which listing names must not
+
+    if not issubclass(added, Encoder):
+        raise plugins[family].fault(added, "a subclass of headctssl.networks.encoder.Encoder")
+    return added
 
 
 def build_from_settings(settings: EncoderSettings) -> Encoder:
@@ -73,15 +67,10 @@ def build_encoder(name: str, **overrides: JsonValue) -> Encoder:
     Raises:
         UsageError: unknown name, unknown field, or a value that does not fit.
     """
-    if name not in ENCODER_PRESETS and name in _families() and name not in ENCODERS:
-        defaults: EncoderSettings = encoder_class(name).Settings()  # type: ignore[attr-defined]  # third parties give it
-    else:
-        defaults = encoder_preset(name).settings
+    defaults = encoder_preset(name).settings
     return build_from_settings(with_overrides(defaults, overrides, "encoder."))
 
 
 def list_encoders() -> list[tuple[str, str]]:
-    """(name, description) of every encoder, without importing torch."""
-    known = [(preset.name, preset.description) for preset in ENCODER_PRESETS.values()]
-    extra = [(name, target) for name, target in _families().items() if name not in ENCODERS]
-    return known + extra
+    """(name, description) of every encoder; torch is imported only where another package adds one."""
+    return [(preset.name, preset.description) for preset in encoder_presets().values()]

@@ -16,7 +16,7 @@ from headctssl.planning.fingerprint import THICK_SLICE_MM, DatasetFingerprint, l
 from headctssl.planning.fit import PHANTOM_VOXELS, fit_preset
 from headctssl.planning.plans import ConfigurationPlan, Plans, SplitRule, load_plans, plans_path
 from headctssl.planning.splits_file import ensure_splits
-from headctssl.presets import ENCODER_PRESETS
+from headctssl.presets import encoder_presets
 from headctssl.settings import write_json
 
 __all__ = ["load_plans", "make_plans", "plan_experiment", "print_plans"]
@@ -185,7 +185,7 @@ def _step_6_inputs(
     small = fingerprint.profile in ("laptop", "template")
     plans: list[ConfigurationPlan] = []
     presets_by_fit: dict[tuple[str, str], list[str]] = {}
-    for preset in ENCODER_PRESETS.values():
+    for preset in encoder_presets().values():
         fitted = fit_preset(
             preset,
             extent_mm=(z, y, x),

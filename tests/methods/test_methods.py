@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 import torch
 
 import headctssl.methods as methods
-import headctssl.networks as networks
 from headctssl.errors import UsageError
 from headctssl.methods import METHODS, list_methods, method_class
 from headctssl.methods.method import Method
@@ -199,6 +197,7 @@ def test_every_folder_is_in_the_table_and_the_facts() -> None:
     folders = {p.name for p in folder.iterdir() if p.is_dir() and (p / "__init__.py").exists()}
     assert folders == set(METHODS)
     assert set(METHOD_FACTS) == set(METHODS)
+    assert all(facts.paper and bool(facts.families) == bool(facts.why_families) for facts in METHOD_FACTS.values())
     for name, entry in METHODS.items():
         found = method_class(name)
         assert issubclass(found, Method)
@@ -207,31 +206,3 @@ def test_every_folder_is_in_the_table_and_the_facts() -> None:
     assert [name for name, _ in list_methods()] == list(METHODS)
     with pytest.raises(UsageError, match="dino"):
         method_class("dinno")
-
-
-def test_third_parties_add_names_and_may_not_take_known_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    def points(group: str) -> list[EntryPoint]:
-        target = {"headctssl.methods": "collections:OrderedDict", "headctssl.encoders": "collections:Counter"}[group]
-        return [EntryPoint(name=taken, value=target, group=group)]
-
-    for module in (methods, networks):
-        monkeypatch.setattr(module, "entry_points", points)
-    try:
-        taken = "extra"
-        for cached in (methods._methods, networks._families):
-            cached.cache_clear()
-        assert method_class("extra").__name__ == "OrderedDict"
-        assert networks.encoder_class("extra").__name__ == "Counter"
-        assert "extra" in dict(list_methods())
-        assert "extra" in dict(networks.list_encoders())
-        for cached in (methods._methods, networks._families):
-            cached.cache_clear()
-        taken = "dino"
-        with pytest.raises(UsageError, match="Two methods are called 'dino'"):
-            list_methods()
-        taken = "vit_s"
-        with pytest.raises(UsageError, match="Two encoders are called 'vit_s'"):
-            networks.list_encoders()
-    finally:
-        for cached in (methods._methods, networks._families):
-            cached.cache_clear()
