@@ -17,7 +17,8 @@ from headctssl.dataset.parallel import map_items
 from headctssl.dataset.table import read_table, table_faults
 from headctssl.errors import DataError, HeadCTSSLError, UsageError
 from headctssl.ingest.converters import load_converter
-from headctssl.ingest.scan import Found, Ignored, Scan, keyed_hash, subject_key
+from headctssl.ingest.privacy import KEY_FILE, keyed_hash, subject_key
+from headctssl.ingest.scan import Found, Ignored, Scan
 from headctssl.ingest.verdict import IngestReport, ScanVerdict, judge
 from headctssl.paths import data_root, dataset_folder_name, find_dataset
 from headctssl.settings import read_json, write_json
@@ -127,7 +128,7 @@ def convert(
     """Make a raw dataset of scans, or add them to an existing one.
 
     Every scan is read in full, straightened, judged, and written as one NIfTI file in Hounsfield
-    units; case, subject and session ids are keyed hashes (see `ingest.scan.subject_key`). Scans that
+    units; case, subject and session ids are keyed hashes (see `ingest.privacy.subject_key`). Scans that
     fail are named with their reasons and do not stop the others; a scan that is in the dataset
     already is skipped. cases.csv is written every 500 scans and also when the work is interrupted,
     so that the same call again goes on.
@@ -223,7 +224,7 @@ def _open_or_new(dataset_id: int, name: str | None, found: Found, *, create_key:
     folder = data_root("raw") / folder_name
     old = folder / "ingest_report.json"
     report = read_json(old, IngestReport, do="Move the file away.") if old.exists() else IngestReport()
-    key = subject_key(data_root("raw"), create=create_key)
+    key = subject_key(data_root("raw") / KEY_FILE, create=create_key)
     if not (folder / "dataset.json").exists():
         title = folder_name.partition("_")[2]
         # With the label columns: the scans that bring them may all be rejected.

@@ -23,7 +23,7 @@ from headctssl.dataset.verify import verify_dataset
 from headctssl.errors import DataError, UsageError
 from headctssl.ingest.convert import ConvertResult, convert
 from headctssl.ingest.converters import CONVERTERS, load_converter
-from headctssl.ingest.scan import keyed_hash, subject_key
+from headctssl.ingest.privacy import keyed_hash, subject_key
 from headctssl.ingest.verdict import IngestReport, judge
 from headctssl.settings import read_json
 from headctssl.types import Volume
@@ -99,13 +99,13 @@ def test_nothing_identifying_is_kept(tmp_path: Path, roots: Path) -> None:
 
 
 def test_ids_depend_on_the_key_and_only_on_it(roots: Path) -> None:
-    key = subject_key(roots, create=True)
-    assert subject_key(roots, create=True) == key
+    key = subject_key(roots / ".subject_key", create=True)
+    assert subject_key(roots / ".subject_key", create=True) == key
     assert keyed_hash(key, "4711") == keyed_hash(key, "4711")
     assert keyed_hash(key, "4711") != keyed_hash(bytes(32), "4711")
     (roots / ".subject_key").write_text("zz")
     with pytest.raises(DataError, match="does not hold a key"):
-        subject_key(roots, create=True)
+        subject_key(roots / ".subject_key", create=True)
 
 
 def test_imports_add_up_and_the_same_scan_is_skipped(tmp_path: Path, roots: Path) -> None:
