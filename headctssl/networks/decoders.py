@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
+from dynamic_network_architectures.building_blocks.patch_encode_decode import LayerNormNd
 from torch import Tensor, nn
 
-from headctssl.networks.resenc import ResEncEncoder
-from headctssl.networks.tokens import sincos_table
+from headctssl.networks.encoder import Encoder
+from headctssl.networks.tokens import Grid, grid_from_tokens, sincos_table
 from headctssl.networks.transformer import Block, init_linear
+from headctssl.types import EncoderOutput
 
-__all__ = ["ConvDecoder", "TokenDecoder"]
+__all__ = ["PatchDecoder", "TokenDecoder", "VoxelDecoder", "voxel_decoder"]
 
 # Legend: B samples, N tokens of the grid, K kept tokens, M masked tokens, C width, P values per patch.
 
@@ -83,24 +84,93 @@ class TokenDecoder(nn.Module):
         return out
 
 
-class ConvDecoder(nn.Module):
-    """dynamic-network-architectures' U-Net decoder, one convolution per stage, on an encoder's pyramid.
+class PatchDecoder(nn.Module):
+    """The light decoder of Primus (arXiv 2503.01835, section 4): transposed convolutions from tokens to voxels.
+
+    Each stage enlarges every axis by one prime factor of the token's side, channels shrink by one ratio per stage from
+    the width to twice the outputs, in steps of 8, and LayerNorm over the channels and GELU stand between the stages.
 
     Args:
-        encoder: the encoder; its stages give the sizes, it does not become part of the decoder.
+        width: channels of the tokens.
+        token_size: voxels (z, y, x) per token, of any size.
         outputs: channels of the volume to predict.
     """
 
-    def __init__(self, encoder: ResEncEncoder, outputs: int) -> None:
+    def __init__(self, width: int, token_size: Grid, outputs: int) -> None:
         super().__init__()
-        decoder = UNetDecoder(encoder.network, outputs, n_conv_per_stage=1, deep_supervision=False)
-        # The library keeps the encoder as a submodule and a prediction layer per stage. The encoder would be listed
-        # twice among the parameters, and the unused layers would never get a gradient.
-        del decoder.encoder
-        decoder.seg_layers = nn.ModuleList([decoder.seg_layers[-1]])
-        self.network = decoder
+        strides = _enlargements(token_size)
+        ratio = (width / (2 * outputs)) ** (1 / len(strides))
+        channels = [width, *(max(8, round(width / ratio**stage / 8) * 8) for stage in range(1, len(strides))), outputs]
+        layers: list[nn.Module] = []
+        for stage, stride in enumerate(strides):
+            layers.append(nn.ConvTranspose3d(channels[stage], channels[stage + 1], stride, stride))
+            if stage < len(strides) - 1:
+                layers += [LayerNormNd(channels[stage + 1]), nn.GELU()]
+        self.layers = nn.Sequential(*layers)
 
-    def forward(self, pyramid: tuple[Tensor, ...]) -> Tensor:
-        """The stages, finest first, as a volume (B, outputs, D, H, W)."""
-        out: Tensor = self.network(list(pyramid))
-        return out
+    def forward(self, out: EncoderOutput) -> Tensor:
+        """All tokens of the grid as a volume (B, outputs, D, H, W).
+
+        Raises:
+            ValueError: some tokens were dropped.
+        """
+        d, h, w = out.grid
+        if out.tokens.shape[1] != d * h * w:
+            raise ValueError(f"{out.tokens.shape[1]} tokens of a grid {out.grid}: a decoder to voxels needs them all")
+        volume: Tensor = self.layers(grid_from_tokens(out.tokens, out.grid))
+        return volume
+
+
+class VoxelDecoder(nn.Module):
+    """A family's decoder behind one call; see `voxel_decoder`."""
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, out: EncoderOutput, volume: Tensor) -> Tensor:
+        """Predict voxels.
+
+        Args:
+            out: what the encoder gave, with every token.
+            volume: (B, C, D, H, W) as given to the encoder. Only its shape is looked at: a decoder that reads voxels
+                takes them from the pyramid, where masked ones are zero, so that nothing hidden leaks.
+
+        Returns:
+            (B, outputs, D, H, W).
+        """
+        predicted: Tensor = self.decoder(out)
+        assert predicted.shape[2:] == volume.shape[2:], "the decoder gives the shape of the encoder's input"
+        return predicted
+
+
+def voxel_decoder(encoder: Encoder, outputs: int) -> VoxelDecoder:
+    """The published decoder of an encoder's family, randomly initialised (torch's global generator).
+
+    Args:
+        encoder: gives the sizes; it does not become part of the decoder.
+        outputs: channels of the volume to predict.
+
+    Raises:
+        UsageError: the family has no decoder.
+    """
+    return VoxelDecoder(encoder.make_decoder(outputs))
+
+
+def _enlargements(token_size: Grid) -> list[Grid]:
+    """Strides (z, y, x) per stage whose products are the token's sides; small ones first, 1 where nothing is left."""
+    factors = [_primes(side) for side in token_size]
+    stages = max(1, *(len(f) for f in factors))
+    z, y, x = ([1] * (stages - len(f)) + f for f in factors)
+    return list(zip(z, y, x, strict=True))
+
+
+def _primes(number: int) -> list[int]:
+    """Prime factors, rising."""
+    found, factor = [], 2
+    while number > 1:
+        while number % factor == 0:
+            found.append(factor)
+            number //= factor
+        factor += 1
+    return found

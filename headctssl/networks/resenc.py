@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
 from dynamic_network_architectures.building_blocks.residual_encoders import ResidualEncoder
+from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from torch import Tensor, nn
 
+from headctssl.families import ResEncSettings
 from headctssl.networks.encoder import Encoder
-from headctssl.networks.tokens import grid_of, tokens_from_grid, voxels_of_mask
-from headctssl.presets import ResEncSettings
+from headctssl.networks.tokens import grid_of, tokens_from_grid
 from headctssl.types import EncoderOutput
 
 __all__ = ["ResEncEncoder"]
@@ -25,16 +24,10 @@ class ResEncEncoder(Encoder):
         settings: all dimensions.
     """
 
-    kind: ClassVar[Literal["transformer", "cnn"]] = "cnn"
+    settings: ResEncSettings
 
     def __init__(self, settings: ResEncSettings) -> None:
-        super().__init__()
-        self.settings: ResEncSettings = settings
-        z = y = x = 1
-        for stride in settings.strides:
-            z, y, x = z * stride[0], y * stride[1], x * stride[2]
-        self.token_size = (z, y, x)
-        self.embed_dim = settings.features[-1]
+        super().__init__(settings)
         self.network = ResidualEncoder(
             input_channels=settings.in_channels,
             n_stages=len(settings.features),
@@ -58,15 +51,39 @@ class ResEncEncoder(Encoder):
         Raises:
             ValueError: a side is not a multiple of the total stride or of the mask's grid, or `keep` is given.
         """
-        if keep is not None:
-            raise ValueError("a CNN cannot drop tokens: give a mask")
+        x = self.hide_voxels(x, mask, keep)
         grid = grid_of(x.shape[2:], self.token_size)
-        if mask is not None:
-            block = grid_of(x.shape[2:], (mask.shape[1], mask.shape[2], mask.shape[3]))
-            x = x.masked_fill(voxels_of_mask(mask, block), 0.0)
         pyramid = tuple(self.network(x))
         tokens = tokens_from_grid(pyramid[-1])
         return EncoderOutput(tokens=tokens, grid=grid, cls=None, features=tokens.float().mean(1), pyramid=pyramid)
+
+    def make_decoder(self, outputs: int) -> ResEncDecoder:
+        """The U-Net decoder of the library."""
+        return ResEncDecoder(self.network, outputs)
+
+
+class ResEncDecoder(nn.Module):
+    """dynamic-network-architectures' U-Net decoder, one convolution per stage, on the pyramid.
+
+    Args:
+        encoder: its stages give the sizes; it does not become part of the decoder.
+        outputs: channels of the volume to predict.
+    """
+
+    def __init__(self, encoder: ResidualEncoder, outputs: int) -> None:
+        super().__init__()
+        decoder = UNetDecoder(encoder, outputs, n_conv_per_stage=1, deep_supervision=False)
+        # The library keeps the encoder as a submodule and a prediction layer per stage. The encoder would be listed
+        # twice among the parameters, and the unused layers would never get a gradient.
+        del decoder.encoder
+        decoder.seg_layers = nn.ModuleList([decoder.seg_layers[-1]])
+        self.network = decoder
+
+    def forward(self, out: EncoderOutput) -> Tensor:
+        """The pyramid as a volume (B, outputs, D, H, W)."""
+        assert out.pyramid is not None, "a residual encoder gives a pyramid"
+        volume: Tensor = self.network(list(out.pyramid))
+        return volume
 
 
 def _init_conv(module: nn.Module) -> None:

@@ -10,13 +10,16 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 __all__ = [
+    "Grid",
     "gather_tokens",
     "grid_from_tokens",
     "grid_of",
     "mask_from_indices",
     "patchify",
+    "resized_table",
     "sincos_table",
     "tokens_from_grid",
     "unpatchify",
@@ -86,6 +89,22 @@ def voxels_of_mask(mask: Tensor, token_size: Grid) -> Tensor:
     for axis, size in enumerate(token_size, start=1):
         mask = mask.repeat_interleave(size, dim=axis)
     return mask[:, None]
+
+
+def resized_table(table: Tensor, old: Grid, new: Grid) -> Tensor:
+    """A table (N, C) of positions on another grid over the same field of view, interpolated trilinearly.
+
+    As DINO does in 2D (arXiv 2104.14294).
+
+    Args:
+        table: one row per token of the grid `old`.
+        old: tokens (d, h, w).
+        new: tokens (d, h, w).
+    """
+    if old == new:
+        return table
+    volume = grid_from_tokens(table[None].float(), old)
+    return tokens_from_grid(functional.interpolate(volume, size=new, mode="trilinear", align_corners=False))[0]
 
 
 def sincos_table(grid: Grid, width: int, reference: Grid | None = None, temperature: float = 10_000.0) -> Tensor:

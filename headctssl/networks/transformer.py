@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from headctssl.errors import UsageError
+from headctssl.networks.tokens import Grid, gather_tokens, patchify
 
-__all__ = ["Block", "DropPath", "init_linear"]
+__all__ = ["Block", "DropPath", "PatchEmbedding", "init_linear"]
 
-# Legend: B samples, N tokens, C width, H heads.
+# Legend: B samples, N tokens, K kept tokens, C width, H heads.
 
 
 def init_linear(module: nn.Module) -> None:
@@ -19,6 +20,27 @@ def init_linear(module: nn.Module) -> None:
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+class PatchEmbedding(nn.Module):
+    """A strided convolution of kernel = stride = patch, computed as one matrix product per chosen patch.
+
+    The weight has the shape of the convolution (C, channels, pz, py, px), so that published kernels fit.
+    """
+
+    def __init__(self, in_channels: int, width: int, patch: Grid) -> None:
+        super().__init__()
+        self.patch = patch
+        self.weight = nn.Parameter(torch.empty(width, in_channels, *patch))
+        self.bias = nn.Parameter(torch.zeros(width))
+        nn.init.trunc_normal_(self.weight, std=0.02)
+
+    def forward(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        """(B, channels, D, H, W) to (B, N, C), or (B, K, C) where `keep` (B, K) chooses patches."""
+        patches = patchify(x, self.patch)
+        if keep is not None:
+            patches = gather_tokens(patches, keep)
+        return functional.linear(patches, self.weight.flatten(1), self.bias)
 
 
 class DropPath(nn.Module):

@@ -11,9 +11,11 @@ from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from torch import nn
 
 from headctssl.errors import UsageError
+from headctssl.families import FAMILIES
 from headctssl.methods.method import no_decay_names
 from headctssl.networks import ENCODERS, build_encoder, build_from_settings, encoder_class, list_encoders
-from headctssl.networks.decoders import ConvDecoder, TokenDecoder
+from headctssl.networks.decoders import TokenDecoder, voxel_decoder
+from headctssl.networks.encoder import Encoder
 from headctssl.networks.resenc import ResEncEncoder
 from headctssl.networks.tokens import patchify, unpatchify
 from headctssl.networks.transformer import DropPath
@@ -55,7 +57,7 @@ def test_resenc_l_has_the_published_number_of_parameters() -> None:
     with torch.device("meta"):
         encoder = build_encoder("resenc_l", in_channels=1)
         assert isinstance(encoder, ResEncEncoder)
-        ours = ConvDecoder(encoder, 1)
+        ours = voxel_decoder(encoder, 1)
         whole = ResidualEncoderUNet(
             1, 6, preset.features, nn.Conv3d, preset.kernels, preset.strides, preset.blocks, 1, 1, conv_bias=True,
             norm_op=nn.InstanceNorm3d, norm_op_kwargs={"affine": True}, nonlin=nn.LeakyReLU,
@@ -273,8 +275,9 @@ def test_wrong_names_and_values_are_errors() -> None:
 
 def test_table_and_lists() -> None:
     assert {p.settings.family for p in ENCODER_PRESETS.values()} == set(ENCODERS)
+    assert set(FAMILIES) == set(ENCODERS)
     for family in ENCODERS:
-        assert encoder_class(family).kind in ("transformer", "cnn")
+        assert issubclass(encoder_class(family), Encoder)
     assert {"vit_s", "resenc_l", "headct_foundation"} <= {name for name, _ in list_encoders()}
 
 

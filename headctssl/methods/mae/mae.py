@@ -13,11 +13,9 @@ from headctssl.errors import UsageError
 from headctssl.loading.views import ViewPlan, global_group
 from headctssl.methods.mae.mae_loss import draw_masks, masked_error, masked_targets
 from headctssl.methods.method import Method, Requirement, check_views
-from headctssl.networks.decoders import ConvDecoder, TokenDecoder
+from headctssl.networks.decoders import TokenDecoder, VoxelDecoder, voxel_decoder
 from headctssl.networks.encoder import Encoder
-from headctssl.networks.resenc import ResEncEncoder
 from headctssl.networks.tokens import gather_tokens, grid_of, mask_from_indices, patchify
-from headctssl.networks.vit import ViTEncoder
 from headctssl.planning.run_settings import RunSettings
 from headctssl.presets import OptimizerDefaults
 from headctssl.settings import Settings as BaseSettings
@@ -99,15 +97,15 @@ class Mae(Method):
         """See `Method.build`.
 
         Raises:
-            UsageError: the input cannot be divided into blocks, a setting of CNNs is given for a transformer, or MAE
-                does not know the encoder.
+            UsageError: the input cannot be divided into blocks, a setting of CNNs is given for a transformer, or the
+                encoder has no decoder.
         """
         self.encoder = encoder
         self.plan = ViewPlan((global_group(run.views, run.input),))
         check_views(self.plan, encoder)
         channels = len(run.input.windows)
-        self.decoder: TokenDecoder | ConvDecoder
-        if isinstance(encoder, ViTEncoder):
+        self.decoder: TokenDecoder | VoxelDecoder
+        if encoder.drops_tokens:
             if self.settings.mask_block is not None:
                 raise UsageError(
                     "A transformer masks its own tokens.",
@@ -117,16 +115,9 @@ class Mae(Method):
                 )
             self.block = encoder.token_size
             self.decoder = self._token_decoder(encoder, channels, run.input.shape)
-        elif isinstance(encoder, ResEncEncoder):
-            self.block = self.settings.mask_block or _block(run.input.shape, encoder.token_size)
-            self.decoder = ConvDecoder(encoder, channels)
         else:
-            raise UsageError(
-                "MAE does not know this encoder.",
-                got=type(encoder).__name__,
-                expected="an encoder of the family vit or resenc",
-                do="Choose another encoder with -c, or another method with -m.",
-            )
+            self.block = self.settings.mask_block or _block(run.input.shape, encoder.token_size)
+            self.decoder = voxel_decoder(encoder, channels)
         try:
             grid_of(run.input.shape, self.block)
         except ValueError as error:
@@ -183,14 +174,13 @@ class Mae(Method):
             out = self.encoder(volume, keep=keep)
             return self.decoder(out.tokens, out.cls, keep, masked), out.features
         out = self.encoder(volume, mask=mask_from_indices(masked, grid))
-        assert out.pyramid is not None, "a CNN gives a pyramid"
-        return gather_tokens(patchify(self.decoder(out.pyramid), self.block), masked), out.features
+        return gather_tokens(patchify(self.decoder(out, volume), self.block), masked), out.features
 
     def encoder_to_export(self) -> Encoder:
         """The trained encoder."""
         return self.encoder
 
-    def _token_decoder(self, encoder: ViTEncoder, channels: int, shape: Shape) -> TokenDecoder:
+    def _token_decoder(self, encoder: Encoder, channels: int, shape: Shape) -> TokenDecoder:
         s = self.settings
         pz, py, px = encoder.token_size
         return TokenDecoder(
@@ -202,8 +192,8 @@ class Mae(Method):
             heads=s.decoder_heads,
             mlp_ratio=s.decoder_mlp_ratio,
             # The published decoder copies these two of the encoder: 151.1 M parameters in all.
-            qkv_bias=encoder.settings.qkv_bias,
-            trainable_position=encoder.settings.position == "trainable",
+            qkv_bias=getattr(encoder.settings, "qkv_bias", True),
+            trainable_position=getattr(encoder.settings, "position", "sincos") == "trainable",
         )
 
 
