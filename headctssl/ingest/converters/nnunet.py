@@ -1,0 +1,170 @@
+"""nnU-Net: the CT channel of a raw nnU-Net dataset, with its segmentations and their class names."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from headctssl.dataset.image_io import find_images, stem
+from headctssl.errors import DataError
+from headctssl.ingest.converters.shared import identified, is_ct, layout_error, left_out, read_object
+from headctssl.ingest.scan import Found, Scan
+from headctssl.settings import JsonValue
+
+__all__ = ["find_scans"]
+
+_FOLDERS = (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test"))
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One file of a case."""
+
+    path: Path
+    case: str
+    channel: str  # number without leading zeros
+    split: str
+    label: Path | None
+
+
+def find_scans(source: Path) -> Found:
+    """Every CT image of a raw nnU-Net dataset.
+
+    Channels are CT when their name in `dataset.json` says so (`channel_names`, `modality` in version 1);
+    the others are left out. Where there is an `imagesTs` folder, its cases are the test set and those of
+    `imagesTr` never are. Label maps become masks of the column `segmentation`, their classes keep their
+    names and values.
+
+    Args:
+        source: a folder `DatasetXXX_Name` with `dataset.json`, `imagesTr/CASE_0000.nii.gz` and
+            `labelsTr/CASE.nii.gz`; also version 1 and Decathlon folders (files without a channel number), and
+            version 2 with a list of files under `dataset` in `dataset.json`.
+
+    Raises:
+        DataError: there is no `dataset.json`, or it does not fit.
+    """
+    path = source / "dataset.json"
+    if not path.is_file():
+        raise layout_error(source, "nnunet", "dataset.json, imagesTr/, labelsTr/")
+    info = read_object(path)
+    channels = _channels(path, info)
+    classes, class_remarks = _classes(info)
+    images = _listed(source, info) or _in_folders(source, channels)
+    others: Counter[str] = Counter()
+    scans: list[Scan] = []
+    for image in images:
+        name = channels.get(image.channel, "")
+        if is_ct(name):
+            scans.append(_scan(source, image, len(channels)))
+        else:
+            others[name or f"number {image.channel}"] += 1
+    result = identified(scans)
+    return Found(
+        result.scans,
+        ignored=left_out(others, "images of the channel"),
+        rejected=result.rejected,
+        segmentation_classes=classes if any(scan.masks for scan in result.scans) else (),
+        licence=str(info.get("licence", info.get("license", "")) or ""),
+        reference=str(info.get("reference", "") or ""),
+        remarks=(*class_remarks, *result.remarks),
+    )
+
+
+def _channels(path: Path, info: Mapping[str, JsonValue]) -> dict[str, str]:
+    """Name of each channel by its number."""
+    names = info.get("channel_names", info.get("modality"))
+    if not isinstance(names, dict) or not names:
+        raise DataError(
+            f"{path} names no channels.",
+            got=", ".join(info) or "nothing",
+            expected='"channel_names": {"0": "CT"}',
+            do="Complete dataset.json as nnU-Net asks for it.",
+        )
+    return {str(int(number)) if number.isdecimal() else number: str(name) for number, name in names.items()}
+
+
+def _classes(info: Mapping[str, JsonValue]) -> tuple[tuple[tuple[str, int], ...], list[str]]:
+    """Class names with their values in the label maps, and what is to be told about them."""
+    labels = info.get("labels")
+    pairs = labels.items() if isinstance(labels, dict) else ()
+    values: dict[str, list[int]] = {}
+    for key, value in pairs:
+        if isinstance(value, str):  # version 1: value -> name
+            values[value] = [int(key)]
+        else:
+            members = value if isinstance(value, list) else [value]
+            values[str(key)] = [int(str(member)) for member in members]
+    named = {name: of[0] for name, of in values.items() if len(of) == 1 and of[0] != 0 and name != "ignore"}
+    regions = {name: of for name, of in values.items() if len(of) > 1}
+    ignored = set(values.get("ignore", ()))
+    unnamed = {v for of in regions.values() for v in of} - set(named.values()) - ignored - {0}
+    named.update({f"label_{value}": value for value in sorted(unnamed)})
+    remarks = [
+        f"The region {name} is several values ({', '.join(map(str, of))}): the values are classes, not the region."
+        for name, of in regions.items()
+    ]
+    if ignored:
+        told = ", ".join(map(str, sorted(ignored)))
+        remarks.append(f"The value {told} of the label maps means that nobody looked ('ignore'); it is no class.")
+    return tuple(sorted(named.items(), key=lambda pair: pair[1])), remarks
+
+
+def _listed(source: Path, info: Mapping[str, JsonValue]) -> list[_Image]:
+    """The images that version 2 lists under `dataset`."""
+    listed = info.get("dataset")
+    images: list[_Image] = []
+    for case, entry in listed.items() if isinstance(listed, dict) else ():
+        files = entry.get("images") if isinstance(entry, dict) else None
+        label = entry.get("label") if isinstance(entry, dict) else None
+        for channel, file in enumerate(files if isinstance(files, list) else []):
+            mask = source / str(label) if label else None
+            images.append(_Image(source / str(file), case, str(channel), "", mask))
+    return images
+
+
+def _in_folders(source: Path, channels: Mapping[str, str]) -> list[_Image]:
+    """The images of imagesTr and imagesTs."""
+    folders = [entry for entry in _FOLDERS if (source / entry[0]).is_dir()]
+    if not folders:
+        raise layout_error(source, "nnunet", "imagesTr/")
+    fixed = any(split == "test" and find_images(source / name) for name, _, split in folders)
+    labels = {name: _by_stem(source / name) for _, name, _ in folders}
+    numbered = _numbered(
+        (stem(image) for image in find_images(source / folders[0][0])), labels[folders[0][1]], channels
+    )
+    images: list[_Image] = []
+    for image_folder, label_folder, split in folders:
+        for path in find_images(source / image_folder):
+            match = _CHANNEL.fullmatch(stem(path)) if numbered else None
+            case, channel = (match.group(1), str(int(match.group(2)))) if match else (stem(path), "0")
+            images.append(_Image(path, case, channel, split if fixed else "", labels[label_folder].get(case)))
+    return images
+
+
+def _by_stem(folder: Path) -> dict[str, Path]:
+    return {stem(path): path for path in find_images(folder)} if folder.is_dir() else {}
+
+
+def _numbered(stems: Iterable[str], labels: Mapping[str, Path], channels: Mapping[str, str]) -> bool:
+    """Whether files end in a channel number (nnU-Net) or not (Decathlon, whose cases may end in four digits too)."""
+    names: Sequence[str] = list(stems)
+    if any(name in labels for name in names):
+        return False
+    matches = [_CHANNEL.fullmatch(name) for name in names]
+    return all(match is not None and str(int(match.group(2))) in channels for match in matches)
+
+
+def _scan(source: Path, image: _Image, channels: int) -> Scan:
+    return Scan(
+        source=image.path.relative_to(source).as_posix() if image.path.is_relative_to(source) else image.path.name,
+        path=image.path,
+        identity="",
+        subject=f"{source.name}/{image.case}",
+        session=f"{source.name}/{image.case}" if channels > 1 else "",  # its channels were taken together
+        columns=(("split", image.split),) if image.split else (),
+        masks=(("segmentation", image.label),) if image.label else (),
+    )
