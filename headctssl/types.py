@@ -100,6 +100,8 @@ class Views:
     segmentation: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     """Name -> per view int16 (B, 1, D, H, W), position in the run's classes + 1, 0 = none of them, -1 = unknown."""
     known_classes: Tensor | None = None  # bool (B, K), the classes that the scan's dataset marks; with segmentation
+    tissue: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    """Name -> per view bool (B, 1, D, H, W), True above -500 HU; only where the view plan asks for it."""
 
     def valid(self, group: str, index: int) -> Tensor:
         """Where a view shows what was measured: at least half a stored voxel, and nothing of an anonymised one.

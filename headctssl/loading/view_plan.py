@@ -43,6 +43,7 @@ class ViewPlan:
     """The groups of views an objective needs, in the order in which they are drawn."""
 
     groups: tuple[ViewGroup, ...]
+    tissue: bool = False  # whether the objective wants to know which voxels of a view are not air
 
     def __post_init__(self) -> None:
         names = [group.name for group in self.groups]

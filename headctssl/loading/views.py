@@ -62,9 +62,11 @@ def make_views(batch: PretrainBatch, plan: ViewPlan, spec: InputSpec) -> Views:
     out = empty
     for name, views in groups.items():
         cut = [_cut(batch, draws, boxes, spacing, spec) for draws in views]
-        out.groups[name] = tuple(view for view, _, _ in cut)
-        out.inside[name] = tuple(inside for _, inside, _ in cut)
-        out.foreground[name] = torch.stack([share for _, _, share in cut])
+        out.groups[name] = tuple(view for view, _, _, _ in cut)
+        out.inside[name] = tuple(inside for _, inside, _, _ in cut)
+        out.foreground[name] = torch.stack([share for _, _, share, _ in cut])
+        if plan.tissue:
+            out.tissue[name] = tuple(tissue for _, _, _, tissue in cut)
     return out
 
 
@@ -85,7 +87,7 @@ def whole_head_view(batch: PretrainBatch, spec: InputSpec) -> Views:
         )
         for frame in frames
     ]
-    view, inside, share = _cut(batch, draws, boxes, spacing, spec)
+    view, inside, share, _ = _cut(batch, draws, boxes, spacing, spec)
     return Views(
         groups={"global": (view,)},
         inside={"global": (inside,)},
@@ -99,8 +101,11 @@ def whole_head_view(batch: PretrainBatch, spec: InputSpec) -> Views:
 
 def _cut(
     batch: PretrainBatch, draws: list[ViewDraw], boxes: _Edges, spacing: _Edges, spec: InputSpec
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One view of every sample: (B, C, d, h, w), (B, 1, d, h, w) share inside, (B,) foreground share."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One view of every sample: (B, C, d, h, w), (B, 1, d, h, w) share inside, (B,) foreground share.
+
+    The last is where there is tissue, bool (B, 1, d, h, w).
+    """
     volume, shape = batch.volume, draws[0].grid.shape
     hu = torch.empty((len(draws), 1, *shape), device=volume.device)
     inside = torch.empty_like(hu)
@@ -108,11 +113,12 @@ def _cut(
         for sample, draw in enumerate(draws):
             _cut_one(volume[sample, 0], draw, boxes[sample], spacing[sample], hu[sample, 0], inside[sample, 0])
         # Every second voxel of each axis is enough for a share that is only logged.
-        foreground = (hu[..., ::2, ::2, ::2] > FOREGROUND_HU).float().mean(dim=(1, 2, 3, 4))
+        tissue = hu > FOREGROUND_HU
+        foreground = tissue[..., ::2, ::2, ::2].float().mean(dim=(1, 2, 3, 4))
         view = to_input(hu, spec.windows)
         for sample, draw in enumerate(draws):
             _change_intensity(view[sample], draw)
-    return view, inside, foreground
+    return view, inside, foreground, tissue
 
 
 def _cut_one(
