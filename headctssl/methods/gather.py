@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-__all__ = ["gather_samples"]
+__all__ = ["gather_ragged", "gather_samples"]
 
 
 def gather_samples(local: Tensor) -> Tensor:
@@ -46,3 +46,25 @@ class _Gather(torch.autograd.Function):
         dist.all_reduce(total)
         start = dist.get_rank() * ctx.rows
         return total[start : start + ctx.rows]
+
+
+@torch.no_grad()
+def gather_ragged(local: Tensor) -> tuple[Tensor, int]:
+    """The rows of every process, whose number may differ, without gradients.
+
+    Args:
+        local: (B, C); B may differ between processes, and may be 0.
+
+    Returns:
+        The rows of all processes in the order of the ranks, and where this process's rows begin.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return local, 0
+    counts = [torch.zeros(1, dtype=torch.int64, device=local.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor([local.shape[0]], device=local.device))
+    rows = [int(count) for count in counts]
+    padded = local.new_zeros((max(rows), *local.shape[1:]))
+    padded[: local.shape[0]] = local
+    parts = [torch.empty_like(padded) for _ in rows]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:count] for part, count in zip(parts, rows, strict=True)]), sum(rows[: dist.get_rank()])

@@ -43,10 +43,18 @@ class DinoHead(nn.Module):
 
     def forward(self, features_BC: Tensor) -> Tensor:
         """Cosines (B, K) float32 between the projected features and the prototypes."""
-        projected = self.mlp(features_BC)
+        unit = self.project(features_BC)
         with torch.autocast(features_BC.device.type, enabled=False):
-            unit = functional.normalize(projected.float(), dim=-1, eps=1e-6)
-            return functional.linear(unit, functional.normalize(self.prototypes.float(), dim=-1))
+            return functional.linear(unit, self.unit_prototypes())
+
+    def project(self, features_BC: Tensor) -> Tensor:
+        """The features in the bottleneck, of length 1, float32 (B, bottleneck)."""
+        projected: Tensor = self.mlp(features_BC)
+        return functional.normalize(projected.float(), dim=-1, eps=1e-6)
+
+    def unit_prototypes(self) -> Tensor:
+        """The prototypes at length 1, float32 (K, bottleneck)."""
+        return functional.normalize(self.prototypes.float(), dim=-1)
 
 
 class LinearHead(nn.Module):

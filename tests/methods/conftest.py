@@ -20,6 +20,7 @@ Shape = tuple[int, int, int]
 
 SMALL: dict[str, dict[str, JsonValue]] = {
     "dino": {"prototypes": 64, "head_hidden": 32, "head_bottleneck": 16},
+    "dinov2": {"prototypes": 64, "head_hidden": 32, "head_bottleneck": 16},
     "lejepa": {"head_hidden": 32, "head_outputs": 8, "directions": 16},
     "mae": {"decoder_width": 48, "decoder_depth": 1, "decoder_heads": 3},
 }

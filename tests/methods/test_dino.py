@@ -13,8 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from headctssl.errors import UsageError
-from headctssl.methods.dino.dino import Dino, DinoSettings
+from headctssl.methods.dino.dino import Dino
 from headctssl.methods.dino.dino_loss import cross_view_loss, entropy, teacher_probabilities
+from headctssl.methods.dino.schedules import frozen_steps, teacher_momentum, teacher_temperature
+from headctssl.methods.dino.settings import DinoSettings
 from headctssl.methods.ema import make_teacher, update_teacher
 from headctssl.methods.method import Method
 from headctssl.methods.ramps import cosine_ramp, linear_ramp
@@ -110,17 +112,17 @@ def test_ema_against_loops_and_copies_buffers() -> None:
 
 
 def test_schedules_follow_the_global_step() -> None:
-    method = Dino(DinoSettings(teacher_temperature=0.07, teacher_temperature_start=0.04))
+    s = DinoSettings(teacher_temperature=0.07, teacher_temperature_start=0.04)
     clocks = {step: Clock(step, 1001, step // 10, 10) for step in (0, 75, 150, 500, 1000)}
-    assert method.teacher_momentum(clocks[0]) == 0.994
-    assert method.teacher_momentum(clocks[500]) == pytest.approx(0.997)
-    assert method.teacher_momentum(clocks[1000]) == 1.0
-    assert method.teacher_temperature(clocks[0]) == 0.04
-    assert method.teacher_temperature(clocks[75]) == pytest.approx(0.055)
-    assert method.teacher_temperature(clocks[150]) == pytest.approx(0.07)
-    assert method.teacher_temperature(clocks[1000]) == pytest.approx(0.07)
-    assert method.frozen_steps(clocks[0]) == 10
-    assert method.frozen_steps(Clock(0, 200, 0, 250)) == 20, "never more than a tenth of the run"
+    assert teacher_momentum(s, clocks[0]) == 0.994
+    assert teacher_momentum(s, clocks[500]) == pytest.approx(0.997)
+    assert teacher_momentum(s, clocks[1000]) == 1.0
+    assert teacher_temperature(s, clocks[0]) == 0.04
+    assert teacher_temperature(s, clocks[75]) == pytest.approx(0.055)
+    assert teacher_temperature(s, clocks[150]) == pytest.approx(0.07)
+    assert teacher_temperature(s, clocks[1000]) == pytest.approx(0.07)
+    assert frozen_steps(s, clocks[0]) == 10
+    assert frozen_steps(s, Clock(0, 200, 0, 250)) == 20, "never more than a tenth of the run"
     assert cosine_ramp(1.0, 3.0, 0, 1) == 1.0
     assert linear_ramp(1.0, 3.0, 0, 0) == 3.0
 
@@ -152,14 +154,14 @@ def test_step_against_a_slow_reference_with_local_views(toolbox: Toolbox) -> Non
         student = [method.head(method.encoder(v).features) for k in ("global", "local") for v in views.groups[k]]
         expected = slow_loss(teacher, student, torch.zeros(64), 0.04, 0.1)
         assert method.training_step(views, clock).loss.item() == pytest.approx(expected, rel=1e-4)
-        assert not method.center.any(), "the centre of a step is that of the steps before"
+        assert not method.targets.center.any(), "the centre of a step is that of the steps before"
         method.after_step(clock)
         first = torch.cat(teacher).mean(0)
-        torch.testing.assert_close(method.center, first, msg="the first centre is the first batch's")
+        torch.testing.assert_close(method.targets.center, first, msg="the first centre is the first batch's")
         method.training_step(views, Clock(50, 100, 0, 5))
         method.after_step(Clock(50, 100, 0, 5))
         now = torch.cat([method.teacher_head(method.teacher_encoder(v).features) for v in views.groups["global"]])
-        torch.testing.assert_close(method.center, 0.9 * first + 0.1 * now.mean(0), atol=2e-3, rtol=0)
+        torch.testing.assert_close(method.targets.center, 0.9 * first + 0.1 * now.mean(0), atol=2e-3, rtol=0)
 
 
 def test_center_over_accumulated_passes_is_that_of_the_whole_batch(toolbox: Toolbox) -> None:
@@ -179,7 +181,7 @@ def test_center_over_accumulated_passes_is_that_of_the_whole_batch(toolbox: Tool
             whole = Views({"global": tuple(both)}, {}, torch.arange(4), seed=0, epoch=0)
             method.training_step(whole, clock)
         method.after_step(clock)
-        centers.append(method.center)
+        centers.append(method.targets.center)
     torch.testing.assert_close(*centers)
 
 
@@ -213,7 +215,7 @@ def _half(rank: int, folder: str, method: Dino, views: list[Views]) -> None:
     clock = Clock(0, 10, 0, 5)
     loss = method.training_step(views[rank], clock).loss.detach()
     method.after_step(clock)
-    torch.save({"loss": loss, "center": method.center}, f"{folder}/{rank}.pt")
+    torch.save({"loss": loss, "center": method.targets.center}, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -231,4 +233,4 @@ def test_two_processes_have_the_loss_and_centre_of_one(toolbox: Toolbox, tmp_pat
     method.after_step(clock)
     torch.testing.assert_close((found[0]["loss"] + found[1]["loss"]) / 2, loss)
     for part in found:
-        torch.testing.assert_close(part["center"], method.center)
+        torch.testing.assert_close(part["center"], method.targets.center)
