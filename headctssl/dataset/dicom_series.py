@@ -101,7 +101,7 @@ def read_dicom(files: Sequence[Path]) -> RawImage:
         ImageReadError: as `dicom_geometry`, and a slice whose pixels cannot be decoded; it is named.
     """
     geometry, ordered = _sorted_stack(files)
-    hu = np.empty(geometry.shape, np.int16)
+    hu: NDArray[np.int16] | NDArray[np.int32] = np.empty(geometry.shape, np.int16)
     for index, file in enumerate(ordered):
         try:
             pixels: NDArray[Any] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file)))
@@ -114,7 +114,10 @@ def read_dicom(files: Sequence[Path]) -> RawImage:
             ) from None
         if pixels.shape != (1, *geometry.shape[1:]):
             raise _error(file.parent, f"{file.name}: pixels {pixels.shape}", f"{geometry.shape[1:]}", _DO_SERIES)
-        hu[index] = hounsfield(pixels[0], 1.0, 0.0, file)
+        rescaled = hounsfield(pixels[0], 1.0, 0.0, file)
+        if rescaled.dtype != hu.dtype:
+            hu = hu.astype(np.int32)  # a slice with numbers beyond 16 bits, which `check_intensity` tells
+        hu[index] = rescaled
     return RawImage(geometry, hu)
 
 

@@ -99,9 +99,7 @@ def _plain_files(folder: Path) -> Iterator[Path]:
     yield from sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
 
 
-def read(
-    path: Path, *, keep_detail: bool = False, fill_gaps: bool = False, repair_intensity: bool = False
-) -> Volume:
+def read(path: Path, *, keep_detail: bool = False, fill_gaps: bool = False, repair_intensity: bool = False) -> Volume:
     """Read an image as a straight, even volume in Hounsfield units.
 
     A sheared or uneven stack of slices is resampled to a straight grid: in-plane spacing kept, slice
@@ -122,7 +120,9 @@ def read(
     Raises:
         ImageReadError: the path cannot be read as one volume.
     """
-    return _finish(_read_raw(path), str(path), keep_detail=keep_detail, fill_gaps=fill_gaps)
+    return _finish(
+        _read_raw(path), str(path), keep_detail=keep_detail, fill_gaps=fill_gaps, repair_intensity=repair_intensity
+    )
 
 
 def read_series(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from headctssl.errors import ImageReadError
 from headctssl.types import Triple
-from headctssl.volume.hounsfield import to_hu
+from headctssl.volume.hounsfield import rescaled
 
 __all__ = ["Affine", "Geometry", "RawImage", "hounsfield", "mirror_to_spl", "unreadable"]
 
@@ -57,7 +57,7 @@ class RawImage:
     """Geometry and voxels of a stored image."""
 
     geometry: Geometry
-    hu: NDArray[np.int16]  # (slices, rows, columns), rescaled, not below -1024
+    hu: NDArray[np.int16] | NDArray[np.int32]  # (slices, rows, columns), rescaled, not clipped; int16 where it fits
 
 
 def unreadable(path: Path, got: object, expected: str, do: str) -> ImageReadError:
@@ -80,8 +80,10 @@ def mirror_to_spl(ras_or_lps: NDArray[np.float64], *, ras: bool) -> Affine:
     return np.asarray(flip @ affine @ flip, dtype=np.float64)
 
 
-def hounsfield(stored: NDArray[Any], slope: float, intercept: float, path: Path) -> NDArray[np.int16]:
-    """Stored values as int16 Hounsfield units; values below -1024 become -1024.
+def hounsfield(
+    stored: NDArray[Any], slope: float, intercept: float, path: Path
+) -> NDArray[np.int16] | NDArray[np.int32]:
+    """Stored values rescaled, which should make them Hounsfield units; not clipped, int32 where int16 is too small.
 
     Args:
         stored: integers or floats of any shape.
@@ -103,4 +105,4 @@ def hounsfield(stored: NDArray[Any], slope: float, intercept: float, path: Path)
                 "a number in every voxel",
                 "Find what wrote them; a volume with holes cannot be used.",
             )
-    return to_hu(stored, slope, intercept)
+    return rescaled(stored, slope, intercept)

@@ -7,14 +7,17 @@ from numpy.typing import NDArray
 
 from headctssl.errors import DataError
 
-__all__ = ["clip_hu", "to_hu"]
+__all__ = ["clip_hu", "rescaled", "to_hu", "unpadded"]
 
 _LOWEST = -1024
 _HIGHEST = 32767
+_INT16 = (-32768, 32767)
 
 
-def to_hu(stored: NDArray[np.generic], slope: float = 1.0, intercept: float = 0.0) -> NDArray[np.int16]:
-    """``stored * slope + intercept``, rounded; padding below -1024 HU becomes -1024 HU.
+def rescaled(
+    stored: NDArray[np.generic], slope: float = 1.0, intercept: float = 0.0
+) -> NDArray[np.int16] | NDArray[np.int32]:
+    """``stored * slope + intercept``, rounded and not clipped.
 
     Args:
         stored: numbers as they stand in the file, any shape, integer or float.
@@ -22,15 +25,15 @@ def to_hu(stored: NDArray[np.generic], slope: float = 1.0, intercept: float = 0.
         intercept: HU of stored 0.
 
     Returns:
-        int16 of the same shape, in HU.
+        The same shape; int16 where every number fits, else int32.
 
     Raises:
         DataError: a number is not finite.
     """
-    out = np.empty(stored.shape, np.int16)
-    flat_in, flat_out = (stored[None], out[None]) if stored.ndim < 2 else (stored, out)
+    out: NDArray[np.int16] | NDArray[np.int32] = np.empty(stored.shape, np.int16)
+    sources = stored[None] if stored.ndim < 2 else stored
     whole = float(slope) == 1.0 and float(intercept).is_integer() and np.issubdtype(stored.dtype, np.integer)
-    for source, target in zip(flat_in, flat_out, strict=True):  # slab by slab: no copy of the whole volume as float
+    for position, source in enumerate(sources):  # slab by slab: no copy of the whole volume as float
         if whole:
             values = source.astype(np.int64 if source.dtype.itemsize >= 4 else np.int32) + int(intercept)
         else:
@@ -43,9 +46,42 @@ def to_hu(stored: NDArray[np.generic], slope: float = 1.0, intercept: float = 0.
                     expected="finite numbers",
                     do="Export the scan again, or replace these voxels by -1024 HU.",
                 )
-        np.clip(values, _LOWEST, _HIGHEST, out=values)
-        target[...] = values
+        if out.dtype == np.int16 and source.size and (values.min() < _INT16[0] or values.max() > _INT16[1]):
+            out = out.astype(np.int32)
+        if out.dtype == np.int32:
+            limits = np.iinfo(np.int32)
+            values = np.clip(values, limits.min, limits.max)
+        (out[None] if stored.ndim < 2 else out)[position] = values
     return out
+
+
+def to_hu(stored: NDArray[np.generic], slope: float = 1.0, intercept: float = 0.0) -> NDArray[np.int16]:
+    """``stored * slope + intercept``, rounded; padding below -1024 HU becomes -1024 HU.
+
+    Args:
+        stored: numbers as they stand in the file, any shape, integer or float.
+        slope: HU per stored unit.
+        intercept: HU of stored 0.
+
+    Returns:
+        int16 of the same shape, in HU, from -1024 to 32767.
+
+    Raises:
+        DataError: a number is not finite.
+    """
+    return unpadded(rescaled(stored, slope, intercept))
+
+
+def unpadded(hu: NDArray[np.int16] | NDArray[np.int32]) -> NDArray[np.int16]:
+    """HU as int16; padding below -1024 HU becomes -1024 HU. May change `hu`.
+
+    Args:
+        hu: any shape.
+    """
+    if not hu.size or (hu.dtype == np.int16 and hu.min() >= _LOWEST):
+        return hu.astype(np.int16, copy=False)
+    clipped = np.clip(hu, _LOWEST, _HIGHEST, out=hu if hu.flags.writeable else None)
+    return clipped.astype(np.int16, copy=False)
 
 
 def clip_hu(hu: NDArray[np.generic], lowest: int, highest: int) -> NDArray[np.int16]:

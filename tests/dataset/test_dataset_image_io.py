@@ -22,7 +22,7 @@ from pydicom.data import get_testdata_file
 from stacks import write_series
 
 from headctssl.dataset.image_io import find_images, is_image, read, read_header, source_digest, stem, write_nifti
-from headctssl.dataset.intensity import hounsfield_fault
+from headctssl.dataset.intensity import check_intensity
 from headctssl.errors import ImageReadError
 from headctssl.types import Volume
 
@@ -328,7 +328,7 @@ def test_a_file_without_orientation_says_so(tmp_path: Path, head: Volume) -> Non
 
 
 def test_values_that_are_not_hounsfield_units_are_noticed(head: Volume) -> None:
-    assert hounsfield_fault(head.hu) is None
+    assert check_intensity(head.hu).kind == "HU"
     for wrong, kind in [
         (head.hu + 1024, "not_hu"),  # an offset left in
         (np.where(head.hu < -500, 0, head.hu + 1024), "not_hu"),  # Cormack units
@@ -336,12 +336,12 @@ def test_values_that_are_not_hounsfield_units_are_noticed(head: Volume) -> None:
         (np.clip((head.hu + 20) * 2, 0, 255), "not_hu"),  # a brain window
         (np.clip(head.hu, -300, 3000), "doubtful"),  # clipped, perhaps
     ]:
-        fault = hounsfield_fault(wrong.astype(np.int16))
+        fault = check_intensity(wrong.astype(np.int16)).fault
         assert fault is not None
         assert fault.kind == kind
     air_around = head.hu.copy()
     air_around[:, :, :2] = -1024
-    assert hounsfield_fault(air_around) is None
+    assert check_intensity(air_around).kind == "HU"
 
 
 def test_air_added_by_straightening_does_not_hide_wrong_units(tmp_path: Path) -> None:
