@@ -52,6 +52,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--pretrain_on", choices=("train", "all"), default="train", help="'all' uses the test cases of splits.json too"
     )
     parser.add_argument(
+        "--where", metavar="EXPR", help='train only on cases of which this is true, such as "kvp >= 100"'
+    )
+    parser.add_argument(
         "--list", action=_List, nargs=0, default=argparse.SUPPRESS, help="list methods and encoders, and end"
     )
     add_common(parser, device=True, num_workers=True, overwrite=True, overrides=True)

@@ -11,7 +11,7 @@ from headctssl.planning.plans import Decision
 from headctssl.presets import EncoderSettings
 from headctssl.settings import Settings
 
-__all__ = ["Estimate", "MonitorSettings", "RunSettings", "TrainingSettings", "ViewSettings"]
+__all__ = ["ChosenCases", "Estimate", "MonitorSettings", "RunSettings", "TrainingSettings", "ViewSettings"]
 
 Shape = tuple[int, int, int]
 Range = tuple[float, float]
@@ -87,6 +87,15 @@ class Estimate(Settings):
     hours: float = Field(ge=0, description="Hours for all steps.")
 
 
+class ChosenCases(Settings):
+    """Which cases an expression over their columns picked."""
+
+    expression: str = Field(description="The expression of --where, as typed.")
+    num_cases: int = Field(ge=0, description="Cases it picked.")
+    of_cases: int = Field(ge=0, description="Cases it picked them from.")
+    digest: str = Field(description="SHA-256 over dataset and id of the picked cases, first 16 hex digits.")
+
+
 class RunSettings(Settings):
     """config.json of a pretraining run."""
 
@@ -98,6 +107,7 @@ class RunSettings(Settings):
     config: str = Field(description="Encoder preset by name.")
     init: str = Field("scratch", description="'scratch', or the weights hash of the checkpoint it began from.")
     pretrain_on: Literal["train", "all"] = Field("train", description="'all' uses the test cases too.")
+    where: ChosenCases | None = Field(None, description="What --where picked; none when it was not given.")
     storage: StorageRule
     input: InputSpec
     encoder: EncoderSettings

@@ -60,6 +60,7 @@ def pretrain(
     resume: bool = False,
     overwrite: bool = False,
     pretrain_on: Literal["train", "all"] = "train",
+    where: str | None = None,
     device: str | None = None,
     num_workers: int | None = None,
     overrides: Sequence[str] = (),
@@ -79,6 +80,7 @@ def pretrain(
         resume: go on from the run's checkpoint, ``--continue``.
         overwrite: replace an existing run.
         pretrain_on: ``all`` uses the test cases of splits.json too.
+        where: an expression over the columns of cases.csv; only cases it is true of are taken, ``--where``.
         device: ``cpu``, ``cuda``, ``cuda:1``; CUDA where there is one when None.
         num_workers: reader processes.
         overrides: ``section.key=value`` texts, ``--set``.
@@ -94,7 +96,9 @@ def pretrain(
         TrainingError: the loss was not finite ten times in a row.
         StoppedError: a signal came; go on with `resume`.
     """
-    request = Request(as_ids(dataset_ids), method, config, plans_name, init, pretrain_on, num_workers, tuple(overrides))
+    request = Request(
+        as_ids(dataset_ids), method, config, plans_name, init, pretrain_on, num_workers, tuple(overrides), where
+    )
     target = choose_device(device, current_process())
     with processes(target) as process:
         quiet = quiet or not process.is_main
@@ -132,6 +136,7 @@ def estimate(
     resume: bool = False,
     overwrite: bool = False,
     pretrain_on: Literal["train", "all"] = "train",
+    where: str | None = None,
     device: str | None = None,
     num_workers: int | None = None,
     overrides: Sequence[str] = (),
@@ -150,7 +155,9 @@ def estimate(
     """
     del tag, resume, overwrite
     process = current_process()
-    request = Request(as_ids(dataset_ids), method, config, plans_name, init, pretrain_on, num_workers, tuple(overrides))
+    request = Request(
+        as_ids(dataset_ids), method, config, plans_name, init, pretrain_on, num_workers, tuple(overrides), where
+    )
     settings = open_call(request, choose_device(device, process), process).settings
     print_decisions(settings, quiet=quiet)
     return settings

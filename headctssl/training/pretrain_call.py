@@ -37,6 +37,7 @@ class Request:
     pretrain_on: Literal["train", "all"]
     num_workers: int | None
     overrides: tuple[str, ...]
+    where: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def open_call(
         HeadCTSSLError: a name, a setting, a dataset or the weights do not fit.
     """
     method = method_class(request.method)
-    data = open_pretrain_data(request.dataset_ids, request.plans_name, request.pretrain_on)
+    data = open_pretrain_data(request.dataset_ids, request.plans_name, request.pretrain_on, request.where)
     weights = None if request.init in (None, "scratch") else load_weights(str(request.init))
     if settings is None:
         settings = _resolved(request, method, data, weights, device, process)
@@ -112,18 +113,36 @@ def _resolved(
     )
     if weights is not None:
         _require_fit(weights.contract, settings)
-    if data.left_out:
-        decision = Decision(
-            what="stored cases left out",
-            value="; ".join(data.left_out),
-            rule="only cases that splits.json has for training or validation are pretrained on",
-            source="a case without a place may be another scan of a test subject",
-            because="they were stored after the splits were last brought up to date",
-        )
-        settings = settings.model_copy(update={"decisions": (*settings.decisions, decision)})
+    settings = settings.model_copy(update={"decisions": (*settings.decisions, *_notes(data)), "where": data.where})
     # One spelling and order, so that a continued run can be compared.
     typed = tuple(f"{key}={json.dumps(value)}" for key, value in sorted(asked.items()))
     return settings.model_copy(update={"overrides": typed})
+
+
+def _notes(data: PretrainData) -> list[Decision]:
+    """What is to be said of the choice of cases."""
+    notes = []
+    if data.left_out:
+        notes.append(
+            Decision(
+                what="stored cases left out",
+                value="; ".join(data.left_out),
+                rule="only cases that splits.json has for training or validation are pretrained on",
+                source="a case without a place may be another scan of a test subject",
+                because="they were stored after the splits were last brought up to date",
+            )
+        )
+    if data.where is not None:
+        notes.append(
+            Decision(
+                what="cases picked",
+                value=f"{data.where.num_cases} of {data.where.of_cases}",
+                rule=f"--where {data.where.expression}",
+                source="set by the user",
+                because="the expression is true of their rows in cases.csv",
+            )
+        )
+    return notes
 
 
 MOST_RESCALED = 1.25

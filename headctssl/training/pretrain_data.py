@@ -9,10 +9,13 @@ from typing import Literal
 import numpy as np
 
 from headctssl.contract import StorageRule
+from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.dataset.splits import load_splits
+from headctssl.dataset.where import Where, parse_where
 from headctssl.errors import DataError, UsageError
 from headctssl.paths import preprocessed_dataset
 from headctssl.planning.plans import Plans, load_plans
+from headctssl.planning.run_settings import ChosenCases
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.preprocessing.plan_and_preprocess import ensure_preprocessed
 
@@ -26,6 +29,7 @@ class PretrainData:
     plans: tuple[Plans, ...]
     indexes: tuple[CaseIndex, ...]
     left_out: tuple[str, ...] = ()  # sentences on stored cases that no split knows
+    where: ChosenCases | None = None  # what an expression over the columns of cases.csv picked
 
     @property
     def num_cases(self) -> int:
@@ -53,7 +57,7 @@ class PretrainData:
 
 
 def open_pretrain_data(
-    dataset_ids: tuple[int, ...], plans_name: str, pretrain_on: Literal["train", "all"]
+    dataset_ids: tuple[int, ...], plans_name: str, pretrain_on: Literal["train", "all"], where: str | None = None
 ) -> PretrainData:
     """Open the stored cases that a run may train on.
 
@@ -63,9 +67,11 @@ def open_pretrain_data(
         plans_name: which plans.
         pretrain_on: ``train`` takes the training and validation cases of splits.json: a case that it does not
             know may be another scan of a test subject. ``all`` takes every stored case.
+        where: an expression over the columns of the raw cases.csv; only cases it is true of are taken.
 
     Raises:
-        UsageError: a dataset is named twice or unknown.
+        UsageError: a dataset is named twice or unknown; the expression cannot be read, names a column that no
+            dataset has, or is true of no case.
         DataError: a dataset was not planned or preprocessed, or no case is left.
     """
     if not dataset_ids or len(set(dataset_ids)) != len(dataset_ids):
@@ -87,7 +93,34 @@ def open_pretrain_data(
             expected="at least one training or validation case of splits.json",
             do="See preprocessing_report.json and splits.json, or use --pretrain_on all.",
         )
-    return PretrainData(plans, indexes, tuple(left_out))
+    chosen = None
+    if where is not None:
+        indexes, chosen = _choose(plans, indexes, parse_where(where))
+    return PretrainData(plans, indexes, tuple(left_out), chosen)
+
+
+def _choose(
+    plans: tuple[Plans, ...], indexes: tuple[CaseIndex, ...], where: Where
+) -> tuple[tuple[CaseIndex, ...], ChosenCases]:
+    """The cases that an expression is true of; a stored case that left the raw dataset has no known cell."""
+    tables = [load_raw_dataset(plan.dataset_id).cases for plan in plans]
+    where.check(dict.fromkeys(str(name) for table in tables for name in table.columns))
+    picked: list[CaseIndex] = []
+    for table, index in zip(tables, indexes, strict=True):
+        rows = zip(table["case_id"], table.to_dict("records"), strict=True)
+        wanted = {str(case_id) for case_id, row in rows if where.matches({str(k): str(v) for k, v in row.items()})}
+        picked.append(index.subset(wanted))
+    before, after = (sum(len(index) for index in some) for some in (indexes, picked))
+    if not after:
+        raise UsageError(
+            "--where is true of no case.",
+            got=where.text,
+            expected=f"at least 1 of the {before} cases that this run could train on",
+            do="Loosen the expression; an empty cell is unknown, and no comparison is true of it.",
+        )
+    names = (f"{p.dataset_id}\x1f{name}" for p, index in zip(plans, picked, strict=True) for name in index.case_ids)
+    digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()[:16]
+    return tuple(picked), ChosenCases(expression=where.text, num_cases=after, of_cases=before, digest=digest)
 
 
 def _open(plans: Plans, rule: StorageRule) -> CaseIndex:

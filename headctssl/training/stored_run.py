@@ -59,9 +59,13 @@ def read_run_settings(path: Path, method_settings: type[Settings]) -> RunSetting
 
 
 def settings_of_weights(settings: RunSettings) -> str:
-    """JSON text of every setting that the weights depend on: no estimate, monitor, readers or intervals."""
+    """JSON text of every setting that the weights depend on: no estimate, monitor, readers or intervals.
+
+    Of the choice of cases only the digest: an expression may name cases or subjects, and weights are shared.
+    """
     content = settings.model_dump(mode="json", exclude={"estimate", "decisions", "overrides", "monitor"})
     content["training"] = {k: v for k, v in content["training"].items() if k not in FREE}
+    content["where"] = None if settings.where is None else settings.where.digest
     return json.dumps(content, sort_keys=True)
 
 
@@ -85,12 +89,17 @@ def continued_settings(folder: Path, stored: RunSettings, wanted: RunSettings) -
         UsageError: a field differs; it is named.
     """
     require_same_settings(folder, _asked(stored), _asked(wanted))
-    require_same_settings(
-        folder, stored.model_dump(mode="json"), wanted.model_dump(mode="json"), free=(*_DERIVED, "read_shape")
-    )
+    require_same_settings(folder, _compared(stored), _compared(wanted), free=(*_DERIVED, "read_shape"))
     free = {name: getattr(wanted.training, name) for name in FREE}
     training = stored.training.model_copy(update=free)
     return stored.model_copy(update={"training": training, "overrides": wanted.overrides})
+
+
+def _compared(settings: RunSettings) -> dict[str, Any]:
+    """All settings; of --where the expression only, since `require_same_cases` compares what it picked."""
+    content = settings.model_dump(mode="json")
+    content["where"] = None if settings.where is None else settings.where.expression
+    return content
 
 
 def _asked(settings: RunSettings) -> dict[str, Any]:
