@@ -46,7 +46,8 @@ class StorageRule(Settings):
     dtype: Literal["int16"] = "int16"
     masks: tuple[str, ...] = Field(("head",), description="Masks stored beside each case.")
     mask_rule: str = Field(
-        "half_anonymised_any:1", description="How masks of the dataset are brought to the stored voxels, with version."
+        "largest_part_anonymised_any:1",
+        description="How masks of the dataset are brought to the stored voxels, with version.",
     )
 
     def digest(self) -> str:

@@ -49,15 +49,17 @@ def straight_label_map(
             more than 256 values, so it is no label map.
     """
     stack = SliceStack(raw.geometry, name)
+    limits = np.iinfo(np.int16)
+    stored = np.clip(raw.hu, limits.min, limits.max).astype(np.int16, copy=False)
 
     def straightened(part: NDArray[np.int16]) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
         return stack.straight(part, keep_detail=keep_detail, fill_gaps=fill_gaps)
 
     if stack.stack.is_straight_and_even:
-        values, affine = straightened(raw.hu)
+        values, affine = straightened(stored)
     else:
-        _, affine = straightened(np.zeros(raw.hu.shape, np.int16))
-        values = _largest_part(raw.hu, lambda part: straightened(part)[0], name, any_part=any_part)
+        _, affine = straightened(np.zeros(stored.shape, np.int16))
+        values = _largest_part(stored, lambda part: straightened(part)[0], name, any_part=any_part)
     turned, affine = to_spl(values, affine)
     return LabelMap(np.ascontiguousarray(turned, dtype=np.int16), affine)
 

@@ -10,16 +10,18 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from headctssl.contract import StorageRule
+from headctssl.contract import SegmentationClass, StorageRule
 from headctssl.dataset.image_io import data_files, read, source_digest
+from headctssl.dataset.label_map import LabelMap
+from headctssl.dataset.masks import ANONYMIZATION, SEGMENTATION, read_mask
 from headctssl.errors import CorruptCaseError, DataError, HeadCTSSLError
 from headctssl.planning.usable import require_hounsfield
 from headctssl.preprocessing.index import IndexRow, case_path, mask_path, row_of_file, row_of_meta
-from headctssl.preprocessing.masks import mask_on_grid
+from headctssl.preprocessing.masks import anonymised_on_grid, mask_on_grid, require_mask_rule
 from headctssl.preprocessing.one_case import Preprocessed, preprocess_volume
 from headctssl.preprocessing.report import CaseFailure
-from headctssl.types import Volume
-from headctssl.volume.store import CaseMeta, StoredCase, StoredMask, write_case, write_mask
+from headctssl.volume.mask_store import MaskMeta, StoredLabels, StoredMask, write_labels, write_mask
+from headctssl.volume.store import CaseMeta, StoredArray, StoredCase, write_case
 
 __all__ = ["CaseJob", "CaseOutcome", "run_case"]
 
@@ -35,6 +37,7 @@ class CaseJob:
     mask_images: tuple[tuple[str, Path], ...]  # (name, image) of the masks the dataset brings for this case
     folder: Path  # storage folder
     rule: StorageRule
+    classes: tuple[SegmentationClass, ...] = ()  # what the values of the segmentation mean
     known: IndexRow | None = None  # its line in the index so far
     verify: bool = False
     overwrite: bool = False
@@ -61,7 +64,7 @@ def run_case(job: CaseJob) -> CaseOutcome:
         OSError: the disk is full or read-only: that is no fault of the case, and stops the command.
     """
     try:
-        state = _source_state(job)
+        state = _state(job.image)
         notes: tuple[str, ...] = ()
         if not job.overwrite:
             row, notes = _stored(job, state)
@@ -124,53 +127,66 @@ def _files(path: Path) -> list[Path]:
     return [path, *data_files(path)] if path.is_file() else []
 
 
-def _source_state(job: CaseJob) -> tuple[int, int]:
-    """Size in bytes and newest modification time in ns of the image and its masks, without reading them.
+def _state(path: Path) -> tuple[int, int]:
+    """Size in bytes and newest modification time in ns of a source, without reading it.
 
     Raises:
-        DataError: a file does not exist.
+        DataError: it does not exist.
     """
-    size = newest = 0
-    for path in _sources(job):
-        if not path.exists():
-            raise DataError(
-                f"{path} does not exist.", got="nothing", expected="the file named in cases.csv", do="Check the path."
-            )
-        for file in _files(path):
-            status = file.stat()
-            size += status.st_size
-            newest = max(newest, status.st_mtime_ns)
-    return size, newest
+    if not path.exists():
+        raise DataError(
+            f"{path} does not exist.", got="nothing", expected="the file named in cases.csv", do="Check the path."
+        )
+    states = [file.stat() for file in _files(path)]
+    return sum(s.st_size for s in states), max((s.st_mtime_ns for s in states), default=0)
 
 
 def _stored(job: CaseJob, state: tuple[int, int]) -> tuple[IndexRow | None, tuple[str, ...]]:
     """The index line when the stored case is still right, else None and a note where something was wrong."""
     path = case_path(job.folder, job.case_id)
-    masks = [mask_path(job.folder, job.case_id, mask) for mask in ("head", *(name for name, _ in job.mask_images))]
-    if not path.is_file() or not all(mask.is_file() for mask in masks):
+    names = ("head", *(name for name, _ in job.mask_images))
+    if not path.is_file() or not all(mask_path(job.folder, job.case_id, name).is_file() for name in names):
         return None, ()
     try:
         row = job.known if job.known is not None else row_of_file(job.case_id, path)
         if row.storage_digest != job.rule.digest() or (row.source_size, row.source_mtime_ns) != state:
             return None, ()
+        if row.masks != names or not all(_mask_is_right(job, name, image) for name, image in job.mask_images):
+            return None, ()
         if job.verify:
             StoredCase(path).verify()
-            for mask in masks:
-                StoredMask(mask).verify()
-            if source_digest(job.image)[0] != row.source_sha256:
+            for name in names:
+                StoredArray(mask_path(job.folder, job.case_id, name)).verify()
+            if source_digest(job.image)[0] != row.source_sha256 or not all(
+                _mask_is_right(job, name, image, whole=True) for name, image in job.mask_images
+            ):
                 return None, ("the source's content had changed although size and time had not: stored anew",)
     except CorruptCaseError as error:
         return None, (f"the stored file was damaged ({error.got}): stored anew",)
     return row, ()
 
 
+def _mask_is_right(job: CaseJob, name: str, image: Path, *, whole: bool = False) -> bool:
+    """Whether a stored mask is of this file, unchanged, with these classes; `whole` compares the content too.
+
+    Each mask is compared by itself: two columns of cases.csv that changed places have the same files in sum.
+    """
+    path = mask_path(job.folder, job.case_id, name)
+    meta = (StoredLabels(path) if name == SEGMENTATION else StoredMask(path)).meta
+    if meta is None or meta.name != name or (meta.source_size, meta.source_mtime_ns) != _state(image):
+        return False
+    if name == SEGMENTATION and meta.classes != job.classes:
+        return False
+    return not whole or source_digest(image)[0] == meta.source_sha256
+
+
 def _store(job: CaseJob, state: tuple[int, int]) -> tuple[IndexRow, tuple[str, ...]]:
+    if job.mask_images:
+        require_mask_rule(job.rule.mask_rule)
     volume = read(job.image)
     require_hounsfield(volume)  # a doubt is among the notes of the volume
     done = preprocess_volume(volume, job.rule)
-    masks = {"head": done.head_mask}
-    for name, image in job.mask_images:
-        masks[name] = _mask(name, image, volume, done)
+    masks = {name: read_mask(name, image, volume, job.classes) for name, image in job.mask_images}
     info = volume.info
     meta = CaseMeta(
         spacing_mm=done.spacing_mm,
@@ -185,33 +201,33 @@ def _store(job: CaseJob, state: tuple[int, int]) -> tuple[IndexRow, tuple[str, .
         source_size=state[0],
         source_mtime_ns=state[1],
         storage_digest=job.rule.digest(),
-        masks=tuple(masks),
+        masks=("head", *masks),
     )
-    for name, mask in masks.items():
-        write_mask(mask_path(job.folder, job.case_id, name), mask)
-    for name in set(job.rule.masks) - set(masks):  # what an earlier cases.csv named
+    write_mask(mask_path(job.folder, job.case_id, "head"), done.head_mask)
+    for name, image in job.mask_images:
+        _store_mask(job, name, image, masks[name], done)
+    for name in set(job.rule.masks) - {"head", *masks}:  # what an earlier cases.csv named
         mask_path(job.folder, job.case_id, name).unlink(missing_ok=True)
     # The case comes last: a case without its masks is never taken for complete.
     write_case(case_path(job.folder, job.case_id), done.hu, meta)
     return row_of_meta(job.case_id, done.hu.shape[1:], meta), info.notes
 
 
-def _mask(name: str, image: Path, volume: Volume, done: Preprocessed) -> NDArray[np.bool_]:
-    """A mask of the raw dataset on the stored grid; what is above 0 is inside.
-
-    Raises:
-        DataError: the mask does not lie on the voxels of the image.
-    """
-    raw = read(image)
-    if raw.hu.shape != volume.hu.shape or not np.allclose(raw.affine, volume.affine, atol=0.1):
-        raise DataError(
-            f"The mask '{name}' does not lie on the voxels of its image.",
-            got=f"{raw.hu.shape} voxels of {_text(raw.spacing_mm)} mm",
-            expected=f"{volume.hu.shape} voxels of {_text(volume.spacing_mm)} mm at the same place",
-            do=f"Resample {image.name} to its image, or empty the cell in cases.csv.",
-        )
-    # Above 0, not other than 0: a mask that was straightened has air, -1024, around it.
-    return mask_on_grid(raw.hu > 0, done.crop_box, done.grid)
+def _store_mask(job: CaseJob, name: str, image: Path, mask: LabelMap, done: Preprocessed) -> None:
+    """Bring one mask of the dataset to the stored grid and write it."""
+    path, (size, newest) = mask_path(job.folder, job.case_id, name), _state(image)
+    meta = MaskMeta(
+        name=name,
+        classes=job.classes if name == SEGMENTATION else (),
+        source_sha256=source_digest(image)[0],
+        source_size=size,
+        source_mtime_ns=newest,
+    )
+    if name == SEGMENTATION:
+        write_labels(path, mask_on_grid(mask.values.astype(np.uint8), done.crop_box, done.grid), meta)
+        return
+    on_grid = anonymised_on_grid if name == ANONYMIZATION else mask_on_grid
+    write_mask(path, on_grid(mask.values > 0, done.crop_box, done.grid), meta)
 
 
 def _forget(job: CaseJob) -> None:
@@ -223,7 +239,3 @@ def _forget(job: CaseJob) -> None:
 
 def _rows(affine: NDArray[np.float64]) -> tuple[tuple[float, ...], ...]:
     return tuple(tuple(float(v) for v in row) for row in affine)
-
-
-def _text(values: tuple[float, ...]) -> str:
-    return " x ".join(f"{v:.3g}" for v in values)

@@ -76,7 +76,15 @@ def preprocess(
     known = {row.case_id: row for row in _known_rows(storage)}
     jobs = [
         CaseJob(
-            case_id, raw.folder / image, masks, storage, rule, known.get(case_id), verify=verify, overwrite=overwrite
+            case_id,
+            raw.folder / image,
+            masks,
+            storage,
+            rule,
+            raw.info.segmentation_classes,
+            known.get(case_id),
+            verify=verify,
+            overwrite=overwrite,
         )
         for case_id, image, masks in _cases(raw, rule)
     ]

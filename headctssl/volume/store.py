@@ -27,7 +27,14 @@ from headctssl.paths import atomic_path
 from headctssl.settings import Settings
 from headctssl.types import Box, Triple
 
-__all__ = ["CaseMeta", "StoredArray", "StoredCase", "StoredMask", "write_case", "write_mask"]
+__all__ = [
+    "CaseMeta",
+    "StoredArray",
+    "StoredCase",
+    "corrupt_case",
+    "write_array",
+    "write_case",
+]
 
 Affine = tuple[tuple[float, ...], ...]
 Shape = tuple[int, int, int]
@@ -77,26 +84,22 @@ def write_case(path: Path, hu: NDArray[np.int16], meta: CaseMeta, *, num_threads
     """
     assert hu.dtype == np.int16, "a case is int16"
     assert hu.ndim == 4, "a case is (C, z, y, x)"
-    _write(path, hu, "case", meta.model_dump_json(), num_threads)
+    write_array(path, hu, "case", meta.model_dump_json(), num_threads)
 
 
-def write_mask(path: Path, mask: NDArray[np.bool_], *, num_threads: int = 1) -> None:
-    """Write a mask as `write_case` writes a case.
+def write_array(path: Path, values: NDArray[Any], kind: str, meta: str, num_threads: int) -> None:
+    """Write an array as `write_case` does.
 
     Args:
-        path: the file, ``CASE.<mask>.b2nd``.
-        mask: bool (z, y, x).
+        path: the file.
+        values: (C, z, y, x).
+        kind: what `StoredArray` of this kind will open.
+        meta: JSON text of what the array knows about itself.
         num_threads: threads of the compressor.
 
     Raises:
         CorruptCaseError: the file does not read back as written.
     """
-    assert mask.dtype == np.bool_, "a mask is bool"
-    assert mask.ndim == 3, "a mask is (z, y, x)"
-    _write(path, mask[None].view(np.uint8), "mask", "null", num_threads)
-
-
-def _write(path: Path, values: NDArray[Any], kind: str, meta: str, num_threads: int) -> None:
     spatial = values.shape[1:]
     chunks = (1, *(min(_CHUNK, n) for n in spatial))
     blocks = (1, *(min(_BLOCK, n) for n in spatial))
@@ -181,13 +184,13 @@ class StoredArray:
             self.array = blosc2.open(str(self.path), mode="r", dparams=blosc2.DParams(nthreads=1))
             self._crc = np.frombuffer(self.array.schunk.vlmeta[_VLMETA_CRC], "<u4")
             header = json.loads(self.array.schunk.vlmeta[_VLMETA_JSON])
-            kind, layout, self._meta_json = header["kind"], header["layout"], json.dumps(header["meta"])
+            kind, layout, self.meta_json = header["kind"], header["layout"], json.dumps(header["meta"])
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise _corrupt(self.path, f"{type(error).__name__}: {error}", "a stored case") from None
+            raise corrupt_case(self.path, f"{type(error).__name__}: {error}", "a stored case") from None
         if layout != _layout(self.array) or len(self._crc) != self.array.schunk.nchunks:
-            raise _corrupt(self.path, f"layout {_layout(self.array)}", f"layout {layout}")
+            raise corrupt_case(self.path, f"layout {_layout(self.array)}", f"layout {layout}")
         if self.kind not in (None, kind):
-            raise _corrupt(self.path, f"a stored {kind}", f"a stored {self.kind}")
+            raise corrupt_case(self.path, f"a stored {kind}", f"a stored {self.kind}")
         self.shape: tuple[int, int, int, int] = tuple(self.array.shape)
 
     def check(self, box: Box) -> None:
@@ -214,18 +217,19 @@ class StoredArray:
         try:
             found = isal_zlib.crc32(self.array.schunk.get_chunk(number))
         except (RuntimeError, ValueError) as error:
-            raise _corrupt(self.path, f"chunk {number} cannot be read: {error}", "a whole chunk") from None
+            raise corrupt_case(self.path, f"chunk {number} cannot be read: {error}", "a whole chunk") from None
         if found != int(self._crc[number]):
-            raise _corrupt(self.path, f"chunk {number} has CRC-32 {found:08x}", f"{int(self._crc[number]):08x}")
+            raise corrupt_case(self.path, f"chunk {number} has CRC-32 {found:08x}", f"{int(self._crc[number]):08x}")
 
-    def _read(self, box: Box) -> NDArray[Any]:
+    def read_box(self, box: Box) -> NDArray[Any]:
+        """A box of voxels (C, d, h, w), after the checks of `check`."""
         for (start, stop), size in zip(box, self.shape[1:], strict=True):
             assert 0 <= start <= stop <= size, f"box {box} is not inside {self.shape}"
         self.check(box)
         try:
             return np.asarray(self.array[(slice(None), *(slice(a, b) for a, b in box))])
         except (RuntimeError, ValueError) as error:
-            raise _corrupt(self.path, f"{type(error).__name__}: {error}", "voxels") from None
+            raise corrupt_case(self.path, f"{type(error).__name__}: {error}", "voxels") from None
 
     @property
     def whole(self) -> Box:
@@ -234,7 +238,7 @@ class StoredArray:
 
     def read_all(self) -> NDArray[Any]:
         """Every voxel, (C, z, y, x), after the checks of `check`."""
-        return self._read(self.whole)
+        return self.read_box(self.whole)
 
     def verify(self) -> None:
         """Check every byte of the file and decompress every voxel.
@@ -242,7 +246,7 @@ class StoredArray:
         Raises:
             CorruptCaseError: something is damaged.
         """
-        self._read(self.whole)
+        self.read_box(self.whole)
 
 
 class StoredCase(StoredArray):
@@ -253,9 +257,9 @@ class StoredCase(StoredArray):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
         try:
-            self.meta = CaseMeta.model_validate_json(self._meta_json)
+            self.meta = CaseMeta.model_validate_json(self.meta_json)
         except ValidationError as error:
-            raise _corrupt(self.path, error.errors()[0]["msg"], "metadata of format 1") from None
+            raise corrupt_case(self.path, error.errors()[0]["msg"], "metadata of format 1") from None
 
     def read(self, box: Box) -> NDArray[np.int16]:
         """Read a box; only the chunks it touches are read and checked.
@@ -269,18 +273,7 @@ class StoredCase(StoredArray):
         Raises:
             CorruptCaseError: a touched chunk is damaged.
         """
-        return self._read(box)
-
-
-class StoredMask(StoredArray):
-    """A mask: bool (z, y, x). Arguments and errors as `StoredArray`."""
-
-    kind = "mask"
-
-    def read(self, box: Box) -> NDArray[np.bool_]:
-        """Read a box as bool (d, h, w); errors as `StoredCase.read`."""
-        mask: NDArray[np.bool_] = self._read(box)[0].view(np.bool_)
-        return mask
+        return self.read_box(box)
 
 
 def _check_frame(path: Path) -> None:
@@ -291,10 +284,12 @@ def _check_frame(path: Path) -> None:
             handle.seek(max(0, size - _FOOTER.size))
             footer = handle.read(_FOOTER.size)
             if len(footer) < _FOOTER.size or isal_zlib.crc32(footer[:-4]) != struct.unpack("<I", footer[-4:])[0]:
-                raise _corrupt(path, f"{size} bytes without an intact end", "a whole case file")
+                raise corrupt_case(path, f"{size} bytes without an intact end", "a whole case file")
             magic, header_end, chunks_end, frame_end, expected, _ = _FOOTER.unpack(footer)
             if magic != _MAGIC or frame_end + _FOOTER.size != size:
-                raise _corrupt(path, f"{size} bytes, mark {magic!r}", f"{frame_end + _FOOTER.size} bytes, {_MAGIC!r}")
+                raise corrupt_case(
+                    path, f"{size} bytes, mark {magic!r}", f"{frame_end + _FOOTER.size} bytes, {_MAGIC!r}"
+                )
             handle.seek(0)
             header = handle.read(header_end)
             handle.seek(chunks_end)
@@ -307,10 +302,11 @@ def _check_frame(path: Path) -> None:
             do="Run headct_plan_and_preprocess again; it makes the cases that are missing.",
         ) from None
     if _crc_of_rest(header, trailer) != expected:
-        raise _corrupt(path, f"CRC-32 {_crc_of_rest(header, trailer):08x} of header and index", f"{expected:08x}")
+        raise corrupt_case(path, f"CRC-32 {_crc_of_rest(header, trailer):08x} of header and index", f"{expected:08x}")
 
 
-def _corrupt(path: Path, got: str, expected: str) -> CorruptCaseError:
+def corrupt_case(path: Path, got: str, expected: str) -> CorruptCaseError:
+    """The error of a stored file that cannot be used, with what to do."""
     return CorruptCaseError(
         f"The stored case {path} is damaged.",
         got=got,

@@ -25,7 +25,8 @@ from headctssl.preprocessing.plan_and_preprocess import ensure_preprocessed, pla
 from headctssl.preprocessing.preprocess import preprocess
 from headctssl.preprocessing.report import PreprocessingReport
 from headctssl.types import Volume
-from headctssl.volume.store import StoredCase, StoredMask
+from headctssl.volume.mask_store import StoredLabels, StoredMask
+from headctssl.volume.store import StoredCase
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -213,8 +214,9 @@ def test_masks_of_the_dataset_are_stored_by_name(roots: Path) -> None:
     assert not report.failures
     index = CaseIndex.open(preprocessed_dataset(7) / rule.storage_id)
     assert [row.masks for row in index.rows] == [("head", "segmentation"), ("head",)]
-    stored = StoredMask(mask_path(index.folder, "case7_00", "segmentation"))
-    assert stored.read(stored.whole).sum() * 8**3 == pytest.approx((8 * 5) ** 3, rel=0.3)
+    stored = StoredLabels(mask_path(index.folder, "case7_00", "segmentation"))
+    assert set(np.unique(stored.read(stored.whole))) == {0, 3}
+    assert (stored.read(stored.whole) == 3).sum() * 8**3 == pytest.approx((8 * 5) ** 3, rel=0.3)
     assert rebuild_index(index.folder).rows == index.rows
     write_raw_dataset(folder, raw.info, raw.cases.assign(segmentation=["images_seg.nii.gz", "wrong.nii.gz"]))
     report = preprocess(7, rule=rule, num_workers=1, quiet=True)

@@ -25,7 +25,7 @@ from headctssl.preprocessing.index import CaseIndex, case_path, mask_path, rebui
 from headctssl.preprocessing.preprocess import preprocess
 from headctssl.preprocessing.report import PreprocessingReport
 from headctssl.types import Volume
-from headctssl.volume.store import StoredMask
+from headctssl.volume.mask_store import StoredLabels
 
 
 def storage() -> Path:
@@ -70,7 +70,7 @@ def test_a_mask_of_a_sheared_image_holds_what_it_held(roots: Path) -> None:
     write_raw_dataset(folder, raw.info, raw.cases.assign(segmentation=["lesion.nii.gz", ""]))
     rule = STORAGE.model_copy(update={"masks": ("head", "segmentation")})
     assert not preprocess(7, rule=rule, num_workers=1, quiet=True).failures
-    stored = StoredMask(mask_path(preprocessed_dataset(7) / rule.storage_id, "case7_00", "segmentation"))
+    stored = StoredLabels(mask_path(preprocessed_dataset(7) / rule.storage_id, "case7_00", "segmentation"))
     assert stored.read(stored.whole).sum() * 8**3 == pytest.approx((8 * 5) ** 3, rel=0.3)
 
 

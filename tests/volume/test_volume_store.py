@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headctssl.errors import CorruptCaseError, DataError
-from headctssl.volume.store import CaseMeta, StoredArray, StoredCase, StoredMask, write_case, write_mask
+from headctssl.volume.mask_store import StoredMask, write_mask
+from headctssl.volume.store import CaseMeta, StoredArray, StoredCase, write_case
 
 EYE = tuple(tuple(float(v) for v in row) for row in np.eye(4))
 META = CaseMeta(
