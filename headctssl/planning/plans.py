@@ -12,7 +12,7 @@ from headctssl.contract import InputSpec, StorageRule
 from headctssl.errors import DataError, UsageError, unknown_name
 from headctssl.families import FamilySettings
 from headctssl.paths import preprocessed_dataset
-from headctssl.presets import encoder_preset
+from headctssl.presets import encoder_preset, encoder_presets
 from headctssl.settings import Settings, read_json
 
 __all__ = ["ConfigurationPlan", "Decision", "Plans", "SplitRule", "fitted_encoder", "load_plans", "plans_path"]
@@ -74,6 +74,14 @@ class Plans(Settings):
         for plan in self.configurations:
             if plan.preset == preset:
                 return plan
+        if preset in encoder_presets():
+            call = f"headct_plan_and_preprocess -d {self.dataset_id}"
+            raise UsageError(
+                f"The plans of {self.dataset_name} have no configuration for '{preset}'.",
+                got=f"plans '{self.plans_name}', made before this encoder was there",
+                expected="one of " + ", ".join(p.preset for p in self.configurations),
+                do=f"Plan beside them with {call} -p NAME, or anew with {call} --replan.",
+            )
         raise unknown_name("configuration", preset, [p.preset for p in self.configurations])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from headctssl.planning.decisions import Ledger
 from headctssl.planning.machine import Machine
 from headctssl.planning.plans import Plans
-from headctssl.presets import encoder_preset, method_facts
+from headctssl.presets import encoder_preset, method_facts, pair_refusal
 
 __all__ = ["LADDERS", "choose_preset"]
 
@@ -23,15 +23,17 @@ def choose_preset(
 
     Rule: the largest preset of the method's default kind that the number of scans and the memory
     allow; on a CPU the smallest; never larger than the method's published encoder unless there
-    are 200,000 scans. Source: sizes of the reference recipes (HeadCT-Foundation trains ViT-B on
-    361,663 scans, OpenMind ResEnc-L on 114,570); below about 500 scans larger encoders only
-    memorise. Assumption: thresholds are orders of magnitude, not measured optima.
+    are 200,000 scans. A method that works with none of them gets the encoder it was published with.
+    Source: sizes of the reference recipes (HeadCT-Foundation trains ViT-B on 361,663 scans, OpenMind
+    ResEnc-L on 114,570); below about 500 scans larger encoders only memorise. Assumption: thresholds
+    are orders of magnitude, not measured optima.
     """
     published = method_facts(method_name).default_preset
     kind = encoder_preset(published).kind
     planned = {c.preset for c in plans.configurations}
-    chosen = LADDERS[kind][0][2]
-    for scans, memory_gb, name in LADDERS[kind]:
+    ladder = [step for step in LADDERS[kind] if pair_refusal(method_name, step[2]) is None] or [(0, 0, published)]
+    chosen = ladder[0][2]
+    for scans, memory_gb, name in ladder:
         if num_cases >= scans and machine.memory_gb >= memory_gb and name in planned and not machine.is_cpu:
             chosen = name
     where = "on a CPU" if machine.is_cpu else f"with {machine.memory_gb:g} GB on {machine.device}"

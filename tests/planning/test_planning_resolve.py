@@ -17,6 +17,7 @@ from headctssl.planning.planner import make_plans
 from headctssl.planning.plans import Plans
 from headctssl.planning.resolve import print_decisions, resolve
 from headctssl.planning.run_settings import RunSettings
+from headctssl.presets import pair_refusal
 
 
 def plans(profile: Literal["real", "clinical", "laptop"] = "real", cases: int = 1000, slices: float = 1.0) -> Plans:
@@ -47,8 +48,15 @@ def run(
     )
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
-@pytest.mark.parametrize("config", ["vit_test", "resenc_test", "headct_foundation", "resenc_l"])
+@pytest.mark.parametrize(
+    ("method", "config"),
+    [
+        (method, config)
+        for method in sorted(METHODS)
+        for config in ("vit_test", "resenc_test", "headct_foundation", "resenc_l")
+        if pair_refusal(method, config) is None
+    ],
+)
 def test_every_method_resolves_on_every_kind(method: str, config: str) -> None:
     settings = run(method, config=config)
     assert settings.config == config
