@@ -172,6 +172,7 @@ class MethodFacts:
     paper: str = ""  # authors, year and arXiv number of the objective
     smallest_batch: int = 2  # scans per step below which the objective says little
     families: tuple[str, ...] | None = None  # families of encoders it works with, None = all
+    predicts_voxels: bool = False  # a `voxel_decoder` stands on every global view, whatever the encoder
     why_families: str = ""  # a sentence: why not with the others, and what to use there
 
 
@@ -235,6 +236,31 @@ METHOD_FACTS: dict[str, MethodFacts] = {
             global_views=1,
             paper="He et al. 2022, arXiv 2111.06377",
             smallest_batch=1,
+        ),
+        MethodFacts(
+            "simmim",
+            "vit_b",
+            (("global", 1.0),),
+            (),
+            "arXiv 2111.09886; its published ViT-B configuration",
+            global_views=1,
+            paper="Xie et al. 2022, arXiv 2111.09886",
+            smallest_batch=1,
+            families=("vit", "primus"),
+            why_families="it replaces tokens by a mask token; choose spark or mae there.",
+        ),
+        MethodFacts(
+            "spark",
+            "resenc_l",
+            (("global", 1.0),),
+            (),
+            "arXiv 2301.03580; arXiv 2410.23132",
+            global_views=1,
+            paper="Tian et al. 2023, arXiv 2301.03580; in 3D Wald et al. 2025, arXiv 2410.23132",
+            smallest_batch=1,
+            families=("resenc", "unet3d", "segresnet"),
+            predicts_voxels=True,
+            why_families="only a CNN of convolutions and norms can be made sparse; choose mae or simmim there.",
         ),
         MethodFacts(
             "lejepa",

@@ -39,6 +39,12 @@ METHODS: dict[str, MethodEntry] = {
     "mae": MethodEntry(
         "headctssl.methods.mae.mae:Mae", "reconstruction of masked patches or blocks (arXiv 2111.06377)"
     ),
+    "simmim": MethodEntry(
+        "headctssl.methods.simmim.simmim:Simmim", "reconstruction of masked tokens by a linear head (arXiv 2111.09886)"
+    ),
+    "spark": MethodEntry(
+        "headctssl.methods.spark.spark:Spark", "reconstruction of masked blocks by a sparse CNN (arXiv 2301.03580)"
+    ),
 }
 """Every built-in method by name. Third parties add theirs through the entry-point group ``headctssl.methods``."""
 

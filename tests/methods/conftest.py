@@ -23,6 +23,8 @@ SMALL: dict[str, dict[str, JsonValue]] = {
     "dinov2": {"prototypes": 64, "head_hidden": 32, "head_bottleneck": 16},
     "lejepa": {"head_hidden": 32, "head_outputs": 8, "directions": 16},
     "mae": {"decoder_width": 48, "decoder_depth": 1, "decoder_heads": 3},
+    "simmim": {},
+    "spark": {},
 }
 
 WINDOWS = (Window(level=40, width=80), Window(level=80, width=200), Window(level=600, width=2800))

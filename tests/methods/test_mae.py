@@ -10,7 +10,7 @@ import torch
 
 from headctssl.errors import UsageError
 from headctssl.methods.mae.mae import Mae, MaeSettings
-from headctssl.methods.mae.mae_loss import draw_masks, masked_error, masked_targets
+from headctssl.methods.masked import draw_masks, masked_targets, squared_error
 from headctssl.methods.method import Method
 from headctssl.networks.decoders import TokenDecoder
 from headctssl.networks.tokens import mask_from_indices, patchify, unpatchify, voxels_of_mask
@@ -52,8 +52,8 @@ def test_masked_voxels_of_the_loss_are_those_of_the_masked_tokens(shape_patch: t
     grid = tuple(s // p for s, p in zip(shape, patch, strict=True))
     volume = torch.rand(2, 3, *shape, requires_grad=True)
     keep, masked = draw_masks(generators(2), grid[0] * grid[1] * grid[2], 0.6)
-    targets, counts = masked_targets(volume, torch.ones(2, 1, *shape), masked, patch, normalise=False)
-    masked_error(torch.full_like(targets, -1.0), targets, counts).backward()
+    targets, counts = masked_targets(volume, torch.ones(2, 1, *shape, dtype=torch.bool), masked, patch, normalise=False)
+    squared_error(torch.full_like(targets, -1.0), targets, counts).backward()
     assert volume.grad is not None
     counted = volume.grad != 0
     expected = voxels_of_mask(mask_from_indices(masked, grid), patch)
@@ -73,14 +73,14 @@ def test_loss_of_a_step_against_loops(encoder: str, toolbox: Toolbox) -> None:
     stored[1, :, :5] = 0.0
     views.inside["global"] = (stored,)
     volume = views.groups["global"][0]
-    block = (6, 6, 6) if encoder == "vit_test" else (4, 4, 4)
-    assert method.block == block
+    block = (6, 6, 6) if encoder == "vit_test" else (2, 4, 4)
+    assert method.masking.patch == block
     grid = tuple(s // b for s, b in zip(shape, block, strict=True))
     n = grid[0] * grid[1] * grid[2]
     with torch.no_grad():
         loss = method.training_step(views, Clock(0, 10, 0, 5)).loss.item()
         keep, masked = draw_masks(views.generators("mask"), n, 0.75)
-        predicted, _ = method.reconstruct(volume, keep, masked, grid)
+        predicted, _ = method.reconstruct(volume, keep, masked)
         patches = torch.zeros(2, n, predicted.shape[2])
         for b in range(2):
             patches[b, masked[b]] = predicted[b]
@@ -103,19 +103,19 @@ def test_prediction_does_not_see_what_is_masked(encoder: str, toolbox: Toolbox) 
     method = make_method(run_settings("mae", encoder, views={"global_count": 1})).eval()
     assert isinstance(method, Mae)
     volume = make_views(global_shapes=((24, 24, 24),)).groups["global"][0]
-    grid = tuple(24 // b for b in method.block)
+    grid = tuple(24 // b for b in method.masking.patch)
     keep, masked = draw_masks(generators(2), grid[0] * grid[1] * grid[2], 0.75)
-    hidden = voxels_of_mask(mask_from_indices(masked, grid), method.block)
+    hidden = voxels_of_mask(mask_from_indices(masked, grid), method.masking.patch)
     other = torch.where(hidden, torch.rand_like(volume), volume)
     with torch.no_grad():
-        one, two = (method.reconstruct(v, keep, masked, grid)[0] for v in (volume, other))
+        one, two = (method.reconstruct(v, keep, masked)[0] for v in (volume, other))
     assert torch.equal(one, two)
 
 
 def test_normalised_targets_against_numpy() -> None:
     volume = torch.rand(1, 2, 4, 4, 6)
     masked = torch.tensor([[0, 3]])
-    targets, _ = masked_targets(volume, torch.ones(1, 1, 4, 4, 6), masked, (2, 4, 3), normalise=True)
+    targets, _ = masked_targets(volume, torch.ones(1, 1, 4, 4, 6, dtype=torch.bool), masked, (2, 4, 3), normalise=True)
     block = volume[0, :, 2:4, :, 3:6].numpy()
     expected = (block - block.mean()) / np.sqrt(block.var(ddof=1) + 1e-6)
     np.testing.assert_allclose(targets[0, 1].numpy(), expected.reshape(-1), rtol=1e-4, atol=1e-5)
@@ -123,12 +123,12 @@ def test_normalised_targets_against_numpy() -> None:
 
 def test_sample_without_stored_voxels_counts_nothing() -> None:
     volume = torch.rand(2, 3, 12, 12, 12)
-    inside = torch.ones(2, 1, 12, 12, 12)
-    inside[1] = 0
+    valid = torch.ones(2, 1, 12, 12, 12, dtype=torch.bool)
+    valid[1] = False
     masked = torch.tensor([[1, 2], [0, 5]])
-    targets, counts = masked_targets(volume, inside, masked, (6, 6, 6), normalise=False)
+    targets, counts = masked_targets(volume, valid, masked, (6, 6, 6), normalise=False)
     prediction = torch.rand_like(targets, requires_grad=True)
-    loss = masked_error(prediction, targets, counts)
+    loss = squared_error(prediction, targets, counts)
     loss.backward()
     assert torch.isfinite(loss)
     assert prediction.grad is not None
@@ -162,10 +162,10 @@ def test_blocks_of_a_cnn(toolbox: Toolbox) -> None:
     run_settings, make_method, _ = toolbox
     default = make_method(run_settings("mae", "resenc_test", shape=(32, 64, 80)))
     assert isinstance(default, Mae)
-    assert default.block == (4, 16, 16)
+    assert default.masking.patch == (8, 16, 16)
     chosen = make_method(run_settings("mae", "resenc_test", settings={"mask_block": [8, 8, 12]}))
     assert isinstance(chosen, Mae)
-    assert chosen.block == (8, 8, 12)
+    assert chosen.masking.patch == (8, 8, 12)
     with pytest.raises(UsageError, match="divided into blocks"):
         make_method(run_settings("mae", "resenc_test", settings={"mask_block": [5, 8, 8]}))
     with pytest.raises(UsageError, match="masks its own tokens"):

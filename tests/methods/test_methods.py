@@ -14,13 +14,13 @@ from headctssl.errors import UsageError
 from headctssl.methods import METHODS, list_methods, method_class
 from headctssl.methods.method import Method
 from headctssl.planning.run_settings import RunSettings
-from headctssl.presets import METHOD_FACTS
+from headctssl.presets import METHOD_FACTS, pair_refusal
 from headctssl.types import Clock, Views
 
 Toolbox = tuple[Callable[..., RunSettings], Callable[..., Method], Callable[..., Views]]
 
 ENCODERS = ("vit_test", "resenc_test")
-PAIRS = [(m, e) for m in METHODS for e in ENCODERS]
+PAIRS = [(m, e) for m in METHODS for e in ENCODERS if pair_refusal(m, e) is None]
 LOCAL = {"local_count": 2, "local_shape": [12, 12, 12]}
 
 
@@ -147,7 +147,7 @@ def test_mae_fits_four_samples(encoder: str, toolbox: Toolbox) -> None:
     shape = (24, 24, 24) if encoder == "vit_test" else (12, 12, 12)
     method = make_method(run_settings("mae", encoder, shape=shape, views={"global_count": 1}))
     lines = train(method, make_views(batch=4, global_shapes=(shape,), detail=2), steps, rate)
-    assert lines[-1]["error_over_variance"] < share, "better than the mean of what is to be predicted"
+    assert lines[-1]["relative_error"] < share, "better than the mean of what is to be predicted"
     assert lines[-1]["loss"] < 0.1 * lines[0]["loss"]
 
 
@@ -163,7 +163,7 @@ def test_dino_student_learns_what_a_resting_teacher_says(encoder: str, toolbox: 
     assert lines[-1]["kl"] < 0.3 * settled
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [m for m, e in PAIRS if e == "resenc_test"])
 def test_views_that_do_not_fit_are_refused(name: str, toolbox: Toolbox) -> None:
     run_settings, make_method, _ = toolbox
     for shape in ((24, 24, 26), (4, 4, 4)):

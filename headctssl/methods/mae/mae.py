@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
-from torch import Tensor
-from torch.nn import functional
+from torch import Tensor, nn
 
 from headctssl.errors import UsageError
 from headctssl.loading.views import ViewPlan, global_group
-from headctssl.methods.mae.mae_loss import draw_masks, masked_error, masked_targets
+from headctssl.methods.masked import Masking, check_blocks, masked_step, squared_error
 from headctssl.methods.method import Method, Requirement, check_views
-from headctssl.networks.decoders import TokenDecoder, VoxelDecoder, voxel_decoder
+from headctssl.networks.decoders import TokenDecoder, voxel_decoder
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.tokens import gather_tokens, grid_of, mask_from_indices, patchify
 from headctssl.planning.run_settings import RunSettings
@@ -34,20 +32,27 @@ class MaeSettings(BaseSettings):
     decoder_depth: int = Field(8, ge=1, description="Transformers: blocks of the decoder.")
     decoder_heads: int = Field(16, ge=1, description="Transformers: attention heads of the decoder.")
     decoder_mlp_ratio: float = Field(4.0, gt=0, description="Transformers: hidden width of the MLP over the width.")
+    token_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Transformers: share of a view's tokens that are used, those with tissue before those of air; the"
+        " others are neither encoded nor predicted. 1 uses all, as published.",
+    )
     norm_target: bool = Field(False, description="Whether each patch to predict is brought to mean 0, variance 1.")
     mask_block: Shape | None = Field(
         None,
-        description="CNNs: voxels (z, y, x) of a masked block; none = 16 per axis where the input has at least four"
-        " whole ones, else the total stride.",
+        description="CNNs and Swin: voxels (z, y, x) of a masked block; none = per axis the largest of 16, 8, 4, 2, 1"
+        " that divides the input at least four times.",
     )
 
 
 class Mae(Method):
     """Masked autoencoder (arXiv 2111.06377).
 
-    A transformer encodes the kept tokens only and a light decoder predicts the masked patches. A CNN sees the input
-    with masked blocks zeroed, and a U-Net decoder predicts the volume (arXiv 2410.23132). Either way only masked
-    voxels that were stored count, and the targets are the input's windows.
+    An encoder that can drop tokens encodes the kept ones only, and a light transformer predicts the masked patches.
+    Any other sees the input with masked blocks zeroed, and its own decoder predicts the volume (arXiv 2410.23132).
+    Either way only masked voxels that were measured count, and the targets are the input's windows.
 
     Args:
         settings: mask and decoder.
@@ -97,36 +102,23 @@ class Mae(Method):
         """See `Method.build`.
 
         Raises:
-            UsageError: the input cannot be divided into blocks, a setting of CNNs is given for a transformer, or the
-                encoder has no decoder.
+            UsageError: the input cannot be divided into blocks, or a setting does not apply to the encoder.
         """
         self.encoder = encoder
-        self.plan = ViewPlan((global_group(run.views, run.input),))
+        self.plan = ViewPlan((global_group(run.views, run.input),), tissue=self.settings.token_share < 1.0)
         check_views(self.plan, encoder)
         channels = len(run.input.windows)
-        self.decoder: TokenDecoder | VoxelDecoder
-        if encoder.drops_tokens:
-            if self.settings.mask_block is not None:
-                raise UsageError(
-                    "A transformer masks its own tokens.",
-                    got=f"method.mask_block={self.settings.mask_block}",
-                    expected="no method.mask_block",
-                    do="Leave method.mask_block out, or set encoder.patch.",
-                )
-            self.block = encoder.token_size
+        drops = encoder.drops_tokens
+        self._check_settings(drops)
+        self.decoder: nn.Module
+        if drops:
+            block = encoder.token_size
             self.decoder = self._token_decoder(encoder, channels, run.input.shape)
         else:
-            self.block = self.settings.mask_block or _block(run.input.shape, encoder.token_size)
+            block = self.settings.mask_block or _block(run.input.shape)
             self.decoder = voxel_decoder(encoder, channels)
-        try:
-            grid_of(run.input.shape, self.block)
-        except ValueError as error:
-            raise UsageError(
-                "The input cannot be divided into blocks to mask.",
-                got=str(error),
-                expected=f"an input shape that is a multiple of {self.block}",
-                do="Set method.mask_block to a divisor of the input shape.",
-            ) from None
+        check_blocks(run.input.shape, block, "method.mask_block")
+        self.masking = Masking(block, self.settings.mask_ratio, share=self.settings.token_share)
 
     def views(self) -> ViewPlan:
         """Global views only; each one is a sample of its own."""
@@ -134,38 +126,15 @@ class Mae(Method):
 
     def training_step(self, views: Views, clock: Clock) -> StepResult:
         """See `Method.training_step`."""
-        losses, logs = [], {}
-        for index, volume in enumerate(views.groups["global"]):
-            grid = grid_of(volume.shape[2:], self.block)
-            generators = views.generators("mask" if index == 0 else f"mask{index}")
-            keep, masked = draw_masks(generators, grid[0] * grid[1] * grid[2], self.settings.mask_ratio)
-            keep, masked = keep.to(volume.device), masked.to(volume.device)
-            prediction, features = self.reconstruct(volume, keep, masked, grid)
-            targets, counts = masked_targets(
-                volume, views.inside["global"][index], masked, self.block, normalise=self.settings.norm_target
-            )
-            losses.append(masked_error(prediction, targets, counts))
-        loss = torch.stack(losses).mean()
-        with torch.no_grad():
-            share = counts.mean()
-            mean = (targets * counts).sum() / counts.sum().clamp(min=1.0)
-            spread = ((targets - mean).square() * counts).sum() / counts.sum().clamp(min=1.0)
-            unit = functional.normalize(features.float(), dim=-1)
-            logs = {
-                "error_over_variance": losses[-1].detach() / spread.clamp(min=1e-12),
-                "stored_share": share,
-                "feature_std": unit.std(0, unbiased=False).mean() * unit.shape[1] ** 0.5,
-            }
-        return StepResult(loss, logs)
+        return masked_step(views, self.masking, self.reconstruct, squared_error, normalise=self.settings.norm_target)
 
-    def reconstruct(self, volume: Tensor, keep: Tensor, masked: Tensor, grid: Shape) -> tuple[Tensor, Tensor]:
+    def reconstruct(self, volume: Tensor, keep: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
         """Predict the masked patches or blocks.
 
         Args:
             volume: (B, C, D, H, W).
-            keep: (B, K) int64 visible tokens.
-            masked: (B, M) int64 hidden tokens.
-            grid: tokens or blocks (d, h, w).
+            keep: (B, K) int64 visible patches.
+            masked: (B, M) int64 hidden patches.
 
         Returns:
             Predictions (B, M, P) and the encoder's features (B, C).
@@ -173,12 +142,31 @@ class Mae(Method):
         if isinstance(self.decoder, TokenDecoder):
             out = self.encoder(volume, keep=keep)
             return self.decoder(out.tokens, out.cls, keep, masked), out.features
-        out = self.encoder(volume, mask=mask_from_indices(masked, grid))
-        return gather_tokens(patchify(self.decoder(out, volume), self.block), masked), out.features
+        block = self.masking.patch
+        hidden = mask_from_indices(masked, grid_of(volume.shape[2:], block))
+        out = self.encoder(volume, mask=hidden)
+        return gather_tokens(patchify(self.decoder(out, volume), block), masked), out.features
 
     def encoder_to_export(self) -> Encoder:
         """The trained encoder."""
         return self.encoder
+
+    def _check_settings(self, drops: bool) -> None:
+        s = self.settings
+        if drops and s.mask_block is not None:
+            raise UsageError(
+                "A transformer masks its own tokens.",
+                got=f"method.mask_block={s.mask_block}",
+                expected="no method.mask_block",
+                do="Leave method.mask_block out, or choose an encoder with other tokens.",
+            )
+        if not drops and s.token_share < 1.0:
+            raise UsageError(
+                "Only an encoder that can leave tokens out saves time on air.",
+                got=f"method.token_share={s.token_share:g} with {type(self.encoder).__name__}",
+                expected="method.token_share=1",
+                do="Leave method.token_share out, or choose an encoder of the family vit or primus with -c.",
+            )
 
     def _token_decoder(self, encoder: Encoder, channels: int, shape: Shape) -> TokenDecoder:
         s = self.settings
@@ -191,13 +179,19 @@ class Mae(Method):
             depth=s.decoder_depth,
             heads=s.decoder_heads,
             mlp_ratio=s.decoder_mlp_ratio,
-            # The published decoder copies these two of the encoder: 151.1 M parameters in all.
+            # The published decoder copies these two of the ViT: 151.1 M parameters in all.
             qkv_bias=getattr(encoder.settings, "qkv_bias", True),
             trainable_position=getattr(encoder.settings, "position", "sincos") == "trainable",
         )
 
 
-def _block(shape: Shape, stride: Shape) -> Shape:
-    """Blocks of 16 voxels (nnssl, arXiv 2410.23132) where at least four whole ones fit, else the total stride."""
-    z, y, x = (16 if side % 16 == 0 and side >= 64 else step for side, step in zip(shape, stride, strict=True))
+def _block(shape: Shape) -> Shape:
+    """Blocks of 16 voxels (nnssl, arXiv 2410.23132), halved until at least four whole ones fit along each axis.
+
+    An axis of fewer than four voxels has blocks of one voxel.
+    """
+    z, y, x = (
+        next(step for step in (16, 8, 4, 2, 1) if step == 1 or (side % step == 0 and side >= 4 * step))
+        for side in shape
+    )
     return (z, y, x)

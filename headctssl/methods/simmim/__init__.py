@@ -1,0 +1,1 @@
+"""Simmim: reconstruction of masked tokens by a linear head."""

@@ -1,0 +1,1 @@
+"""Spark: sparse masked modelling for CNNs."""
