@@ -28,6 +28,15 @@ CONVERTERS: dict[str, Entry] = {
     "folder": Entry(
         "headctssl.ingest.converters.folder:find_scans", "NIfTI, NRRD, MetaImage files under a folder, or one file"
     ),
+    "cq500": Entry("headctssl.ingest.converters.cq500:find_scans", "CQ500 with reads.csv, majority of three readers"),
+    "rsna": Entry("headctssl.ingest.converters.rsna:find_scans", "RSNA 2019, slices with stage_2_train.csv"),
+    "ct_ich": Entry("headctssl.ingest.converters.ct_ich:find_scans", "PhysioNet CT-ICH 1.3.1 with its masks"),
+    "nnunet": Entry("headctssl.ingest.converters.nnunet:find_scans", "a raw nnU-Net dataset, its CT channel"),
+    "nnssl": Entry("headctssl.ingest.converters.nnssl:find_scans", "nnssl's pretrain_data.json, its CT images"),
+    "bids": Entry("headctssl.ingest.converters.bids:find_scans", "a BIDS dataset, its images *_ct"),
+    "openmind": Entry(
+        "headctssl.ingest.converters.openmind:find_scans", "a folder laid out as OpenMind, its CT images"
+    ),
 }
 """Every value of `--from`."""
 

@@ -8,16 +8,8 @@ from pathlib import Path
 
 from headctssl.contract import LabelSpec
 from headctssl.dataset.image_io import find_images, stem
-from headctssl.ingest.converters.shared import (
-    age_cell,
-    any_of,
-    binary_cell,
-    find_named,
-    identified,
-    layout_error,
-    lines_of,
-    sex_cell,
-)
+from headctssl.ingest.converters.cells import age_cell, any_of, binary_cell, sex_cell
+from headctssl.ingest.converters.source_files import find_named, identified, layout_error, lines_of
 from headctssl.ingest.scan import Found, Scan
 
 __all__ = ["LABELS", "find_scans"]

@@ -1,23 +1,26 @@
-"""Folder: image files under a folder, or one file, with labels from a CSV where there is one."""
+"""Folder: image files under a folder, or one file, with labels and masks from a CSV where there is one."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from headctssl.contract import LabelSpec
-from headctssl.dataset.image_io import find_images, is_image, source_digest, stem
-from headctssl.dataset.table import PATH_COLUMNS, STANDARD_COLUMNS, label_value, read_table
-from headctssl.errors import DataError, ImageReadError
+from headctssl.dataset.image_io import find_images, is_image, stem
+from headctssl.dataset.masks import MASK_COLUMNS
+from headctssl.dataset.table import read_table
+from headctssl.errors import DataError
+from headctssl.ingest.converters.cells import binary_columns, copied_remark
+from headctssl.ingest.converters.source_files import identified
 from headctssl.ingest.scan import Found, Ignored, Scan
-from headctssl.ingest.verdict import ScanVerdict
 
 __all__ = ["find_scans"]
 
 _KEYS = ("image", "case_id")
 _HASHED = ("subject_id", "session_id")
+_Row = dict[str, str]
 
 
 def find_scans(source: Path, labels: Path | None = None) -> Found:
@@ -27,74 +30,102 @@ def find_scans(source: Path, labels: Path | None = None) -> Found:
         source: a folder, searched in depth, or one image file.
         labels: CSV with a column `image` (or `case_id`) that holds each image's path relative to the
             source, its file name, or its name without suffix. Its other columns go into cases.csv;
-            a column of 0, 1 and empty cells that is no standard column is a binary label.
+            a column of 0, 1 and empty cells that is no standard column is a binary label. The columns
+            `anatomy_mask`, `anonymization_mask` and `segmentation` name mask files relative to the source,
+            which are no scans themselves.
 
     Returns:
         The scans. A scan is recognised again by its content.
 
     Raises:
-        DataError: the CSV has neither key column, a key is repeated or fits several images, or no
-            line belongs to an image.
+        DataError: the CSV has neither key column, a key is repeated or fits several images, no line
+            belongs to an image, or a mask does not exist or is an image of a line too.
     """
     if source.is_file() or (source.is_dir() and is_image(source)):
         images, root = [source], source.parent
     else:
         images, root = find_images(source), source
-    names = [image.relative_to(root).as_posix() for image in images]
-    rows: list[dict[str, str]] = [{} for _ in images]
+    rows: list[_Row] = []
     specs: tuple[LabelSpec, ...] = ()
     remarks: list[str] = []
+    masks: set[Path] = set()
     if labels is not None:
         table = read_table(labels)
-        rows = _match(table, labels, images, names, remarks)
-        specs = tuple(LabelSpec(name=name) for name in _label_columns(table))
-        remarks.append(f"Labels found in {labels.name}: {', '.join(s.name for s in specs) or 'none'}.")
-        copied = [n for n in table.columns if n not in (*_KEYS, *_HASHED, *(spec.name for spec in specs))]
-        if copied:
-            remarks.append(
-                f"Columns copied as they are: {', '.join(copied)}. Remove names, numbers and dates of patients."
-            )
-    scans: list[Scan] = []
-    rejected: list[ScanVerdict] = []
-    for image, name, row in zip(images, names, rows, strict=True):
-        try:
-            digest = source_digest(image)[0]
-        except (ImageReadError, OSError) as error:
-            told = (
-                f"{error.what} Got: {error.got}." if isinstance(error, ImageReadError) else error.strerror or "OSError"
-            )
-            rejected.append(ScanVerdict(source=name, status="reject", reasons=(told.replace(str(image), name),)))
-            continue
-        scans.append(
-            Scan(
-                source=name,
-                path=image,
-                identity=f"content:{digest}",
-                subject=row.get("subject_id", ""),
-                session=row.get("session_id", ""),
-                columns=tuple((key, value) for key, value in row.items() if key not in (*_KEYS, *_HASHED)),
-            )
-        )
-    ignored = _not_images(root, source, images)
-    return Found(tuple(scans), ignored, tuple(rejected), labels=specs, remarks=tuple(remarks))
+        rows = [{str(name): str(value) for name, value in record.items()} for record in table.to_dict("records")]
+        masks = _mask_files(rows, labels, root)
+        images = [image for image in images if image.resolve() not in masks]
+    names = [image.relative_to(root).as_posix() for image in images]
+    of_image: list[_Row] = [{} for _ in images]
+    if labels is not None:
+        of_image = _match(table, rows, labels, images, names, remarks)
+        specs = tuple(LabelSpec(name=name) for name in binary_columns(rows) if name not in _KEYS)
+        remarks.insert(0, f"Labels found in {labels.name}: {', '.join(s.name for s in specs) or 'none'}.")
+    result = identified(_scan(image, name, row, root) for image, name, row in zip(images, names, of_image, strict=True))
+    return Found(
+        result.scans,
+        ignored=_not_images(root, source, images, masks),
+        rejected=result.rejected,
+        labels=specs,
+        remarks=(*remarks, *copied_remark(result.scans, (spec.name for spec in specs)), *result.remarks),
+    )
 
 
-def _not_images(root: Path, source: Path, images: Sequence[Path]) -> tuple[Ignored, ...]:
+def _scan(image: Path, name: str, row: Mapping[str, str], root: Path) -> Scan:
+    return Scan(
+        source=name,
+        path=image,
+        identity="",
+        subject=row.get("subject_id", ""),
+        session=row.get("session_id", ""),
+        columns=tuple((key, value) for key, value in row.items() if key not in (*_KEYS, *_HASHED, *MASK_COLUMNS)),
+        masks=tuple((column, root / row[column]) for column in MASK_COLUMNS if row.get(column)),
+    )
+
+
+def _mask_files(rows: Sequence[Mapping[str, str]], path: Path, root: Path) -> set[Path]:
+    """Every mask that the CSV names; they lie among the images, and are none."""
+    masks: set[Path] = set()
+    for row in rows:
+        for column in MASK_COLUMNS:
+            if not row.get(column):
+                continue
+            mask = root / row[column]
+            if not is_image(mask):
+                raise DataError(
+                    f"{path}: the {column} '{row[column]}' cannot be read.",
+                    got="no such file" if not mask.exists() else f"a file ending in '{mask.suffix}'",
+                    expected="an image file, named by its path relative to the source",
+                    do="Correct the cell, or leave it empty.",
+                )
+            masks.add(mask.resolve())
+    return masks
+
+
+def _not_images(root: Path, source: Path, images: Sequence[Path], masks: set[Path]) -> tuple[Ignored, ...]:
     if not source.is_dir() or source in images:
         return ()
     folders = [image for image in images if image.is_dir()]
+    known = {*images, *masks}
     others = [
         file
         for file in sorted(root.rglob("*"))
-        if file.is_file() and file not in images and not any(folder in file.parents for folder in folders)
+        if file.is_file()
+        and file not in known
+        and file.resolve() not in masks
+        and not any(folder in file.parents for folder in folders)
     ]
     suffixes = sorted({file.suffix or "none" for file in others})
     return (Ignored("", f"{len(others)} files that are no images (suffixes: {', '.join(suffixes)})"),) if others else ()
 
 
 def _match(
-    table: pd.DataFrame, path: Path, images: Sequence[Path], names: Sequence[str], remarks: list[str]
-) -> list[dict[str, str]]:
+    table: pd.DataFrame,
+    lines: Sequence[_Row],
+    path: Path,
+    images: Sequence[Path],
+    names: Sequence[str],
+    remarks: list[str],
+) -> list[_Row]:
     """The line of the CSV that belongs to each image; {} for an image without one."""
     key = next((name for name in _KEYS if name in table.columns), None)
     if key is None:
@@ -104,23 +135,15 @@ def _match(
             expected="a column 'image' (file name) or 'case_id' (file name without suffix)",
             do="Add the column.",
         )
-    masks = [name for name in PATH_COLUMNS if name in table.columns and name not in _KEYS]
-    if masks:
-        raise DataError(
-            f"{path} names masks, which are not converted.",
-            got=", ".join(masks),
-            expected="labels and metadata only",
-            do="Remove the columns, and add masks to the dataset's folder and its cases.csv afterwards.",
-        )
     owners: dict[str, set[int]] = {}
     for position, (image, name) in enumerate(zip(images, names, strict=True)):
         for text in (name, image.name, stem(image)):
             owners.setdefault(text, set()).add(position)
-    rows: list[dict[str, str]] = [{} for _ in images]
+    rows: list[_Row] = [{} for _ in images]
     unmatched = 0
-    for record in table.to_dict("records"):
-        text = str(record[key])
-        found = owners.get(text, set())
+    for line in lines:
+        text = line[key]
+        found = set(owners.get(text, ()))
         if not found:
             unmatched += 1
             continue
@@ -131,11 +154,11 @@ def _match(
                 expected="one line per image",
                 do="Write the path relative to the source in the column 'image', once per image.",
             )
-        rows[found.pop()] = {str(name): str(value) for name, value in record.items()}
+        rows[found.pop()] = line
     if not any(rows):
         raise DataError(
             f"No line of {path} belongs to an image.",
-            got=f"'{key}' of its first lines: " + (", ".join(repr(str(v)) for v in table[key][:3]) or "no lines"),
+            got=f"'{key}' of its first lines: " + (", ".join(repr(line[key]) for line in lines[:3]) or "no lines"),
             expected="such as " + ", ".join(repr(name) for name in names[:3]),
             do=f"Write each image's path relative to the source, its name, or its name without suffix into '{key}'.",
         )
@@ -143,14 +166,3 @@ def _match(
     if unmatched or without:
         remarks.append(f"{path.name}: {unmatched} lines without an image, {without} images without a line.")
     return rows
-
-
-def _label_columns(table: pd.DataFrame) -> list[str]:
-    """Columns that can only be binary labels: 0, 1 (or 0.0, 1.0) and empty cells, at least one not empty."""
-    found = []
-    for name in table.columns:
-        values = set(table[name]) - {""}
-        spec = LabelSpec(name=str(name))
-        if name not in STANDARD_COLUMNS and values and all(label_value(spec, text) is not None for text in values):
-            found.append(str(name))
-    return found

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from headctssl.dataset.image_io import find_images, stem
 from headctssl.errors import DataError
-from headctssl.ingest.converters.shared import identified, is_ct, layout_error, left_out, read_object
+from headctssl.ingest.converters.cells import is_ct
+from headctssl.ingest.converters.source_files import identified, layout_error, left_out, read_object
 from headctssl.ingest.scan import Found, Scan
 from headctssl.settings import JsonValue
 
@@ -18,6 +19,16 @@ __all__ = ["find_scans"]
 
 _FOLDERS = (("imagesTr", "labelsTr", "train"), ("imagesTs", "labelsTs", "test"))
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
+_HIGHEST = 255  # of a value in a label map of a raw dataset
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """What the label maps hold."""
+
+    named: tuple[tuple[str, int], ...]  # name -> value
+    usable: bool  # whether the label maps can be masks of a raw dataset
+    remarks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -52,14 +63,14 @@ def find_scans(source: Path) -> Found:
         raise layout_error(source, "nnunet", "dataset.json, imagesTr/, labelsTr/")
     info = read_object(path)
     channels = _channels(path, info)
-    classes, class_remarks = _classes(info)
+    classes = _classes(info)
     images = _listed(source, info) or _in_folders(source, channels)
     others: Counter[str] = Counter()
     scans: list[Scan] = []
     for image in images:
         name = channels.get(image.channel, "")
         if is_ct(name):
-            scans.append(_scan(source, image, len(channels)))
+            scans.append(_scan(source, image, len(channels), masks=classes.usable))
         else:
             others[name or f"number {image.channel}"] += 1
     result = identified(scans)
@@ -67,10 +78,10 @@ def find_scans(source: Path) -> Found:
         result.scans,
         ignored=left_out(others, "images of the channel"),
         rejected=result.rejected,
-        segmentation_classes=classes if any(scan.masks for scan in result.scans) else (),
+        segmentation_classes=classes.named if any(scan.masks for scan in result.scans) else (),
         licence=str(info.get("licence", info.get("license", "")) or ""),
         reference=str(info.get("reference", "") or ""),
-        remarks=(*class_remarks, *result.remarks),
+        remarks=(*classes.remarks, *result.remarks),
     )
 
 
@@ -87,30 +98,34 @@ def _channels(path: Path, info: Mapping[str, JsonValue]) -> dict[str, str]:
     return {str(int(number)) if number.isdecimal() else number: str(name) for number, name in names.items()}
 
 
-def _classes(info: Mapping[str, JsonValue]) -> tuple[tuple[tuple[str, int], ...], list[str]]:
-    """Class names with their values in the label maps, and what is to be told about them."""
+def _classes(info: Mapping[str, JsonValue]) -> _Classes:
     labels = info.get("labels")
-    pairs = labels.items() if isinstance(labels, dict) else ()
-    values: dict[str, list[int]] = {}
-    for key, value in pairs:
-        if isinstance(value, str):  # version 1: value -> name
-            values[value] = [int(key)]
-        else:
-            members = value if isinstance(value, list) else [value]
-            values[str(key)] = [int(str(member)) for member in members]
-    named = {name: of[0] for name, of in values.items() if len(of) == 1 and of[0] != 0 and name != "ignore"}
+    values: dict[str, tuple[int, ...]] = {}
+    for key, value in labels.items() if isinstance(labels, dict) else ():
+        # Version 1 has value -> name, version 2 name -> value, or the values of a region.
+        old = isinstance(value, str) and key.isdecimal()
+        name, numbers = (str(value), [key]) if old else (key, value if isinstance(value, list) else [value])
+        if not all(str(number).isdecimal() for number in numbers):
+            raise DataError(
+                f"dataset.json: the label '{key}' does not fit.",
+                got=value,
+                expected="a whole number, or a list of them for a region",
+                do="Complete dataset.json as nnU-Net asks for it.",
+            )
+        values[name] = tuple(int(str(number)) for number in numbers)
+    every = {member for of in values.values() for member in of}
+    if "ignore" in values or max(every, default=0) > _HIGHEST:
+        told = "with voxels that nobody marked ('ignore')" if "ignore" in values else f"with values above {_HIGHEST}"
+        return _Classes((), False, (f"Label maps {told} cannot be stored: they are left out.",))
+    named = {name: of[0] for name, of in values.items() if len(of) == 1 and of[0] != 0}
     regions = {name: of for name, of in values.items() if len(of) > 1}
-    ignored = set(values.get("ignore", ()))
-    unnamed = {v for of in regions.values() for v in of} - set(named.values()) - ignored - {0}
-    named.update({f"label_{value}": value for value in sorted(unnamed)})
-    remarks = [
-        f"The region {name} is several values ({', '.join(map(str, of))}): the values are classes, not the region."
+    # A region is a union; its parts stay apart in the label map, so that each of them needs a name.
+    named.update({f"label_{value}": value for value in sorted(every - set(named.values()) - {0})})
+    remarks = tuple(
+        f"The region '{name}' is no class by itself: its values {', '.join(map(str, of))} are classes."
         for name, of in regions.items()
-    ]
-    if ignored:
-        told = ", ".join(map(str, sorted(ignored)))
-        remarks.append(f"The value {told} of the label maps means that nobody looked ('ignore'); it is no class.")
-    return tuple(sorted(named.items(), key=lambda pair: pair[1])), remarks
+    )
+    return _Classes(tuple(sorted(named.items(), key=lambda pair: pair[1])), True, remarks)
 
 
 def _listed(source: Path, info: Mapping[str, JsonValue]) -> list[_Image]:
@@ -158,7 +173,7 @@ def _numbered(stems: Iterable[str], labels: Mapping[str, Path], channels: Mappin
     return all(match is not None and str(int(match.group(2))) in channels for match in matches)
 
 
-def _scan(source: Path, image: _Image, channels: int) -> Scan:
+def _scan(source: Path, image: _Image, channels: int, *, masks: bool) -> Scan:
     return Scan(
         source=image.path.relative_to(source).as_posix() if image.path.is_relative_to(source) else image.path.name,
         path=image.path,
@@ -166,5 +181,5 @@ def _scan(source: Path, image: _Image, channels: int) -> Scan:
         subject=f"{source.name}/{image.case}",
         session=f"{source.name}/{image.case}" if channels > 1 else "",  # its channels were taken together
         columns=(("split", image.split),) if image.split else (),
-        masks=(("segmentation", image.label),) if image.label else (),
+        masks=(("segmentation", image.label),) if image.label and masks else (),
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from headctssl.contract import LabelSpec
 from headctssl.errors import DataError
-from headctssl.ingest.converters.shared import any_of, binary_cell, find_named, layout_error, lines_of
+from headctssl.ingest.converters.cells import any_of, binary_cell
+from headctssl.ingest.converters.source_files import find_named, layout_error, lines_of
 from headctssl.ingest.dicom import find_scans as find_dicom
 from headctssl.ingest.scan import Found, Scan
 

@@ -1,18 +1,15 @@
-"""Shared: what several converters do: tables line by line, cells of cases.csv, identities of image files."""
+"""Source files: tables, JSON and folders as sources publish them, and the identity of image files."""
 
 from __future__ import annotations
 
 import csv
 import json
-import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from headctssl.contract import LabelSpec
 from headctssl.dataset.image_io import is_image, source_digest
-from headctssl.dataset.table import STANDARD_COLUMNS, label_value
 from headctssl.errors import DataError, ImageReadError
 from headctssl.ingest.scan import Ignored, Scan
 from headctssl.ingest.verdict import ScanVerdict
@@ -20,37 +17,14 @@ from headctssl.settings import JsonValue
 
 __all__ = [
     "Identified",
-    "age_cell",
-    "any_of",
-    "binary_cell",
-    "binary_columns",
     "find_named",
     "identified",
-    "info_columns",
-    "is_ct",
     "layout_error",
     "left_out",
     "lines_of",
     "read_object",
-    "sex_cell",
-    "split_cell",
 ]
 
-OLDEST = 90
-"""Ages above are rare enough to identify; they are stored as 90."""
-
-_UNKNOWN = ("", "n/a", "na", "nan", "none", "null", "unknown")
-_CT = re.compile(r"(?<![A-Za-z])(NC|CE)?CT(A|V)?(?![A-Za-z])", re.IGNORECASE)
-_OTHER = re.compile(r"(?<![A-Za-z])(PET|PT|MRI?|SPECT)(?![A-Za-z])", re.IGNORECASE)
-_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*\+?\s*([A-Za-z]*)\.?")
-_YEARS_PER = {"": 1.0, "y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}
-_SEX = {"m": "M", "male": "M", "man": "M", "f": "F", "female": "F", "woman": "F", "o": "O", "other": "O"}
-_IDENTIFYING = re.compile(
-    r"(^|_)(name|initials|birth|birthdate|dob|date|time|id|uid|mrn|accession|address|phone|email|path|file|patient)(_|$)"
-)
-_RENAMED = {"gender": "sex", "model_name": "model", "slice_thickness": "slice_thickness_mm"}
-_COPIED = ("age", "sex", "study_description", "kvp", "convolution_kernel", "slice_thickness_mm", "manufacturer")
-_SPLITS = {"train": "train", "training": "train", "val": "val", "validation": "val", "test": "test", "testing": "test"}
 _MISSING_SHOWN = 3
 
 
@@ -199,101 +173,6 @@ def layout_error(source: Path, source_format: str, expected: str) -> DataError:
     )
 
 
-def is_ct(modality: str) -> bool:
-    """Whether a modality or channel is CT by its name: `CT`, `NCCT`, `CTA`, `CT_noncontrast`; not `CBCT`, `PET/CT`."""
-    return bool(_CT.search(modality)) and not _OTHER.search(modality)
-
-
 def left_out(counts: Counter[str], what: str) -> tuple[Ignored, ...]:
     """One entry per kind of thing that is no CT image, such as "12 images of modality T1w"."""
     return tuple(Ignored("", f"{count} {what} {name or 'unknown'}") for name, count in sorted(counts.items()))
-
-
-def age_cell(value: object) -> str:
-    """An age in years, at most 90; '' when it does not parse. Years, months, weeks, days: `45`, `045Y`, `3 months`."""
-    match = _AGE.fullmatch(str(value).strip())
-    if match is None:
-        return ""
-    factor = _YEARS_PER.get(match.group(2)[:1].lower())
-    return "" if factor is None else f"{min(OLDEST, float(match.group(1)) * factor):.3g}"
-
-
-def sex_cell(value: object) -> str:
-    """M, F, O, or '' for anything else: the meaning of numbers differs between tables."""
-    return _SEX.get(str(value).strip().lower(), "")
-
-
-def split_cell(value: object) -> str:
-    """The split that a source fixes (train, val, test), '' for anything else."""
-    return _SPLITS.get(str(value).strip().lower(), "")
-
-
-def binary_cell(text: str, where: str) -> str:
-    """A cell of a published label table as 0, 1 or '' for unknown.
-
-    Args:
-        text: the cell.
-        where: what it is, for the error.
-
-    Raises:
-        DataError: it is another value.
-    """
-    if text in ("0", "1"):  # nearly all cells; tables have millions
-        return text
-    if text.lower() in _UNKNOWN:
-        return ""
-    value = label_value(LabelSpec(name=where), text)
-    if value is None:
-        raise DataError(
-            f"{where} is not a value of a label.", got=repr(text), expected="0, 1 or empty", do="Correct the cell."
-        )
-    return f"{value:g}"
-
-
-def any_of(values: Iterable[str]) -> str:
-    """The label of a whole from those of its parts: 1 when a part has it, 0 when all are known not to, else ''."""
-    seen = set(values)
-    if "1" in seen:
-        return "1"
-    return "0" if seen == {"0"} else ""
-
-
-def binary_columns(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """Columns that can only be binary labels: 0, 1 (or 0.0, 1.0) and empty cells, at least one not empty.
-
-    Standard columns of cases.csv are none.
-    """
-    found = []
-    for name in dict.fromkeys(name for row in rows for name in row):
-        values = {row.get(name, "") for row in rows} - {""}
-        spec = LabelSpec(name=name)
-        if name not in STANDARD_COLUMNS and values and all(label_value(spec, text) is not None for text in values):
-            found.append(name)
-    return found
-
-
-def info_columns(info: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
-    """Metadata of a source as cells of cases.csv.
-
-    Age and sex are put in this project's form. Texts, numbers and truth values are copied; lists and
-    objects are not, nor what is unknown, nor what by its name may identify a person or a day.
-
-    Args:
-        info: values by name, as the source has them.
-    """
-    cells: dict[str, str] = {}
-    for key, value in info.items():
-        name = re.sub(r"\W+", "_", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", str(key))).strip("_").lower()
-        name = _RENAMED.get(name, name)
-        if not isinstance(value, str | int | float) or not name:
-            continue
-        text = " ".join(str(int(value) if isinstance(value, bool) else value).split())
-        if name == "age":
-            text = age_cell(text)
-        elif name == "sex":
-            text = sex_cell(text)
-        elif (name in STANDARD_COLUMNS and name not in _COPIED) or _IDENTIFYING.search(name):
-            continue
-        if text.lower() not in _UNKNOWN:
-            cells[name] = text
-    return tuple(cells.items())
