@@ -184,7 +184,7 @@ def test_labels_come_from_a_csv_by_file_name(tmp_path: Path, roots: Path) -> Non
     with pytest.raises(DataError, match="does not name one image"):
         folder(tmp_path / "in", labels=labels, overwrite=True)
     labels.write_text("image,segmentation\ns1,a.nii\n")
-    with pytest.raises(DataError, match="masks"):
+    with pytest.raises(DataError, match="segmentation .a.nii. cannot be read"):
         folder(tmp_path / "in", labels=labels, overwrite=True)
     with pytest.raises(UsageError, match="--labels"):
         dicom(tmp_path / "in", labels=labels)

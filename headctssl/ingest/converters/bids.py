@@ -145,6 +145,8 @@ def _cells(row: Mapping[str, str]) -> dict[str, str]:
     cells = dict(info_columns(row))
     if split := split_cell(row.get("split", "")):
         cells["split"] = split
+    if day := row.get("acq_time", ""):
+        cells["study_date"] = day  # becomes an interval when a case is made
     return cells
 
 

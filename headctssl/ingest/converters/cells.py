@@ -30,7 +30,7 @@ _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*\+?\s*([A-Za-z]*)\.?")
 _YEARS_PER = {"": 1.0, "y": 1.0, "m": 1 / 12, "w": 7 / 365.25, "d": 1 / 365.25}
 _SEX = {"m": "M", "male": "M", "man": "M", "f": "F", "female": "F", "woman": "F", "o": "O", "other": "O"}
 _IDENTIFYING = re.compile(
-    r"(^|_)(name|initials|birth|dob|time|id|uid|mrn|accession|address|phone|email|path|file|patient)(_|$)"
+    r"birth|(^|_)(name|initials|dob|time|id|uid|mrn|accession|address|phone|email|path|file|patient)(_|$)"
 )
 _RENAMED = {"gender": "sex", "model_name": "model", "slice_thickness": "slice_thickness_mm"}
 _COPIED = ("age", "sex", "study_description", "kvp", "convolution_kernel", "slice_thickness_mm", "manufacturer")
@@ -109,7 +109,8 @@ def info_columns(info: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
     """Metadata of a source as cells of cases.csv.
 
     Age and sex are put in this project's form. Texts, numbers and truth values are copied; lists and
-    objects are not, nor what is unknown, nor what by its name may identify a person or a day.
+    objects are not, nor what is unknown, nor what by its name may identify a person. Dates stay: they
+    become intervals when a case is made.
 
     Args:
         info: values by name, as the source has them. Names of standard columns are found in any
@@ -126,9 +127,7 @@ def info_columns(info: Mapping[str, object]) -> tuple[tuple[str, str], ...]:
             text = age_cell(text)
         elif plain == "sex":
             text = sex_cell(text)
-        elif (
-            (plain in STANDARD_COLUMNS and plain not in _COPIED) or _IDENTIFYING.search(plain) or is_date_column(plain)
-        ):
+        elif (plain in STANDARD_COLUMNS and plain not in _COPIED) or _IDENTIFYING.search(plain):
             continue
         if text.lower() not in _UNKNOWN:
             cells[plain if plain in (*_COPIED, *_RENAMED.values()) else str(key).strip()] = text
@@ -143,7 +142,8 @@ def copied_remark(scans: Iterable[Scan], known: Iterable[str] = STANDARD_COLUMNS
         known: columns that it does not name: labels, and those that were put in this project's form.
     """
     columns = dict.fromkeys(name for scan in scans for name, _ in scan.columns)
-    copied = [name for name in columns if name not in set(known)]
+    others = set(known)
+    copied = [name for name in columns if name not in others and not is_date_column(name)]
     if not copied:
         return ()
     return (f"Columns copied as they are: {', '.join(copied)}. Remove names, numbers and dates of patients.",)
