@@ -28,7 +28,7 @@ class _Band:
 
 
 def crop_and_resize(
-    volume: Tensor, grid: Grid, box: NDArray[np.float64], out: Tensor | None = None
+    volume: Tensor, grid: Grid, box: NDArray[np.float64], out: Tensor | None = None, fill: float = AIR_HU
 ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
     """Sample a grid from one volume: planes first (x, then y), then z.
 
@@ -39,8 +39,9 @@ def crop_and_resize(
     Args:
         volume: int16 (D, H, W) HU, on any device.
         grid: where to sample, in voxel index coordinates.
-        box: (3, 2) the stored voxels; everything outside it counts as air.
+        box: (3, 2) the stored voxels; everything outside it counts as `fill`.
         out: float32 of the grid's shape, contiguous, to write to; a new one when None.
+        fill: value outside the box, air by default.
 
     Returns:
         HU, float32 of the grid's shape, and per axis the share (n,) of each sample that lies in the box.
@@ -55,16 +56,16 @@ def crop_and_resize(
         last = min(int(box[axis, 1]), int(np.ceil(start + (count - 1) * step + reach)) + 1)
         if last <= first:
             z, y, x = (torch.zeros(n, device=device) for n in grid.shape)
-            return out.fill_(AIR_HU), (z, y, x)
+            return out.fill_(fill), (z, y, x)
         volume = volume.narrow(axis, first, last - first)
         rows = axis_weights(last - first, count, start - first, step)
         matrices.append(np.ascontiguousarray(rows[::-1] if grid.flip[axis] else rows))
     z, y, x = (torch.from_numpy(np.minimum(rows.sum(axis=1), 1.0)).to(device) for rows in matrices)
-    _resample(volume, matrices, out)
+    _resample(volume, matrices, out, fill)
     return out, (z, y, x)
 
 
-def _resample(volume: Tensor, matrices: list[NDArray[np.float32]], out: Tensor) -> None:
+def _resample(volume: Tensor, matrices: list[NDArray[np.float32]], out: Tensor, fill: float) -> None:
     """Slab by slab: to float, x, y, and what the slab adds along z to the samples it touches."""
     depth, height, width = volume.shape
     out_z, out_y, out_x = out.shape
@@ -75,15 +76,15 @@ def _resample(volume: Tensor, matrices: list[NDArray[np.float32]], out: Tensor) 
     values = torch.empty((slab, height, width), device=device)
     narrow = torch.empty((slab, height, out_x), device=device)
     planes = torch.empty((slab, out_y, out_x), device=device)
-    flat_out = out.fill_(AIR_HU).view(out_z, -1)
+    flat_out = out.fill_(fill).view(out_z, -1)
     for first in range(0, depth, slab):
         count = min(slab, depth - first)
         weights_z = matrices[0][:, first : first + count]
         used = np.flatnonzero(weights_z.any(axis=1))
         if not used.size:
             continue
-        # HU above air: what the weights leave out at the border then is air.
-        values[:count].copy_(volume[first : first + count]).sub_(AIR_HU)
+        # Numbers above `fill`: what the weights leave out at the border then is `fill`.
+        values[:count].copy_(volume[first : first + count]).sub_(fill)
         flat, flat_narrow = values[:count].view(-1, width), narrow[:count].view(-1, out_x)
         for band in bands_x:
             torch.mm(flat[:, band.columns], band.weights.t(), out=flat_narrow[:, band.rows])

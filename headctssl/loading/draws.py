@@ -27,6 +27,12 @@ class Grid:
     shape: tuple[int, int, int]
     flip: tuple[bool, bool, bool] = (False, False, False)  # reverse the samples of an axis
 
+    def widened(self, margin: tuple[int, int, int]) -> Grid:
+        """The same samples with `margin` more on each side of each axis."""
+        start = tuple(s - m * step for s, m, step in zip(self.start, margin, self.step, strict=True))
+        shape = tuple(n + 2 * m for n, m in zip(self.shape, margin, strict=True))
+        return Grid((start[0], start[1], start[2]), self.step, (shape[0], shape[1], shape[2]), self.flip)
+
 
 @dataclass(frozen=True)
 class ViewDraw:
@@ -71,12 +77,20 @@ def centred_grid(edges: Edges, shape: tuple[int, int, int], flip: tuple[bool, bo
     return Grid(_triple(start), _triple(step), shape, flip)
 
 
-def draw_view(group: ViewGroup, position: int, frame: Edges, target: Edges, generator: np.random.Generator) -> ViewDraw:
+def draw_view(
+    group: ViewGroup,
+    position: int,
+    frame: Edges,
+    target: Edges,
+    generator: np.random.Generator,
+    focus: NDArray[np.float64] | None = None,
+) -> ViewDraw:
     """Draw one view.
 
     The side of the crop is a drawn share of the frame's side, for each axis by itself (HeadCT-Foundation crops
     112 to 224 voxels per axis and resizes to a cube). Its place is uniform over the places inside the frame
-    where it holds as much of the head as it can, so that views are not mostly air.
+    where it holds as much of the head as it can, so that views are not mostly air; or it is centred on `focus`,
+    as far as the frame allows.
 
     Args:
         group: what to draw.
@@ -84,6 +98,7 @@ def draw_view(group: ViewGroup, position: int, frame: Edges, target: Edges, gene
         frame: (3, 2) the box the encoder's input covers.
         target: (3, 2) the part of the head that was read.
         generator: the sample's own generator; a fixed count of numbers is taken from it.
+        focus: (3,) where the middle of the view is wanted, or None.
     """
     u = generator.random(23)
     side = _between(group.scale, u[0:3]) * (frame[:, 1] - frame[:, 0])
@@ -91,6 +106,8 @@ def draw_view(group: ViewGroup, position: int, frame: Edges, target: Edges, gene
     high = np.maximum(target[:, 0], target[:, 1] - side)
     low, high = np.maximum(low, frame[:, 0]), np.minimum(high, frame[:, 1] - side)
     place = low + u[3:6] * np.maximum(high - low, 0.0)
+    if focus is not None:
+        place = np.clip(focus - 0.5 * side, frame[:, 0], np.maximum(frame[:, 0], frame[:, 1] - side))
     flip = u[6:9] < np.asarray(group.flip_probability)
     grid = centred_grid(
         np.stack([place, place + side], axis=1), group.shape, (bool(flip[0]), bool(flip[1]), bool(flip[2]))

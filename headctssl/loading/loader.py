@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from headctssl.errors import HeadCTSSLError, TrainingError, UsageError
+from headctssl.loading.crop_masks import NO_MASKS, MaskReads
 from headctssl.loading.sampler import SampleRef, StepSampler
 from headctssl.loading.volume_dataset import CropBatch, Shape, VolumeDataset, collate
 from headctssl.preprocessing.index import CaseIndex
@@ -49,6 +50,7 @@ class BatchLoader:
         accumulation: batches per optimiser step.
         labels: float32 (N, L), one row per case, NaN = unknown.
         sample_weights: (N,) chance of each case, for class-balanced sampling.
+        masks: which masks are read beside the voxels; none costs nothing.
 
     Attributes:
         wait_seconds: time spent waiting for batches so far.
@@ -75,8 +77,9 @@ class BatchLoader:
         accumulation: int = 1,
         labels: NDArray[np.float32] | None = None,
         sample_weights: NDArray[np.floating] | None = None,
+        masks: MaskReads = NO_MASKS,
     ) -> None:
-        self.dataset = VolumeDataset(_indexes(index), read_shape, seed)
+        self.dataset = VolumeDataset(_indexes(index), read_shape, seed, masks)
         if labels is not None:
             assert len(labels) == len(self.dataset), "one row of labels per case"
         self.seed = seed
@@ -110,7 +113,8 @@ class BatchLoader:
         """The batches from `start_step` to the end of the run."""
         if len(self.sampler) == 0:
             return
-        _check_shared_memory(self.num_workers, self.sampler.batch_size, self.read_shape)
+        bytes_per_voxel = 2 + self.dataset.masks.bytes_per_voxel
+        _check_shared_memory(self.num_workers, self.sampler.batch_size, self.read_shape, bytes_per_voxel)
         batches = _read(self.dataset, self.sampler, self.num_workers)
         while True:
             began = time.perf_counter()
@@ -244,15 +248,18 @@ def _batch(crops: CropBatch, seed: int, labels: Tensor | None) -> PretrainBatch:
         seed=seed,
         epoch=crops.refs[0].epoch,
         labels=None if labels is None else labels[case_index],
+        masks=crops.masks,
+        segmentation=crops.segmentation,
+        known_classes=crops.known_classes,
     )
 
 
-def _check_shared_memory(num_workers: int, batch_size: int, read_shape: Shape) -> None:
+def _check_shared_memory(num_workers: int, batch_size: int, read_shape: Shape, bytes_per_voxel: int = 2) -> None:
     """Containers often come with 64 MB of shared memory; a reader process would die of it without a word."""
     folder = Path("/dev/shm")
     if num_workers == 0 or not folder.is_dir():
         return
-    needed = (num_workers * PREFETCH + 1) * batch_size * int(np.prod(read_shape)) * 2
+    needed = (num_workers * PREFETCH + 1) * batch_size * int(np.prod(read_shape)) * bytes_per_voxel
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise TrainingError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from headctssl.contract import InputSpec
 from headctssl.planning.run_settings import ViewSettings
@@ -32,6 +33,8 @@ class ViewGroup:
     gamma: Range = (1.0, 1.0)  # exponent
     noise_probability: float = 0.0
     noise_sigma: float = 0.0  # largest standard deviation, in windows
+    focus: Literal["anatomy", "segmentation"] = "anatomy"  # what may be looked at, in scans that have it
+    focus_probability: float = 0.0  # chance that the view is centred on a voxel of it, each with the same chance
 
     def __post_init__(self) -> None:
         assert self.count >= 1, "a group without views does not belong into a plan"
@@ -74,6 +77,7 @@ def global_group(views: ViewSettings, spec: InputSpec, count: int | None = None)
         gamma=views.gamma,
         noise_probability=views.noise_probability,
         noise_sigma=views.noise_sigma,
+        focus_probability=views.focus_anatomy,
     )
 
 
@@ -95,6 +99,7 @@ def local_group(views: ViewSettings, count: int | None = None) -> ViewGroup:
         rotate_degrees=views.rotate_degrees,
         shift_probability=views.shift_probability if augment else 0.0,
         shift=views.shift,
+        focus_probability=views.focus_anatomy,
     )
 
 

@@ -13,7 +13,8 @@ from torch import Tensor
 from headctssl.contract import InputSpec
 from headctssl.loading import augment
 from headctssl.loading.crop_resize import crop_and_resize
-from headctssl.loading.draws import Grid, ViewDraw, centred_grid, draw_view, frame_of
+from headctssl.loading.draws import ViewDraw, centred_grid, draw_view, frame_of
+from headctssl.loading.view_masks import FocusMask, labels_in_view, share_in_view
 from headctssl.loading.view_plan import ViewGroup, ViewPlan, global_group, local_group, view_plan
 from headctssl.types import PretrainBatch, Views
 from headctssl.volume.geometry import AIR_HU
@@ -47,19 +48,23 @@ def make_views(batch: PretrainBatch, plan: ViewPlan, spec: InputSpec) -> Views:
         spec: what the encoder sees; its frame and windows.
 
     Returns:
-        Float views in [0, 1] on the batch's device, and the share of stored voxels under each of their voxels.
+        Float views in [0, 1] on the batch's device, and the share of stored voxels under each of their voxels; of
+        masks and segmentations what the batch has.
     """
     boxes, frames, spacing = _read_boxes(batch), _frames(batch, spec), batch.spacing_mm.cpu().double().numpy()
     heads = batch.head_box.cpu().double().numpy()
     groups: dict[str, list[list[ViewDraw]]] = {group.name: [[] for _ in range(group.count)] for group in plan.groups}
     empty = Views({}, {}, batch.sample_index, batch.seed, batch.epoch, batch.labels)
+    focus = _Focus(batch, empty)
     for sample, generator in enumerate(empty.generators("view")):
         target = _part_read(heads[sample], boxes[sample], frames[sample])
         for group in plan.groups:
             for position in range(group.count):
-                draw = draw_view(group, position, frames[sample], target, generator)
+                point = focus.draw(group, sample)
+                draw = draw_view(group, position, frames[sample], target, generator, point)
                 groups[group.name][position].append(draw)
     out = empty
+    out.known_classes = batch.known_classes
     for name, views in groups.items():
         cut = [_cut(batch, draws, boxes, spacing, spec) for draws in views]
         out.groups[name] = tuple(view for view, _, _, _ in cut)
@@ -67,7 +72,67 @@ def make_views(batch: PretrainBatch, plan: ViewPlan, spec: InputSpec) -> Views:
         out.foreground[name] = torch.stack([share for _, _, share, _ in cut])
         if plan.tissue:
             out.tissue[name] = tuple(tissue for _, _, _, tissue in cut)
+        _cut_masks(batch, name, views, boxes, spacing, out)
     return out
+
+
+class _Focus:
+    """Where views are centred, drawn with a generator of its own, so that scans without a mask are seen as ever.
+
+    Args:
+        batch: with the masks.
+        views: knows the generators; two numbers are taken per view.
+    """
+
+    def __init__(self, batch: PretrainBatch, views: Views) -> None:
+        self.batch = batch
+        self.generators = views.generators("focus") if batch.masks or batch.segmentation is not None else []
+        self._masks: dict[tuple[str, int], FocusMask] = {}
+
+    def draw(self, group: ViewGroup, sample: int) -> NDArray[np.float64] | None:
+        """The point that the next view of this group is centred on, or None."""
+        if not self.generators:
+            return None
+        chance, which = self.generators[sample].random(2)
+        if chance >= group.focus_probability:
+            return None
+        key = (group.focus, sample)
+        if key not in self._masks:
+            mask = self._mask(group.focus, sample)
+            if mask is None:
+                return None
+            self._masks[key] = FocusMask(mask)
+        return self._masks[key].point(float(which))
+
+    def _mask(self, name: str, sample: int) -> Tensor | None:
+        if name == "segmentation":
+            labels = self.batch.segmentation
+            return None if labels is None else labels[sample, 0] > 0
+        mask = self.batch.masks.get(name)
+        return None if mask is None else mask[sample, 0]
+
+
+def _cut_masks(
+    batch: PretrainBatch, name: str, views: list[list[ViewDraw]], boxes: _Edges, spacing: _Edges, out: Views
+) -> None:
+    """What the batch has of masks, seen through the views of one group; nothing when it has none."""
+    anonymised, labels = batch.masks.get("anonymization"), batch.segmentation
+    with torch.no_grad(), _full_precision(batch.volume.device.type):
+        if anonymised is not None:
+            marked = anonymised.flatten(1).any(dim=1).tolist()
+            shares = [torch.zeros((len(d), 1, *d[0].grid.shape), device=anonymised.device) for d in views]
+            for share, draws in zip(shares, views, strict=True):
+                for sample, draw in enumerate(draws):
+                    if marked[sample]:
+                        mask = anonymised[sample, 0]
+                        share_in_view(mask, draw, boxes[sample], spacing[sample], share[sample, 0])
+            out.anonymised[name] = tuple(shares)
+        if labels is not None:
+            maps = [labels.new_empty((len(d), 1, *d[0].grid.shape)) for d in views]
+            for seen, draws in zip(maps, views, strict=True):
+                for sample, draw in enumerate(draws):
+                    labels_in_view(labels[sample, 0], draw, boxes[sample], spacing[sample], seen[sample, 0])
+            out.segmentation[name] = tuple(maps)
 
 
 def whole_head_view(batch: PretrainBatch, spec: InputSpec) -> Views:
@@ -132,17 +197,10 @@ def _cut_one(
         return
     z, y, x = (step * float(mm) for step, mm in zip(grid.step, spacing, strict=True))
     margin = augment.rotation_margin(grid.shape, (z, y, x), draw.rotation_deg)
-    wide, cover = crop_and_resize(volume, _widen(grid, margin), box)
+    wide, cover = crop_and_resize(volume, grid.widened(margin), box)
     hu.copy_(augment.rotate(wide[None], grid.shape, (z, y, x), draw.rotation_deg, AIR_HU)[0])
     wide_inside = _outer(cover, torch.empty_like(wide))
     inside.copy_(augment.rotate(wide_inside[None], grid.shape, (z, y, x), draw.rotation_deg, 0.0)[0]).clamp_(0.0, 1.0)
-
-
-def _widen(grid: Grid, margin: tuple[int, int, int]) -> Grid:
-    """The same samples with `margin` more on each side of each axis."""
-    start = tuple(s - m * step for s, m, step in zip(grid.start, margin, grid.step, strict=True))
-    shape = tuple(n + 2 * m for n, m in zip(grid.shape, margin, strict=True))
-    return Grid((start[0], start[1], start[2]), grid.step, (shape[0], shape[1], shape[2]), grid.flip)
 
 
 def _change_intensity(view: Tensor, draw: ViewDraw) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headctssl.errors import DataError, HeadCTSSLError
+from headctssl.loading.crop_masks import NO_MASKS, UNKNOWN, MaskReads, with_masks
 from headctssl.loading.sampler import SampleRef
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.seeding import sample_generator
@@ -31,6 +32,10 @@ class Crop:
     inside_box: NDArray[np.int64]  # (3, 2), the stored voxels of `volume`, start and stop per axis
     head_box: NDArray[np.float32]  # (3, 2), start and stop of the head in voxels of `volume`
     spacing_mm: NDArray[np.float32]  # (3,)
+    start: Shape = (0, 0, 0)  # voxel of the case at which the crop begins; negative where it begins outside
+    masks: dict[str, NDArray[np.bool_]] = field(default_factory=dict)  # name -> (1, d, h, w), of those wanted
+    segmentation: NDArray[np.int16] | None = None  # (1, d, h, w), as `PretrainBatch.segmentation`
+    known_classes: NDArray[np.bool_] | None = None  # (K,)
 
     @property
     def inside(self) -> NDArray[np.bool_]:
@@ -50,6 +55,9 @@ class CropBatch:
     head_box: Tensor  # float32 (B, 3, 2)
     spacing_mm: Tensor  # float32 (B, 3)
     refs: list[SampleRef]
+    masks: dict[str, Tensor] = field(default_factory=dict)  # name -> bool (B, 1, D, H, W), of those that a case has
+    segmentation: Tensor | None = None  # int16 (B, 1, D, H, W)
+    known_classes: Tensor | None = None  # bool (B, K)
 
 
 def crop_box(
@@ -119,7 +127,8 @@ def read_crop(case: StoredCase, read_shape: Shape | None, generator: np.random.G
     stop = np.array([side[1] for side in box])
     inside = np.stack([np.maximum(-start, 0), np.minimum(stop, full) - start], axis=1)
     head = np.asarray(meta.head_box, np.float32) - start[:, None].astype(np.float32)
-    return Crop(np.ascontiguousarray(volume, np.int16), inside, head, np.asarray(meta.spacing_mm, np.float32))
+    spacing = np.asarray(meta.spacing_mm, np.float32)
+    return Crop(np.ascontiguousarray(volume, np.int16), inside, head, spacing, (box[0][0], box[1][0], box[2][0]))
 
 
 class VolumeDataset(torch.utils.data.Dataset["Crop | HeadCTSSLError"]):
@@ -132,12 +141,20 @@ class VolumeDataset(torch.utils.data.Dataset["Crop | HeadCTSSLError"]):
         indexes: stored cases; a case index counts through all of them.
         read_shape: voxels (z, y, x) read per case; the whole case when None.
         seed: the run's seed; None reads about the centre of every head.
+        masks: what is read beside the voxels.
     """
 
-    def __init__(self, indexes: Sequence[CaseIndex], read_shape: Shape | None, seed: int | None) -> None:
+    def __init__(
+        self,
+        indexes: Sequence[CaseIndex],
+        read_shape: Shape | None,
+        seed: int | None,
+        masks: MaskReads = NO_MASKS,
+    ) -> None:
         self.indexes = tuple(indexes)
         self.read_shape = read_shape
         self.seed = seed
+        self.masks = masks
         self._stops = np.cumsum([len(index) for index in self.indexes])
 
     def __len__(self) -> int:
@@ -156,7 +173,8 @@ class VolumeDataset(torch.utils.data.Dataset["Crop | HeadCTSSLError"]):
         if self.seed is not None:
             generator = sample_generator(self.seed, ref.epoch, ref.sample_index, "crop")
         try:
-            return read_crop(StoredCase(index.path(position)), self.read_shape, generator)
+            crop = read_crop(StoredCase(index.path(position)), self.read_shape, generator)
+            return with_masks(crop, index, position, self.masks)
         except HeadCTSSLError as error:
             return type(error)(
                 f"The case '{index.case_ids[position]}' cannot be read. {error.what}",
@@ -199,10 +217,35 @@ def collate(items: Sequence[tuple[SampleRef, Crop | HeadCTSSLError]]) -> CropBat
         if (d, h, w) != tuple(largest[1:]):
             row.fill(int(AIR_HU))
         row[:, :d, :h, :w] = crop.volume
+    known = next((crop.known_classes for crop in crops if crop.known_classes is not None), None)
     return CropBatch(
         volume=volume,
         inside_box=torch.from_numpy(np.stack([crop.inside_box for crop in crops]).astype(np.int64)),
         head_box=torch.from_numpy(np.stack([crop.head_box for crop in crops])),
         spacing_mm=torch.from_numpy(np.stack([crop.spacing_mm for crop in crops])),
         refs=[ref for ref, _ in items],
+        masks={
+            name: _stacked([crop.masks.get(name) for crop in crops], largest, torch.bool, 0)
+            for name in sorted({name for crop in crops for name in crop.masks})
+        },
+        segmentation=None
+        if known is None
+        else _stacked([crop.segmentation for crop in crops], largest, torch.int16, UNKNOWN),
+        known_classes=None
+        if known is None
+        else torch.from_numpy(
+            np.stack([np.zeros_like(known) if c.known_classes is None else c.known_classes for c in crops])
+        ),
     )
+
+
+def _stacked(
+    parts: Sequence[NDArray[np.generic] | None], largest: Sequence[int], dtype: torch.dtype, fill: int
+) -> Tensor:
+    """Arrays (1, d, h, w) in one tensor (B, *largest), `fill` at their ends and for a case that has none."""
+    stacked = torch.full((len(parts), *largest), fill, dtype=dtype)
+    for row, part in zip(stacked.numpy(), parts, strict=True):
+        if part is not None:
+            _, d, h, w = part.shape
+            row[:, :d, :h, :w] = part
+    return stacked

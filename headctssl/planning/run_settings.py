@@ -61,6 +61,9 @@ class ViewSettings(Settings):
     gamma: Range = Field((0.2, 1.0), description="Exponent of the gamma change.")
     noise_probability: float = Field(0.0, ge=0, le=1, description="Chance of added Gaussian noise.")
     noise_sigma: float = Field(0.02, ge=0, description="Largest standard deviation of the noise, in windows.")
+    focus_anatomy: float = Field(
+        0.33, ge=0, le=1, description="Chance that a view is centred in the anatomy mask, in scans that have one."
+    )
     augment_local: bool = Field(True, description="Whether local views get flips and intensity shifts too.")
 
     @field_validator("global_scale", "local_scale")
@@ -116,6 +119,9 @@ class RunSettings(Settings):
     views: ViewSettings
     monitor: MonitorSettings = MonitorSettings()
     method: SerializeAsAny[Settings] = Field(description="Settings of the method.")
+    segmentation_classes: tuple[str, ...] = Field(
+        (), description="Classes that the method learns to segment, of all datasets, by name; most methods need none."
+    )
     overrides: tuple[str, ...] = Field((), description="What --set changed, as typed; asked for again by --continue.")
     estimate: Estimate
     decisions: tuple[Decision, ...]

@@ -27,5 +27,7 @@ def to_device(batch: PretrainBatch, device: torch.device) -> PretrainBatch:
         head_box=move(batch.head_box),
         spacing_mm=move(batch.spacing_mm),
         masks={name: move(mask) for name, mask in batch.masks.items()},
+        segmentation=None if batch.segmentation is None else move(batch.segmentation),
+        known_classes=None if batch.known_classes is None else move(batch.known_classes),
         labels=None if batch.labels is None else move(batch.labels),
     )
