@@ -1,54 +1,33 @@
-"""DICOM series: geometry from the headers of its slices, pixels by SimpleITK slice by slice."""
+"""DICOM series: slices and frames that belong together as one stack, geometry from their positions alone.
+
+ImagePositionPatient and ImageOrientationPatient say where a slice is. SliceLocation, SpacingBetweenSlices,
+InstanceNumber and GantryDetectorTilt are not asked: vendors do not agree on their meaning, nor on the sign of the tilt.
+"""
 
 from __future__ import annotations
 
-import math
-import struct
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pydicom
-import SimpleITK
 from numpy.typing import NDArray
-from pydicom.errors import InvalidDicomError
 
-from headctssl.dataset.raw_image import Geometry, RawImage, hounsfield
-from headctssl.errors import ImageReadError
+from headctssl.dataset.dicom_header import HeaderError, is_dicom, series_error
+from headctssl.dataset.dicom_pixels import PixelReader
+from headctssl.dataset.dicom_slices import ENHANCED_CT, Common, Slice, number_text, slices_of
+from headctssl.dataset.raw_image import Geometry, RawImage
 
-__all__ = ["dicom_geometry", "is_dicom", "read_dicom", "series_files"]
+__all__ = ["DICOM_SUFFIXES", "SAME_POSITION_MM", "dicom_geometry", "is_dicom", "read_dicom", "series_files"]
 
-_TAGS = [
-    "SOPClassUID",
-    "Modality",
-    "SeriesInstanceUID",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "Rows",
-    "Columns",
-    "SamplesPerPixel",
-    "NumberOfFrames",
-    "KVP",
-    "ConvolutionKernel",
-    "SliceThickness",
-    "Manufacturer",
-]
-_GEOMETRY = {"ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2, "Rows": 1, "Columns": 1}
-_SAME_POSITION_MM = 0.01
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
+
+SAME_POSITION_MM = 0.01
+"""Slices closer along their normal are at one position."""
+
 _SAME_DIRECTION = 1e-3  # cosine units; 0.06 degrees
 _DO_SERIES = "Give each series its own folder, or use headct_convert --from dicom, which separates them."
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file carries DICOM's mark: 'DICM' after 128 bytes; False for one that cannot be opened."""
-    try:
-        with open(path, "rb") as handle:
-            return handle.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
 
 
 def series_files(folder: Path) -> list[Path]:
@@ -59,34 +38,33 @@ def series_files(folder: Path) -> list[Path]:
     """
     files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     slices = [p for p in files if p.name != "DICOMDIR" and is_dicom(p)]
-    broken = [p.name for p in files if p not in slices and p.suffix.lower() in (".dcm", ".dicom", ".ima")]
+    broken = [p.name for p in files if p not in slices and p.suffix.lower() in DICOM_SUFFIXES]
     if broken:
-        raise _error(
+        more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
+        raise series_error(
             folder,
-            f"{broken[0]} (and {len(broken) - 1} more) without DICOM's mark"
-            if len(broken) > 1
-            else f"{broken[0]} without DICOM's mark",
+            f"{broken[0]}{more} without DICOM's mark",
             "complete DICOM files",
             "Export the series again: a slice is damaged.",
         )
     if not slices:
         got = f"{len(files)} files, none of them DICOM" if files else "an empty folder"
-        raise _error(folder, got, "the slices of one series", "Check the path; name the folder that holds the slices.")
+        raise series_error(
+            folder, got, "the slices of one series", "Check the path; name the folder that holds the slices."
+        )
     return slices
-
-
-def _error(folder: Path, got: object, expected: str, do: str) -> ImageReadError:
-    return ImageReadError(f"{folder} cannot be read as one DICOM series.", got=got, expected=expected, do=do)
 
 
 def dicom_geometry(files: Sequence[Path]) -> Geometry:
     """Geometry of a series from the headers of its slices.
 
+    Pixels are read only of slices at one position, to see whether they are the same slice twice.
+
     Args:
-        files: the slices in any order.
+        files: the slices in any order, or multi-frame files.
 
     Raises:
-        ImageReadError: several series, not CT, missing or differing orientation, several slices at one
+        ImageReadError: several series, not CT, missing or differing orientation, several images at one
             position, or a single slice.
     """
     return _sorted_stack(files)[0]
@@ -95,186 +73,166 @@ def dicom_geometry(files: Sequence[Path]) -> Geometry:
 def read_dicom(files: Sequence[Path]) -> RawImage:
     """Geometry and voxels of a series; slices sorted along their normal, rescaled slice by slice.
 
-    SimpleITK decodes every encoding and applies the slope and intercept of each slice.
-
     Raises:
         ImageReadError: as `dicom_geometry`, and a slice whose pixels cannot be decoded; it is named.
     """
     geometry, ordered = _sorted_stack(files)
     hu: NDArray[np.int16] | NDArray[np.int32] = np.empty(geometry.shape, np.int16)
-    for index, file in enumerate(ordered):
-        try:
-            pixels: NDArray[Any] = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file)))
-        except RuntimeError:
-            raise _error(
-                file.parent,
-                f"pixels of {file.name} that cannot be decoded",
-                "complete, undamaged slices",
-                "Export the series again.",
-            ) from None
-        if pixels.shape != (1, *geometry.shape[1:]):
-            raise _error(file.parent, f"{file.name}: pixels {pixels.shape}", f"{geometry.shape[1:]}", _DO_SERIES)
-        rescaled = hounsfield(pixels[0], 1.0, 0.0, file)
-        if rescaled.dtype != hu.dtype:
+    reader = PixelReader()
+    for index, one in enumerate(ordered):
+        picture = reader.hounsfield(one)
+        if picture.dtype != hu.dtype:
             hu = hu.astype(np.int32)  # a slice with numbers beyond 16 bits, which `check_intensity` tells
-        hu[index] = rescaled
+        hu[index] = picture
     return RawImage(geometry, hu)
 
 
-def _numbers(file: Path, header: pydicom.Dataset, tag: str, count: int) -> list[float]:
-    """The numbers of a tag that the geometry needs.
-
-    Raises:
-        ImageReadError: the tag is absent, holds another count of values, or one is not a finite number.
-    """
-    try:
-        value = header.get(tag)
-        parts = list(value) if isinstance(value, (pydicom.multival.MultiValue, list)) else [value]
-        if value in (None, ""):
-            raise _error(
-                file.parent,
-                f"{file.name} without {tag}",
-                "the position and orientation of every slice",
-                "Localisers and derived pictures are not scans: remove the file, or export again.",
-            )
-        numbers = [float(part) for part in parts]
-    except (ValueError, TypeError, OverflowError, struct.error) as error:  # pydicom parses a value when it is asked for
-        raise _error(
-            file.parent,
-            f"{tag} of {file.name} is no number: {(str(error).splitlines() or ['?'])[0][:120]}",
-            f"{count} numbers",
-            "Export the series again.",
-        ) from None
-    if len(numbers) != count or not all(math.isfinite(number) for number in numbers):
-        raise _error(file.parent, f"{tag} {numbers} in {file.name}", f"{count} numbers", "Export the series again.")
-    return numbers
-
-
-def _sorted_stack(files: Sequence[Path]) -> tuple[Geometry, list[Path]]:
+def _sorted_stack(files: Sequence[Path]) -> tuple[Geometry, list[Slice]]:
     folder = files[0].parent
-    headers = [_header(file) for file in files]
-    _check_one_series(folder, files, headers)
-    both = list(zip(files, headers, strict=True))
-    first = headers[0]
-    directions = np.array([_numbers(file, h, "ImageOrientationPatient", 6) for file, h in both])
-    positions = np.array([_numbers(file, h, "ImagePositionPatient", 3) for file, h in both])
-    if np.abs(directions - directions[0]).max() > _SAME_DIRECTION:
-        other = int(np.abs(directions - directions[0]).max(axis=1).argmax())
-        raise _error(
+    slices = [one for file in files for one in _slices(file)]
+    _require_one_series(folder, slices)
+    normal = _normal(folder, slices)
+    heights = np.array([one.position for one in slices]) @ normal
+    ordered = [slices[k] for k in np.argsort(heights, kind="stable")]
+    ordered, copies = _one_per_position(folder, ordered, np.sort(heights))
+    if len(ordered) < 2:
+        raise series_error(folder, "one slice", "at least two", "Name the folder that holds the whole series.")
+    common = ordered[0].common
+    origins = np.array([one.position for one in ordered])[:, ::-1]  # x, y, z of LPS -> (S, P, L)
+    affine = np.eye(4)
+    affine[:3, 0] = (origins[-1] - origins[0]) / (len(ordered) - 1)
+    affine[:3, 1] = np.array(common.orientation[3:])[::-1] * common.spacing_mm[0]
+    affine[:3, 2] = np.array(common.orientation[:3])[::-1] * common.spacing_mm[1]
+    affine[:3, 3] = origins[0]
+    notes = [f"{copies} slice(s) were there twice, with the same pixels, and were taken once."] if copies else []
+    shape = (len(ordered), common.rows, common.columns)
+    metadata = _metadata([one.common for one in ordered])
+    notes += _photometric_notes(ordered)
+    return Geometry("dicom", shape, affine, np.ascontiguousarray(origins), metadata, tuple(notes)), ordered
+
+
+def _slices(file: Path) -> list[Slice]:
+    try:
+        return slices_of(file)
+    except HeaderError as error:
+        raise series_error(
+            file.parent, f"{file.name}: {error}", "DICOM headers", "Export the series again: a slice is damaged."
+        ) from None
+
+
+def _require_one_series(folder: Path, slices: Sequence[Slice]) -> None:
+    """Everything that must hold before positions can be compared."""
+    series = {one.common.series_uid for one in slices}
+    if len(series) > 1:
+        raise series_error(folder, f"{len(series)} series in one folder", "one series", _DO_SERIES)
+    for one in slices:
+        common = one.common
+        if common.modality != "CT":
+            raise series_error(folder, f"modality '{common.modality}' in {one.name}", "CT", "Only CT is supported.")
+        if common.frames > 1 and common.sop_class not in ENHANCED_CT:
+            raise series_error(
+                folder,
+                f"{one.name} holds {common.frames} frames and is no Enhanced CT",
+                "one slice per file, or Enhanced CT, which says where its frames are",
+                "Export the original slices: pictures of a screen or of a film have no place in the patient.",
+            )
+        if fault := one.fault or common.fault:
+            localiser = "Localisers and derived pictures are not scans: remove the file, or export again."
+            joint = " " if fault.startswith("without") else ": "
+            raise series_error(
+                folder, f"{one.name}{joint}{fault}", "the position and orientation of every slice", localiser
+            )
+        if common.samples != 1:
+            raise series_error(
+                folder, f"colour pictures ({one.name})", "one value per pixel", "Remove secondary captures."
+            )
+        if min(common.rows, common.columns) < 1 or min(common.spacing_mm) <= 0:
+            size = f"{common.rows} rows, {common.columns} columns, PixelSpacing {list(common.spacing_mm)}"
+            raise series_error(folder, f"{one.name} with {size}", "a picture with a size", "Export the series again.")
+    told: tuple[tuple[str, Callable[[Common], object]], ...] = (
+        ("Rows", lambda common: common.rows),
+        ("Columns", lambda common: common.columns),
+        ("PixelSpacing", lambda common: common.spacing_mm),
+    )
+    for name, value in told:
+        values = {value(one.common) for one in slices}
+        if len(values) > 1:
+            raise series_error(
+                folder, f"several values of {name}: {', '.join(sorted(map(str, values)))}", "one", _DO_SERIES
+            )
+
+
+def _normal(folder: Path, slices: Sequence[Slice]) -> NDArray[np.float64]:
+    """The unit normal of slices that are parallel."""
+    directions = np.array([one.common.orientation for one in slices])
+    away = np.abs(directions - directions[0]).max(axis=1)
+    if away.max() > _SAME_DIRECTION:
+        raise series_error(
             folder,
-            f"slices of several orientations, for example {files[0].name} and {files[other].name}",
+            f"slices of several orientations, for example {slices[0].name} and {slices[int(away.argmax())].name}",
             "parallel slices",
             "Remove the localiser or the other plane. " + _DO_SERIES,
         )
-    along_columns, along_rows = directions[0, :3], directions[0, 3:]
-    normal = np.cross(along_columns, along_rows)
-    if abs(float(np.linalg.norm(normal)) - 1.0) > 0.01:
-        raise _error(folder, directions[0].tolist(), "two perpendicular unit vectors", "Export the series again.")
-    height = positions @ normal
-    order = np.argsort(height, kind="stable")
-    gaps = np.diff(height[order])
-    if len(files) < 2:
-        raise _error(folder, "one slice", "at least two", "Name the folder that holds the whole series.")
-    if gaps.min() < _SAME_POSITION_MM:
-        at = int(gaps.argmin())
-        where = height[order[at]]
-        count = int((np.abs(height - where) < _SAME_POSITION_MM).sum())
-        raise _error(
-            folder,
-            f"{count} slices at one position, among them {files[order[at]].name} and {files[order[at + 1]].name}",
-            "one slice per position",
-            "Repeated scans (bolus monitoring, perfusion, several phases) are not one volume: separate them.",
-        )
-    origins = positions[order][:, ::-1]  # x, y, z of LPS -> (S, P, L)
-    spacing = _numbers(files[0], first, "PixelSpacing", 2)  # between rows, between columns
-    affine = np.eye(4)
-    affine[:3, 0] = (origins[-1] - origins[0]) / (len(files) - 1)
-    affine[:3, 1] = along_rows[::-1] * spacing[0]
-    affine[:3, 2] = along_columns[::-1] * spacing[1]
-    affine[:3, 3] = origins[0]
-    shape = (len(files), int(first.Rows), int(first.Columns))
-    geometry = Geometry("dicom", shape, affine, np.ascontiguousarray(origins), _metadata(headers))
-    return geometry, [files[i] for i in order]
+    lengths = np.linalg.norm(directions[0].reshape(2, 3), axis=1)
+    normal = np.cross(directions[0, :3], directions[0, 3:])
+    size = float(np.linalg.norm(normal))
+    if abs(size - 1.0) > 0.01 or np.abs(lengths - 1.0).max() > 0.01:
+        expected = "two perpendicular unit vectors"
+        raise series_error(folder, f"directions {directions[0].tolist()}", expected, "Export the series again.")
+    return np.asarray(normal / size)
 
 
-def _header(file: Path) -> pydicom.Dataset:
-    try:
-        return pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
-    except (InvalidDicomError, OSError, EOFError, ValueError) as error:
-        raise _error(
-            file.parent,
-            f"{file.name}: {(str(error).splitlines() or ['unreadable'])[0][:150]}",
-            "DICOM headers",
-            "Export the series again: a slice is damaged.",
-        ) from None
+def _one_per_position(folder: Path, ordered: list[Slice], heights: NDArray[np.float64]) -> tuple[list[Slice], int]:
+    """The slices without those that are there twice, and how many these were.
+
+    Args:
+        folder: for errors.
+        ordered: by height.
+        heights: of `ordered`, ascending.
+
+    Raises:
+        ImageReadError: different pictures at one position.
+    """
+    starts = [0, *(np.flatnonzero(np.diff(heights) >= SAME_POSITION_MM) + 1), len(ordered)]
+    reader = PixelReader()
+    for low, high in itertools.pairwise(starts):
+        first = ordered[low]
+        for other in ordered[low + 1 : high]:
+            moved = float(np.linalg.norm(np.array(first.position) - other.position))
+            if moved >= SAME_POSITION_MM or not reader.same(first, other):
+                raise series_error(
+                    folder,
+                    f"several images at one position: {high - low} slices at one position,"
+                    f" and {first.name} and {other.name} differ",
+                    "one slice per position",
+                    "Repeated scans (bolus monitoring, perfusion, several phases) are not one volume: separate them.",
+                )
+    return [ordered[low] for low in starts[:-1]], len(ordered) - len(starts) + 1
 
 
-def _check_one_series(folder: Path, files: Sequence[Path], headers: Sequence[pydicom.Dataset]) -> None:
-    """Everything that must hold before positions can be compared."""
-    series = {str(h.get("SeriesInstanceUID", "")) for h in headers}
-    if len(series) > 1:
-        raise _error(folder, f"{len(series)} series in one folder", "one series", _DO_SERIES)
-    for file, header in zip(files, headers, strict=True):
-        modality = str(header.get("Modality", ""))
-        if modality != "CT":
-            raise _error(folder, f"modality '{modality}' in {file.name}", "CT", "Only CT is supported.")
-        if (frames := _count(header, "NumberOfFrames")) > 1:
-            raise _error(
-                folder,
-                f"{file.name} holds {frames:g} frames",
-                "one slice per file",
-                "Convert the enhanced (multi-frame) object to classic CT slices, for example with dcm2niix.",
-            )
-        for tag, count in _GEOMETRY.items():
-            _numbers(file, header, tag, count)
-    for tag in ("Rows", "Columns", "PixelSpacing"):
-        values = {str(h[tag].value) for h in headers}
-        if len(values) > 1:
-            raise _error(folder, f"several values of {tag}: {', '.join(sorted(values))}", "one", _DO_SERIES)
-    if any(_count(h, "SamplesPerPixel") != 1 for h in headers):
-        raise _error(folder, "colour pictures", "one value per pixel", "Remove secondary captures.")
+def _photometric_notes(slices: Sequence[Slice]) -> list[str]:
+    inverted = sum(
+        one.common.photometric == "MONOCHROME1" and one.common.slope is None and one.common.intercept is None
+        for one in slices
+    )
+    return [f"{inverted} slice(s) are MONOCHROME1 without rescaling: their values were inverted."] if inverted else []
 
 
-def _metadata(headers: Sequence[pydicom.Dataset]) -> tuple[tuple[str, str], ...]:
-    """What is known of the acquisition and identifies nobody."""
-    tags = {
-        "kvp": "KVP",
-        "convolution_kernel": "ConvolutionKernel",
-        "slice_thickness_mm": "SliceThickness",
-        "manufacturer": "Manufacturer",
-    }
+def _metadata(commons: Sequence[Common]) -> tuple[tuple[str, str], ...]:
+    """What is known of the acquisition and identifies nobody: the most frequent value of each.
+
+    Among equally frequent ones the first in order, whatever the order of files.
+    """
+    columns: tuple[tuple[str, Callable[[Common], str]], ...] = (
+        ("kvp", lambda common: common.kvp),
+        ("convolution_kernel", lambda common: common.kernel),
+        ("slice_thickness_mm", lambda common: number_text(common.thickness_mm)),
+        ("manufacturer", lambda common: common.manufacturer),
+    )
     found: list[tuple[str, str]] = []
-    for name, tag in tags.items():
-        texts = Counter(_text(header, tag, number=name in ("kvp", "slice_thickness_mm")) for header in headers)
+    for name, value in columns:
+        texts = Counter(value(common) for common in commons)
         texts.pop("", None)
-        if texts:  # the most frequent one; among equals the first in order, whatever the order of files
+        if texts:
             found.append((name, min(texts, key=lambda text: (-texts[text], text))))
     return tuple(found)
-
-
-def _count(header: pydicom.Dataset, tag: str) -> float:
-    """A tag that is 1 where it is absent or cannot be read: what follows needs one slice and one sample."""
-    return float(_text(header, tag, number=True) or 1)
-
-
-def _text(header: pydicom.Dataset, tag: str, *, number: bool) -> str:
-    """A header value as text, several values joined by a backslash as DICOM does.
-
-    '' for none, and where a number is wanted for several numbers (dual energy) and for what is no number
-    ("120 kV", "5,0"): this is not worth a scan.
-    """
-    try:
-        value = header.get(tag)
-    except (ValueError, TypeError, OverflowError, struct.error):  # pydicom parses a value when it is asked for
-        return ""
-    if value is None or value == "":
-        return ""
-    parts = [str(part).strip() for part in (value if isinstance(value, pydicom.multival.MultiValue) else [value])]
-    if not number:
-        return "\\".join(parts)
-    try:
-        numbers = {float(part) for part in parts}
-    except ValueError:
-        return ""
-    only = numbers.pop()
-    return f"{only:g}" if not numbers and math.isfinite(only) else ""

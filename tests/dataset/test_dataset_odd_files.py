@@ -118,7 +118,7 @@ def test_a_wrong_number_in_the_geometry_names_its_tag(tmp_path: Path, head: Volu
     for call in (read, read_header):
         with pytest.raises(ImageReadError) as error:
             call(folder)
-        assert "PixelSpacing of 0000.dcm is no number" in str(error.value.got)
+        assert "0000.dcm: PixelSpacing is no number" in str(error.value.got)
 
 
 @pytest.mark.parametrize("name", ["SCAN.NII.GZ", "SCAN.NII", "SCAN.NRRD", "SCAN.MHA"])
