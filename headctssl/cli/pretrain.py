@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import sys
 
 from headctssl.cli.common import add_common, add_datasets
 from headctssl.cli.main import run_command
@@ -13,19 +12,13 @@ __all__ = ["add_arguments", "add_run_arguments", "main", "run"]
 
 
 class _List(argparse.Action):
-    """Print the methods and encoders, and end."""
+    """Print the methods, the encoders and the pairs that train, and end."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from headctssl.methods import list_methods
-        from headctssl.networks import list_encoders
+        from headctssl.reporting.methods_page import print_methods_and_encoders
 
-        lines = ["methods (-m)", *_rows(list_methods()), "encoders (-c)", *_rows(list_encoders())]
-        sys.stdout.write("\n".join(lines) + "\n")
+        print_methods_and_encoders()
         parser.exit(0)
-
-
-def _rows(entries: list[tuple[str, str]]) -> list[str]:
-    return [f"  {name:<20}{description}" for name, description in entries]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,7 +48,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
         "--where", metavar="EXPR", help='train only on cases of which this is true, such as "kvp >= 100"'
     )
     parser.add_argument(
-        "--list", action=_List, nargs=0, default=argparse.SUPPRESS, help="list methods and encoders, and end"
+        "--list", action=_List, nargs=0, default=argparse.SUPPRESS, help="list methods, encoders and pairs, and end"
     )
     add_common(parser, device=True, num_workers=True, overwrite=True, overrides=True)
 

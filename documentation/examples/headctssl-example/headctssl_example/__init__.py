@@ -1,0 +1,1 @@
+"""Example: a method and an encoder that headctssl finds through entry points."""
