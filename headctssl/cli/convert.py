@@ -30,7 +30,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="space the slices of uneven or tilted stacks by their smallest gap, not their median gap",
     )
-    parser.add_argument("--dry_run", action="store_true", help="read and judge every scan, write nothing")
+    parser.add_argument("--fill_gaps", action="store_true", help="interpolate where slices are missing")
+    parser.add_argument(
+        "--repair_intensity",
+        action="store_true",
+        help="make Hounsfield units of values recognised as HU plus a constant, Cormack units or a misread sign",
+    )
+    parser.add_argument(
+        "--scan_filter",
+        default=None,
+        metavar="CSV",
+        help="allow-list with the columns Study Description, KVP, Convolution Kernel; other scans are left out",
+    )
+    parser.add_argument(
+        "--where",
+        default=None,
+        metavar="EXPR",
+        help='keep scans whose columns satisfy this, such as "slice_thickness_mm <= 2.5 and contrast is unknown"',
+    )
+    parser.add_argument(
+        "--select",
+        default="all",
+        metavar="RULE",
+        help="series kept of each study: all (default), one, or settings such as kernel=soft,thickness=thinnest,"
+        "orientation=axial,per_study=1",
+    )
+    parser.add_argument(
+        "--key",
+        default=None,
+        metavar="FILE",
+        help="secret key of the hashed ids, made when missing; .subject_key of headctssl_raw when not given",
+    )
+    parser.add_argument(
+        "--dry_run",
+        action="store_true",
+        help="read and judge every scan, show what would be kept and why, write nothing",
+    )
     add_common(parser, num_workers=True, overwrite=True)
 
 
@@ -44,7 +79,13 @@ def run(args: argparse.Namespace) -> int:
         source_format=args.source_format,
         name=args.name,
         labels=args.labels,
+        scan_filter=args.scan_filter,
+        where=args.where,
+        select=args.select,
         keep_detail=args.keep_detail,
+        fill_gaps=args.fill_gaps,
+        repair_intensity=args.repair_intensity,
+        key=args.key,
         dry_run=args.dry_run,
         num_workers=args.num_workers,
         quiet=args.quiet,

@@ -31,6 +31,7 @@ STANDARD_COLUMNS: tuple[str, ...] = (
     "image",
     "subject_id",
     "session_id",
+    "study_day",
     "modality",
     "anatomy_mask",
     "anonymization_mask",
@@ -50,7 +51,7 @@ STANDARD_COLUMNS: tuple[str, ...] = (
 """Columns of cases.csv with a meaning; the others are labels or free metadata."""
 
 PATH_COLUMNS: tuple[str, ...] = ("image", "anatomy_mask", "anonymization_mask", "segmentation")
-NUMBER_COLUMNS: tuple[str, ...] = ("age", "kvp", "slice_thickness_mm", "gantry_tilt_deg")
+NUMBER_COLUMNS: tuple[str, ...] = ("study_day", "age", "kvp", "slice_thickness_mm", "gantry_tilt_deg")
 SPLITS: tuple[str, ...] = ("train", "val", "test")
 
 _SAFE = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")

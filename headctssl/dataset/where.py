@@ -59,6 +59,11 @@ class Where:
         """
         return self._test(row) is True
 
+    def told(self, row: Mapping[str, str]) -> str:
+        """Why a case is not picked: the expression, and the cells that it looked at."""
+        cells = (f"{column} is {_cell(row, column) or 'unknown'}" for column in self.columns)
+        return f"It does not satisfy --where {self.text}: {', '.join(cells)}."
+
     def check(self, known: Iterable[str]) -> None:
         """Raise for a column that no case has.
 

@@ -10,13 +10,13 @@ import pytest
 from crude_heads import crude_head
 from stacks import write_series
 
-import headctssl.ingest.convert as module
+import headctssl.ingest.conversion as module
 from headctssl.dataset.image_io import write_nifti
 from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.dataset.table import read_table, write_table
 from headctssl.errors import DataError
 from headctssl.ingest.convert import ConvertResult, convert
-from headctssl.ingest.verdict import IngestReport
+from headctssl.ingest.report import IngestReport
 from headctssl.settings import read_json
 from headctssl.types import Volume
 
@@ -91,15 +91,15 @@ def test_a_faulty_table_is_told_before_the_work(source: Path, monkeypatch: pytes
 
 
 def test_an_interrupted_conversion_keeps_what_is_done(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    convert_one, seen = module._convert_one, []
+    convert_scan, seen = module.convert_scan, []
 
     def interrupted(job: object) -> object:
         seen.append(job)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return convert_one(job)  # type: ignore[arg-type]
+        return convert_scan(job)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "_convert_one", interrupted)
+    monkeypatch.setattr(module, "convert_scan", interrupted)
     with pytest.raises(KeyboardInterrupt):
         folder(source)
     data = load_raw_dataset(900)
@@ -107,15 +107,6 @@ def test_an_interrupted_conversion_keeps_what_is_done(source: Path, monkeypatch:
     assert len(read_json(data.folder / "ingest_report.json", IngestReport).scans) == 2
     result = folder(source)
     assert (len(result.accepted), len(result.skipped)) == (1, 2)
-
-
-def test_the_table_is_written_now_and_then(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[int] = []
-    write = module.write_raw_dataset
-    monkeypatch.setattr(module, "SAVE_EVERY", 2)
-    monkeypatch.setattr(module, "write_raw_dataset", lambda *a: (written.append(len(a[2])), write(*a))[1])
-    folder(source)
-    assert written == [2, 3]
 
 
 def test_labels_written_as_decimals_and_a_remark_on_copied_columns(

@@ -1,0 +1,110 @@
+"""Journal: what a conversion has done so far, line by line, so that a killed one goes on where it stopped.
+
+It lies beside the key and not in the dataset, for it names sources.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import os
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TextIO
+
+from pydantic import Field, ValidationError
+
+from headctssl.dataset.table import read_table
+from headctssl.errors import UsageError
+from headctssl.ingest.report import ScanRecord
+from headctssl.paths import atomic_path
+from headctssl.settings import Settings
+
+__all__ = ["SOURCES_FILE", "Entry", "Journal", "write_sources"]
+
+SOURCES_FILE = "ingest_sources.csv"
+_SOURCE_COLUMNS = ("dataset", "case_id", "status", "source", "path")
+
+
+class Entry(Settings):
+    """One finished scan."""
+
+    record: ScanRecord = Field(description="What the report says of it.")
+    cells: dict[str, str] = Field({}, description="Its row of cases.csv; empty when it is not in the dataset.")
+    source: str = Field("", description="Path relative to the source.")
+    path: str = Field("", description="Full path.")
+
+
+class Journal:
+    """The journal of one dataset, held by one conversion at a time.
+
+    Args:
+        folder: where the key is.
+        dataset: name of the dataset's folder.
+
+    Raises:
+        UsageError: another conversion into the dataset is running.
+    """
+
+    def __init__(self, folder: Path, dataset: str) -> None:
+        self.path = folder / f".ingest_{dataset}.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as closing:
+            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            self._file: TextIO = closing.enter_context(os.fdopen(handle, "a+", encoding="utf-8"))
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(
+                    f"Another conversion into {dataset} is running.",
+                    got=f"{self.path} is locked",
+                    expected="one conversion into a dataset at a time",
+                    do="Wait for it to end; a killed one leaves no lock.",
+                ) from None
+            closing.pop_all()
+
+    def entries(self) -> list[Entry]:
+        """What an interrupted conversion had finished; a last line that was cut off is passed over."""
+        self._file.seek(0)
+        found: list[Entry] = []
+        for line in self._file:
+            try:
+                found.append(Entry.model_validate_json(line))
+            except ValidationError:  # the line that was being written: its scan is converted once more
+                continue
+        return found
+
+    def add(self, entry: Entry) -> None:
+        """Append one scan; it survives whatever happens to this process."""
+        self._file.write(entry.model_dump_json(exclude_defaults=True) + "\n")
+        self._file.flush()
+
+    def close(self, *, done: bool) -> None:
+        """Let go of the dataset; `done`: everything is in its files and the journal is no longer needed."""
+        if done:
+            self.path.unlink(missing_ok=True)
+        self._file.close()
+
+
+def write_sources(folder: Path, dataset: str, entries: Sequence[Entry]) -> Path:
+    """Update ingest_sources.csv beside the key: where each case came from, for the user's eyes only.
+
+    Args:
+        folder: where the key is.
+        dataset: name of the dataset's folder.
+        entries: scans of this conversion; they take the place of older lines of the same case.
+    """
+    path = folder / SOURCES_FILE
+    old = read_table(path).to_dict("records") if path.exists() else []
+    lines = {(str(row["dataset"]), str(row["case_id"])): [str(row[name]) for name in _SOURCE_COLUMNS] for row in old}
+    for entry in entries:
+        record = entry.record
+        lines[dataset, record.case_id] = [dataset, record.case_id, record.status, entry.source, entry.path]
+    with atomic_path(path) as temporary:
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_SOURCE_COLUMNS)
+            writer.writerows(lines.values())
+    return path

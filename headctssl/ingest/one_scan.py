@@ -1,0 +1,226 @@
+"""One scan: read, judged, written with its masks; what a worker process does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from headctssl import __version__
+from headctssl.dataset.image_io import read, read_label_map, read_series, write_nifti
+from headctssl.dataset.where import parse_where
+from headctssl.errors import HeadCTSSLError, ImageReadError
+from headctssl.ingest.candidate import Candidate, identifying_words
+from headctssl.ingest.privacy import scrub, without_paths
+from headctssl.ingest.report import RecordStatus, ScanRecord, Stage, hu_peaks
+from headctssl.ingest.thumbnail import THUMBNAILS, write_thumbnail
+from headctssl.ingest.verdict import Status, judge
+from headctssl.types import Volume
+
+__all__ = ["Job", "Outcome", "Reading", "convert_scan", "failed", "record_of", "source_state", "told_error"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images are read."""
+
+    keep_detail: bool = False
+    fill_gaps: bool = False
+    repair_intensity: bool = False
+
+    def text(self) -> str:
+        """Version and flags, by which an earlier rejection is known to hold still."""
+        flags = [name for name in ("keep_detail", "fill_gaps", "repair_intensity") if getattr(self, name)]
+        return " ".join([__version__, *flags])
+
+
+@dataclass(frozen=True)
+class Job:
+    """One scan to read, judge and write; crosses to a worker process."""
+
+    candidate: Candidate
+    reading: Reading
+    folder: Path | None  # the dataset; None in a dry run
+    where: str = ""  # a condition that needs the image, '' = none
+    note: str = ""  # the rule that let it pass
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a scan."""
+
+    status: RecordStatus
+    reasons: tuple[str, ...]  # in full, for the user's screen
+    notes: tuple[str, ...]
+    record: ScanRecord  # for the report
+    cells: dict[str, str]  # of cases.csv; {} unless it is in the dataset
+
+
+def source_state(candidate: Candidate) -> str:
+    """Number of files and bytes of a scan and its masks, by which a changed source is noticed."""
+    scan = candidate.scan
+    listed = scan.files or (
+        (scan.path,) if scan.path.is_file() else tuple(p for p in scan.path.glob("*") if p.is_file())
+    )
+    files = [*listed, *(path for _, path in scan.masks)]
+    return f"{len(files)} files, {sum(os.stat(file).st_size for file in files if file.exists())} bytes"
+
+
+def record_of(
+    candidate: Candidate,
+    status: RecordStatus,
+    stage: Stage,
+    reasons: Iterable[str] = (),
+    notes: Iterable[str] = (),
+    *,
+    read_with: str = "",
+) -> ScanRecord:
+    """What the report says of a scan, without names, paths and dates.
+
+    Args:
+        candidate: the scan.
+        status: what became of it.
+        stage: where that was decided.
+        reasons: why it is not accepted.
+        notes: what was noticed.
+        read_with: see `Reading.text`; '' where the outcome says nothing of the scan, such as a full disk.
+    """
+    scan, cells = candidate.scan, candidate.cells
+    words = identifying_words(scan)
+    paths = (scan.path, *(path for _, path in scan.masks), *scan.files)
+
+    def clean(texts: Iterable[str]) -> tuple[str, ...]:
+        plain = (without_paths(text, paths, (scan.source,)) for text in texts)
+        return tuple(scrub(text, words, long_numbers=False) for text in plain)
+
+    return ScanRecord(
+        case_id=candidate.case_id,
+        status=status,
+        stage=stage,
+        reasons=clean(reasons),
+        notes=clean(notes),
+        subject_id=cells["subject_id"],
+        session_id=cells["session_id"],
+        model=scan.facts.model if scan.facts else cells.get("model", ""),
+        source_state=source_state(candidate) if read_with else "",
+        read_with=read_with,
+        **_shown(cells),
+    )
+
+
+_SHOWN = ("slice_thickness_mm", "kvp", "convolution_kernel", "manufacturer", "contrast", "age", "sex")
+
+
+def _shown(cells: dict[str, str]) -> dict[str, str]:
+    """The cells that the report page draws distributions of."""
+    return {name: cells[name] for name in _SHOWN if name in cells}
+
+
+def convert_scan(job: Job) -> Outcome:
+    """Read, judge and write one scan (in a worker process). The image is written last, after its masks.
+
+    Raises:
+        ImageReadError: the image or a mask cannot be read, or a mask is on another grid.
+    """
+    candidate = job.candidate
+    scan, how = candidate.scan, job.reading
+    options = {"keep_detail": how.keep_detail, "fill_gaps": how.fill_gaps, "repair_intensity": how.repair_intensity}
+    volume = read_series(scan.files, **options) if scan.files else read(scan.path, **options)
+    status, reasons = judge(volume, scan.facts)
+    notes = (*((job.note,) if job.note else ()), *(note for note in volume.info.notes if note not in reasons))
+    cells = _cells(candidate, volume, status)
+    decided: RecordStatus = status
+    stage: Stage = "image"
+    if status != "reject" and job.where and not (where := parse_where(job.where)).matches(cells):
+        decided, stage, reasons = "left_out", "where", (where.told(cells),)
+    if job.folder is not None and decided in ("accept", "review"):
+        cells.update(_write_masks(job, job.folder, volume))
+        write_nifti(job.folder / candidate.image, volume)
+    seen = Candidate(scan, candidate.case_id, cells)
+    record = record_of(seen, decided, stage, reasons, notes, read_with=how.text()).model_copy(
+        update={
+            "shape": tuple(volume.hu.shape),
+            "spacing_mm": tuple(round(s, 4) for s in volume.spacing_mm),
+            "original_spacing_mm": tuple(round(s, 4) for s in volume.info.original_spacing_mm),
+            "tilt_deg": round(volume.info.tilt_deg, 2),
+            "displacement_mm": round(volume.info.displacement_mm, 2),
+            "straightened": volume.info.straightened,
+            "hu_peaks": hu_peaks(volume),
+            "thumbnail": _thumbnail(job, volume, decided),
+        }
+    )
+    kept = decided in ("accept", "review")
+    return Outcome(decided, reasons, notes, record, cells if kept else {})
+
+
+def _cells(candidate: Candidate, volume: Volume, status: Status) -> dict[str, str]:
+    """The row of cases.csv: what reading found, then what headers and converter said before."""
+    found = {
+        "quality": "review" if status == "review" else "",
+        **dict(volume.info.metadata),
+        **candidate.cells,
+    }
+    if "gantry_tilt_deg" not in dict(candidate.scan.columns):  # measured on the slices beats what a header says
+        found["gantry_tilt_deg"] = f"{volume.info.tilt_deg:g}"
+    return found
+
+
+def _write_masks(job: Job, folder: Path, volume: Volume) -> dict[str, str]:
+    """Write the masks of a scan on the grid of its image; their paths by column."""
+    scan, how = job.candidate.scan, job.reading
+    rules = dict(scan.mask_rules)
+    cells: dict[str, str] = {}
+    for column, path in scan.masks:
+        found = read_label_map(
+            path,
+            keep_detail=how.keep_detail,
+            fill_gaps=how.fill_gaps,
+            any_part=column == "anonymization_mask",
+        )
+        same_place = found.values.shape == volume.hu.shape and np.allclose(found.affine, volume.affine, atol=0.1)
+        if not same_place:
+            raise ImageReadError(
+                f"The mask '{column}' does not lie on the voxels of its image.",
+                got=f"{' x '.join(map(str, found.values.shape))} voxels from {_place(found.affine)}",
+                expected=f"{' x '.join(map(str, volume.hu.shape))} voxels from {_place(volume.affine)}",
+                do="Resample the mask to its image, or leave it out.",
+            )
+        values = found.values
+        if column in rules:
+            values = ((values == 0) if rules[column] == "zero" else (values != 0)).astype(np.int16)
+        cells[column] = f"masks/{column}/{job.candidate.case_id}.nii.gz"
+        write_nifti(folder / cells[column], Volume(values, volume.affine, volume.info))
+    return cells
+
+
+def _place(affine: np.typing.NDArray[np.float64]) -> str:
+    corner = ", ".join(f"{v:.1f}" for v in affine[:3, 3])
+    spacing = " x ".join(f"{v:.3g}" for v in np.linalg.norm(affine[:3, :3], axis=0))
+    return f"({corner}) mm, {spacing} mm"
+
+
+def _thumbnail(job: Job, volume: Volume, status: RecordStatus) -> str:
+    """Write the picture of a scan that was not accepted; '' for others."""
+    if job.folder is None or status not in ("review", "reject"):
+        return ""
+    name = f"{THUMBNAILS}/{job.candidate.case_id}.png"
+    write_thumbnail(job.folder / name, volume)
+    return name
+
+
+def failed(job: Job, error: HeadCTSSLError) -> Outcome:
+    """The outcome of a scan that could not be read."""
+    reasons = (told_error(error).replace(str(job.candidate.scan.path), job.candidate.scan.source),)
+    # Of a file that is no image the verdict holds; a full disk or a dead worker says nothing of the scan.
+    read_with = job.reading.text() if isinstance(error, ImageReadError) else ""
+    record = record_of(job.candidate, "reject", "image", reasons, read_with=read_with)
+    return Outcome("reject", reasons, (), record, {})
+
+
+def told_error(error: HeadCTSSLError) -> str:
+    """An error in one line."""
+    parts = [error.what, f"Got: {error.got}." if error.got else "", f"Expected: {error.expected}."]
+    return " ".join(part for part in [*parts, error.do or ""] if part)
