@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
 import numpy as np
@@ -19,6 +20,15 @@ from headctssl.types import Clock, Views
 
 Toolbox = tuple[Callable[..., RunSettings], Callable[..., Method], Callable[..., Views]]
 Shape = tuple[int, int, int]
+needs_monai = pytest.mark.skipif(importlib.util.find_spec("monai") is None, reason="needs the extra monai")
+ALL = (
+    "vit_test",
+    "primus_test",
+    "resenc_test",
+    "unet3d_test",
+    pytest.param("segresnet_test", marks=needs_monai),
+    pytest.param("swin_unetr_test", marks=needs_monai),
+)
 
 
 def generators(count: int, seed: int = 0) -> list[np.random.Generator]:
@@ -97,19 +107,22 @@ def test_loss_of_a_step_against_loops(encoder: str, toolbox: Toolbox) -> None:
     assert loss == pytest.approx(np.mean(per_sample), rel=1e-4)
 
 
-@pytest.mark.parametrize("encoder", ["vit_test", "resenc_test"])
+@pytest.mark.parametrize("encoder", ALL)
 def test_prediction_does_not_see_what_is_masked(encoder: str, toolbox: Toolbox) -> None:
     run_settings, make_method, make_views = toolbox
-    method = make_method(run_settings("mae", encoder, views={"global_count": 1})).eval()
+    shape = (32, 32, 64) if encoder == "swin_unetr_test" else (24, 24, 48)
+    method = make_method(run_settings("mae", encoder, shape=shape, views={"global_count": 1})).eval()
     assert isinstance(method, Mae)
-    volume = make_views(global_shapes=((24, 24, 24),)).groups["global"][0]
-    grid = tuple(24 // b for b in method.masking.patch)
+    volume = make_views(global_shapes=(shape,)).groups["global"][0]
+    grid = tuple(s // b for s, b in zip(shape, method.masking.patch, strict=True))
     keep, masked = draw_masks(generators(2), grid[0] * grid[1] * grid[2], 0.75)
     hidden = voxels_of_mask(mask_from_indices(masked, grid), method.masking.patch)
     other = torch.where(hidden, torch.rand_like(volume), volume)
     with torch.no_grad():
         one, two = (method.reconstruct(v, keep, masked)[0] for v in (volume, other))
+        three, _ = method.reconstruct(torch.where(hidden, volume, torch.rand_like(volume)), keep, masked)
     assert torch.equal(one, two)
+    assert not torch.equal(one, three), "but what is visible is seen"
 
 
 def test_normalised_targets_against_numpy() -> None:
@@ -181,3 +194,39 @@ def test_published_defaults() -> None:
     keep, _ = draw_masks(generators(1), 512, defaults.mask_ratio)
     assert keep.shape[1] == 128
     assert patchify(torch.rand(1, 3, 24, 24, 24), (12, 12, 12)).shape == (1, 8, 5184)
+
+
+@pytest.mark.parametrize("encoder", ["vit_test", "primus_test"])
+def test_tokens_of_air_are_neither_encoded_nor_predicted(encoder: str, toolbox: Toolbox) -> None:
+    """Half of the tokens hold air. What stands there changes nothing: no prediction, no target, no loss."""
+    run_settings, make_method, make_views = toolbox
+    shape = (12, 24, 36)
+    run = run_settings("mae", encoder, shape=shape, views={"global_count": 1}, settings={"token_share": 0.5})
+    method = make_method(run).eval()
+    assert method.views().tissue
+    views = make_views(global_shapes=(shape,))
+    tissue = torch.zeros(2, 1, *shape, dtype=torch.bool)
+    tissue[0, :, :, 2, 3:36:6] = True  # one voxel of a token is enough
+    tissue[0, :, :, 8, 3:36:6] = True
+    tissue[1, :, :, 13:23] = True
+    views.tissue = {"global": (tissue,)}
+    tokens = tissue.view(2, 2, 6, 4, 6, 6, 6).amax((2, 4, 6))
+    keep, masked = method.masking.draw(views, 0)
+    used = mask_from_indices(torch.cat([keep, masked], 1), (2, 4, 6))
+    assert torch.equal(used, tokens)
+    assert keep.shape[1] == round(0.25 * 24)
+    seen: list[torch.Tensor] = []
+    method.encoder.register_forward_hook(lambda _m, _a, out: seen.append(out.tokens))
+    with torch.no_grad():
+        loss = method.training_step(views, Clock(0, 10, 0, 5)).loss
+        air = ~voxels_of_mask(used, (6, 6, 6))
+        volume = views.groups["global"][0]
+        views.groups["global"] = (torch.where(air, torch.rand_like(volume), volume),)
+        assert torch.equal(method.training_step(views, Clock(0, 10, 0, 5)).loss, loss)
+    assert seen[0].shape[1] == keep.shape[1]
+
+
+def test_a_cnn_cannot_leave_tokens_out(toolbox: Toolbox) -> None:
+    run_settings, make_method, _ = toolbox
+    with pytest.raises(UsageError, match="leave tokens out"):
+        make_method(run_settings("mae", "resenc_test", settings={"token_share": 0.5}))
