@@ -272,6 +272,17 @@ METHOD_FACTS: dict[str, MethodFacts] = {
             paper="Balestriero and LeCun 2025, arXiv 2511.08544",
             smallest_batch=4,
         ),
+        MethodFacts(
+            "supervised",
+            "unet3d",
+            (("global", 1.0),),
+            (),
+            "arXiv 2501.11253",
+            global_views=1,
+            paper="Li et al. 2024, arXiv 2501.11253",
+            smallest_batch=1,
+            predicts_voxels=True,
+        ),
     )
 }
 """Cost facts of every method by name. Code is in `headctssl.methods`."""

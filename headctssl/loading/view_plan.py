@@ -12,6 +12,7 @@ __all__ = ["ViewGroup", "ViewPlan", "global_group", "local_group", "view_plan"]
 
 Shape = tuple[int, int, int]
 Range = tuple[float, float]
+Focus = Literal["anatomy", "segmentation"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,9 @@ class ViewGroup:
     gamma: Range = (1.0, 1.0)  # exponent
     noise_probability: float = 0.0
     noise_sigma: float = 0.0  # largest standard deviation, in windows
-    focus: Literal["anatomy", "segmentation"] = "anatomy"  # what may be looked at, in scans that have it
-    focus_probability: float = 0.0  # chance that the view is centred on a voxel of it, each with the same chance
+    focus: tuple[tuple[Focus, float], ...] = ()
+    """(mask, chance that a view is centred on a voxel of it, each voxel with the same chance) for scans that have it;
+    the second mask is asked where the first was not drawn."""
 
     def __post_init__(self) -> None:
         assert self.count >= 1, "a group without views does not belong into a plan"
@@ -77,7 +79,7 @@ def global_group(views: ViewSettings, spec: InputSpec, count: int | None = None)
         gamma=views.gamma,
         noise_probability=views.noise_probability,
         noise_sigma=views.noise_sigma,
-        focus_probability=views.focus_anatomy,
+        focus=(("anatomy", views.focus_anatomy),),
     )
 
 
@@ -99,7 +101,7 @@ def local_group(views: ViewSettings, count: int | None = None) -> ViewGroup:
         rotate_degrees=views.rotate_degrees,
         shift_probability=views.shift_probability if augment else 0.0,
         shift=views.shift,
-        focus_probability=views.focus_anatomy,
+        focus=(("anatomy", views.focus_anatomy),),
     )
 
 

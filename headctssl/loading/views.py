@@ -94,15 +94,19 @@ class _Focus:
         if not self.generators:
             return None
         chance, which = self.generators[sample].random(2)
-        if chance >= group.focus_probability:
-            return None
-        key = (group.focus, sample)
-        if key not in self._masks:
-            mask = self._mask(group.focus, sample)
+        for name, share in group.focus:
+            if chance < share:
+                return self._point(name, sample, float(which))
+            chance = (chance - share) / (1.0 - share)  # uniform again, given that this mask was not drawn
+        return None
+
+    def _point(self, name: str, sample: int, which: float) -> NDArray[np.float64] | None:
+        if (name, sample) not in self._masks:
+            mask = self._mask(name, sample)
             if mask is None:
                 return None
-            self._masks[key] = FocusMask(mask)
-        return self._masks[key].point(float(which))
+            self._masks[name, sample] = FocusMask(mask)
+        return self._masks[name, sample].point(which)
 
     def _mask(self, name: str, sample: int) -> Tensor | None:
         if name == "segmentation":

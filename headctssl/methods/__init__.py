@@ -45,6 +45,10 @@ METHODS: dict[str, MethodEntry] = {
     "spark": MethodEntry(
         "headctssl.methods.spark.spark:Spark", "reconstruction of masked blocks by a sparse CNN (arXiv 2301.03580)"
     ),
+    "supervised": MethodEntry(
+        "headctssl.methods.supervised.supervised:Supervised",
+        "segmentation with labels that each dataset has a part of (SuPreM, arXiv 2501.11253)",
+    ),
 }
 """Every built-in method by name. Third parties add theirs through the entry-point group ``headctssl.methods``."""
 

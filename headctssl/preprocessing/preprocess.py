@@ -90,6 +90,9 @@ def preprocess(
     ]
     workers = worker_count(num_workers, len(jobs))
     say(f"{raw.folder.name}: {len(jobs)} cases -> {rule.storage_id} with {workers} process(es)", quiet=quiet)
+    forgotten = [c for c in MASK_COLUMNS if c not in rule.masks and c in raw.cases and (raw.cases[c] != "").any()]
+    if forgotten:
+        say(f"cases.csv fills {', '.join(forgotten)}, which this rule does not store: --replan does", quiet=quiet)
     outcomes = _run(jobs, workers, quiet)
     rows = [outcome.row for outcome in outcomes if outcome.row is not None]
     removed = _bring_up_to_date(storage, rows, known, jobs, raw)

@@ -13,6 +13,7 @@ import headctssl
 from headctssl.console import name_files, say
 from headctssl.contract import Contract
 from headctssl.errors import HeadCTSSLError
+from headctssl.loading.crop_masks import MaskReads
 from headctssl.loading.loader import BatchLoader
 from headctssl.loading.views import whole_head_view
 from headctssl.methods.method import Method
@@ -263,6 +264,9 @@ def _batches(call: PretrainCall, process: Process, start_step: int) -> BatchLoad
         num_steps=training.num_steps,
         num_workers=training.num_workers,
         accumulation=training.accumulation,
+        masks=MaskReads(
+            anonymization=True, anatomy=settings.views.focus_anatomy > 0, classes=settings.segmentation_classes
+        ),
     )
 
 

@@ -21,6 +21,7 @@ from headctssl.settings import parse_overrides
 from headctssl.training.checkpoint import LoadedWeights, load_weights
 from headctssl.training.distributed import Process
 from headctssl.training.pretrain_data import PretrainData, open_pretrain_data
+from headctssl.training.segmented import only_segmented
 
 __all__ = ["PretrainCall", "Request", "choose_device", "open_call", "run_name"]
 
@@ -70,6 +71,8 @@ def open_call(
     """
     method = method_class(request.method)
     data = open_pretrain_data(request.dataset_ids, request.plans_name, request.pretrain_on, request.where)
+    if "segmentation" in method.requires:
+        data = only_segmented(data)
     weights = None if request.init in (None, "scratch") else load_weights(str(request.init))
     if settings is None:
         settings = _resolved(request, method, data, weights, device, process)
@@ -113,7 +116,10 @@ def _resolved(
     )
     if weights is not None:
         _require_fit(weights.contract, settings)
-    settings = settings.model_copy(update={"decisions": (*settings.decisions, *_notes(data)), "where": data.where})
+    decisions = (*settings.decisions, *_notes(data))
+    settings = settings.model_copy(
+        update={"decisions": decisions, "where": data.where, "segmentation_classes": data.classes}
+    )
     # One spelling and order, so that a continued run can be compared.
     typed = tuple(f"{key}={json.dumps(value)}" for key, value in sorted(asked.items()))
     return settings.model_copy(update={"overrides": typed})
@@ -127,9 +133,20 @@ def _notes(data: PretrainData) -> list[Decision]:
             Decision(
                 what="stored cases left out",
                 value="; ".join(data.left_out),
-                rule="only cases that splits.json has for training or validation are pretrained on",
+                rule="only cases that splits.json has for training or validation are pretrained on, and by a method"
+                " that learns classes only those with a segmentation",
                 source="a case without a place may be another scan of a test subject",
-                because="they were stored after the splits were last brought up to date",
+                because="of what is stored and of splits.json",
+            )
+        )
+    if data.classes:
+        notes.append(
+            Decision(
+                what="classes",
+                value=", ".join(data.classes),
+                rule="the classes of all datasets by name; one that a dataset does not name adds no loss there",
+                source="SuPreM (arXiv 2501.11253)",
+                because="segmentation_classes of dataset.json",
             )
         )
     if data.where is not None:

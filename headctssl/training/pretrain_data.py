@@ -28,8 +28,9 @@ class PretrainData:
 
     plans: tuple[Plans, ...]
     indexes: tuple[CaseIndex, ...]
-    left_out: tuple[str, ...] = ()  # sentences on stored cases that no split knows
+    left_out: tuple[str, ...] = ()  # sentences on stored cases that cannot be trained on
     where: ChosenCases | None = None  # what an expression over the columns of cases.csv picked
+    classes: tuple[str, ...] = ()  # of the segmentations, where a method learns from them
 
     @property
     def num_cases(self) -> int:
@@ -82,7 +83,8 @@ def open_pretrain_data(
             do="Name every dataset once.",
         )
     plans = tuple(load_plans(dataset_id, plans_name) for dataset_id in dataset_ids)
-    stored = tuple(_open(plan, plans[0].storage) for plan in plans)
+    # Masks are the dataset's own: what the first one does not have must not be lost in the others.
+    stored = tuple(_open(plan, plans[0].storage.with_masks(plan.storage.masks)) for plan in plans)
     indexes, left_out = stored, list[str]()
     if pretrain_on == "train":
         indexes = tuple(_for_training(plan, index, left_out) for plan, index in zip(plans, stored, strict=True))

@@ -25,7 +25,11 @@ SMALL: dict[str, dict[str, JsonValue]] = {
     "mae": {"decoder_width": 48, "decoder_depth": 1, "decoder_heads": 3},
     "simmim": {},
     "spark": {},
+    "supervised": {},
 }
+
+CLASSES = ("bright", "middle")
+"""Classes of the views: what is above 0.6 in the first channel, and what is between 0.4 and 0.6."""
 
 WINDOWS = (Window(level=40, width=80), Window(level=80, width=200), Window(level=600, width=2800))
 
@@ -51,6 +55,7 @@ def run_settings(
         training=TrainingSettings(num_steps=100, samples_per_epoch=100, batch_size=4, lr=1e-3),
         views=with_overrides(ViewSettings(), {"local_count": 0, **(views or {})}),
         method=chosen,
+        segmentation_classes=CLASSES if "segmentation" in method_class(method).requires else (),
         estimate=Estimate(step_seconds=0, scans_per_second=0, memory_gb=0, hours=0),
         decisions=(),
     )
@@ -71,7 +76,7 @@ def make_views(
     seed: int = 0,
     detail: int = 4,
 ) -> Views:
-    """Smooth random views, interpolated between `detail` random values per axis, all voxels stored."""
+    """Smooth random views, interpolated between `detail` random values per axis, all voxels stored and labelled."""
     generator = torch.Generator().manual_seed(seed)
 
     def view(shape: Shape) -> torch.Tensor:
@@ -82,7 +87,14 @@ def make_views(
     if local_shapes:
         groups["local"] = tuple(view(s) for s in local_shapes)
     inside = {name: tuple(torch.ones_like(v[:, :1]) for v in members) for name, members in groups.items()}
-    return Views(groups, inside, torch.arange(batch), seed=seed, epoch=0)
+    segmentation = {
+        name: tuple(((v[:, :1] > 0.6) + 2 * ((v[:, :1] > 0.4) & (v[:, :1] <= 0.6))).to(torch.int16) for v in members)
+        for name, members in groups.items()
+    }
+    known = torch.ones(batch, len(CLASSES), dtype=torch.bool)
+    return Views(
+        groups, inside, torch.arange(batch), seed=seed, epoch=0, segmentation=segmentation, known_classes=known
+    )
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -98,9 +99,18 @@ def test_loss_is_a_mean_over_samples(name: str, encoder: str, toolbox: Toolbox) 
     clock = Clock(0, 10, 0, 5)
 
     def part(rows: slice) -> Views:
-        groups = {k: tuple(v[rows] for v in vs) for k, vs in whole.groups.items()}
-        inside = {k: tuple(v[rows] for v in vs) for k, vs in whole.inside.items()}
-        return Views(groups, inside, whole.sample_index[rows], whole.seed, whole.epoch)
+        def of(groups: dict[str, tuple[torch.Tensor, ...]]) -> dict[str, tuple[torch.Tensor, ...]]:
+            return {name: tuple(view[rows] for view in views) for name, views in groups.items()}
+
+        known = whole.known_classes[rows]
+        return replace(
+            whole,
+            groups=of(whole.groups),
+            inside=of(whole.inside),
+            segmentation=of(whole.segmentation),
+            known_classes=known,
+            sample_index=whole.sample_index[rows],
+        )
 
     with torch.no_grad():
         halves = [method.training_step(part(rows), clock).loss for rows in (slice(0, 2), slice(2, 4))]
