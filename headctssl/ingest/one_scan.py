@@ -17,7 +17,7 @@ from headctssl.ingest.candidate import Candidate, identifying_words
 from headctssl.ingest.privacy import scrub, without_paths
 from headctssl.ingest.report import RecordStatus, ScanRecord, Stage, hu_peaks
 from headctssl.ingest.thumbnail import THUMBNAILS, write_thumbnail
-from headctssl.ingest.verdict import Status, judge
+from headctssl.ingest.verdict import Status, appraise
 from headctssl.types import Volume
 
 __all__ = ["Job", "Outcome", "Reading", "convert_scan", "failed", "record_of", "source_state", "told_error"]
@@ -129,8 +129,10 @@ def convert_scan(job: Job) -> Outcome:
     scan, how = candidate.scan, job.reading
     options = {"keep_detail": how.keep_detail, "fill_gaps": how.fill_gaps, "repair_intensity": how.repair_intensity}
     volume = read_series(scan.files, **options) if scan.files else read(scan.path, **options)
-    status, reasons = judge(volume, scan.facts)
-    notes = (*((job.note,) if job.note else ()), *(note for note in volume.info.notes if note not in reasons))
+    verdict = appraise(volume, scan.facts)
+    status, reasons = verdict.status, verdict.reasons
+    read_notes = (note for note in volume.info.notes if note not in reasons)
+    notes = (*((job.note,) if job.note else ()), *read_notes, *verdict.notes)
     cells = _cells(candidate, volume, status)
     decided: RecordStatus = status
     stage: Stage = "image"

@@ -16,7 +16,7 @@ from headctssl.types import Volume
 if TYPE_CHECKING:
     from headctssl.ingest.scan import SeriesFacts
 
-__all__ = ["Appraisal", "IngestReport", "ScanVerdict", "Status", "appraise", "judge", "judge_facts"]
+__all__ = ["Appraisal", "ScanVerdict", "Status", "appraise", "judge", "judge_facts"]
 
 Status = Literal["accept", "review", "reject"]
 
@@ -50,13 +50,6 @@ class ScanVerdict(Settings):
     status: Status = Field(description="accept and review are in the dataset, reject is not.")
     reasons: tuple[str, ...] = Field((), description="Why the status is not accept.")
     notes: tuple[str, ...] = Field((), description="What was noticed or done while reading.")
-
-
-class IngestReport(Settings):
-    """ingest_report.json: the last verdict on every scan that was offered to the dataset."""
-
-    format: Literal[1] = 1
-    scans: tuple[ScanVerdict, ...] = ()
 
 
 @dataclass(frozen=True)
