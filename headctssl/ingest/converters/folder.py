@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -57,7 +57,7 @@ def find_scans(source: Path, labels: Path | None = None) -> Found:
     names = [image.relative_to(root).as_posix() for image in images]
     of_image: list[_Row] = [{} for _ in images]
     if labels is not None:
-        of_image = _match(table, rows, labels, images, names, remarks)
+        of_image = _match(table, rows, labels, images, names, _names_of(rows), remarks)
         specs = tuple(LabelSpec(name=name) for name in binary_columns(rows) if name not in _KEYS)
         remarks.insert(0, f"Labels found in {labels.name}: {', '.join(s.name for s in specs) or 'none'}.")
     result = identified(_scan(image, name, row, root) for image, name, row in zip(images, names, of_image, strict=True))
@@ -101,6 +101,12 @@ def _mask_files(rows: Sequence[Mapping[str, str]], path: Path, root: Path) -> se
     return masks
 
 
+def _names_of(rows: Sequence[Mapping[str, str]]) -> set[str]:
+    """Every way to write a mask that the CSV names."""
+    cells = [Path(row[column]) for row in rows for column in MASK_COLUMNS if row.get(column)]
+    return {text for path in cells for text in (path.as_posix(), path.name, stem(path))}
+
+
 def _not_images(root: Path, source: Path, images: Sequence[Path], masks: set[Path]) -> tuple[Ignored, ...]:
     if not source.is_dir() or source in images:
         return ()
@@ -124,6 +130,7 @@ def _match(
     path: Path,
     images: Sequence[Path],
     names: Sequence[str],
+    masks: Collection[str],
     remarks: list[str],
 ) -> list[_Row]:
     """The line of the CSV that belongs to each image; {} for an image without one."""
@@ -144,6 +151,13 @@ def _match(
     for line in lines:
         text = line[key]
         found = set(owners.get(text, ()))
+        if not found and text in masks:
+            raise DataError(
+                f"{path}: '{text}' is an image and a mask.",
+                got=f"a line with the {key} '{text}', and a line that names it as its mask",
+                expected="a mask has no line of its own",
+                do="Remove one of the two.",
+            )
         if not found:
             unmatched += 1
             continue
