@@ -102,6 +102,11 @@ class Header:
         meta = getattr(self.data, "file_meta", None)
         return str(meta.get("TransferSyntaxUID", "") or "") if meta is not None else ""
 
+    def raw(self, tag: BaseTag) -> object:
+        """What stands in the file, for comparing."""
+        value = self._value(tag)
+        return value if isinstance(value, bytes) else str(value)
+
     def texts(self, tag: BaseTag) -> tuple[str, ...]:
         """The values of a tag as text without padding; () where it is absent or empty."""
         value = self._value(tag)

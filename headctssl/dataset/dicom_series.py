@@ -19,14 +19,24 @@ from headctssl.dataset.dicom_pixels import PixelReader
 from headctssl.dataset.dicom_slices import ENHANCED_CT, Common, Slice, number_text, slices_of
 from headctssl.dataset.raw_image import Geometry, RawImage
 
-__all__ = ["DICOM_SUFFIXES", "SAME_POSITION_MM", "dicom_geometry", "is_dicom", "read_dicom", "series_files"]
+__all__ = [
+    "DICOM_SUFFIXES",
+    "SAME_DIRECTION",
+    "SAME_POSITION_MM",
+    "dicom_geometry",
+    "is_dicom",
+    "read_dicom",
+    "series_files",
+]
 
 DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 SAME_POSITION_MM = 0.01
 """Slices closer along their normal are at one position."""
 
-_SAME_DIRECTION = 1e-3  # cosine units; 0.06 degrees
+SAME_DIRECTION = 1e-3
+"""Slices whose direction cosines differ by no more are parallel: 0.06 degrees."""
+
 _DO_SERIES = "Give each series its own folder, or use headct_convert --from dicom, which separates them."
 
 
@@ -166,7 +176,7 @@ def _normal(folder: Path, slices: Sequence[Slice]) -> NDArray[np.float64]:
     """The unit normal of slices that are parallel."""
     directions = np.array([one.common.orientation for one in slices])
     away = np.abs(directions - directions[0]).max(axis=1)
-    if away.max() > _SAME_DIRECTION:
+    if away.max() > SAME_DIRECTION:
         raise series_error(
             folder,
             f"slices of several orientations, for example {slices[0].name} and {slices[int(away.argmax())].name}",

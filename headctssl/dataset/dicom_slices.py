@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -35,8 +36,13 @@ _TAGS = tags_of(
     SeriesInstanceUID SeriesNumber AcquisitionNumber InstanceNumber ImagePositionPatient ImageOrientationPatient
     TemporalPositionIdentifier NumberOfTemporalPositions SamplesPerPixel PhotometricInterpretation NumberOfFrames Rows
     Columns PixelSpacing BitsStored PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit BurnedInAnnotation
-    RescaleIntercept RescaleSlope EchoNumbers"""
+    RescaleIntercept RescaleSlope EchoNumbers AccessionNumber PatientBirthDate ReferringPhysicianName
+    PerformingPhysicianName OperatorsName InstitutionName"""
 )
+_OF_SLICE = ("SOPInstanceUID", "InstanceNumber", "ImagePositionPatient", "AcquisitionTime", "AcquisitionNumber")
+_OF_SERIES = tuple(tag for name, tag in _TAGS.items() if name not in (*_OF_SLICE, "TemporalPositionIdentifier"))
+_STAFF = ("ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName")
+_NUMBERS = ("PatientID", "AccessionNumber", "PatientBirthDate", "InstitutionName")
 _TAG_LIST = tuple(_TAGS.values())
 
 
@@ -49,7 +55,7 @@ class Common(NamedTuple):
     study_uid: str
     series_uid: str
     patient: str  # PatientID
-    patient_name: str
+    identifying: tuple[str, ...]  # parts of names, numbers, the day of birth: what no text that is kept may hold
     age: str  # as written
     sex: str
     study_date: str
@@ -102,17 +108,28 @@ class Slice(NamedTuple):
         return name if self.frame is None else f"frame {self.frame + 1} of {name}"
 
 
-def slices_of(file: Path | str) -> list[Slice]:
+Cache = dict[tuple[object, ...], Common]
+"""What series share by the bytes it was decoded from: a series is decoded once, not slice by slice."""
+
+
+def slices_of(file: Path | str, cache: Cache | None = None) -> list[Slice]:
     """The pictures of a DICOM file, from its header; several for a multi-frame CT.
 
     Args:
         file: the file.
+        cache: kept by the caller over many files; filled here.
 
     Raises:
         HeaderError: it is not DICOM, damaged, or a multi-frame file whose frames are not described.
     """
     header = open_header(file, _TAG_LIST)
-    one = _slice(str(file), header)
+    key = (header.syntax, *(header.raw(tag) for tag in _OF_SERIES))
+    common = cache.get(key) if cache is not None else None
+    if common is None:
+        common = _common(header)
+        if cache is not None:
+            cache[key] = common
+    one = _slice(str(file), header, common)
     if one.common.sop_class not in ENHANCED_CT:
         return [one]
     # Not at the top: most trees hold no such file.
@@ -126,7 +143,7 @@ def kernel_text(values: tuple[str, ...]) -> str:
     return values[0] if len(values) == 1 else repr(list(values)) if values else ""
 
 
-def _slice(file: str, header: Header) -> Slice:
+def _slice(file: str, header: Header, common: Common) -> Slice:
     position, fault = vector(header, _TAGS, "ImagePositionPatient", 3)
     acquisition = (header.text(_TAGS[name]) for name in ("TemporalPositionIdentifier", "AcquisitionNumber"))
     return Slice(
@@ -137,7 +154,7 @@ def _slice(file: str, header: Header) -> Slice:
         time="/".join((*acquisition, header.text(_TAGS["AcquisitionTime"]))),
         position=position,
         fault=fault,
-        common=_common(header),
+        common=common,
     )
 
 
@@ -155,7 +172,7 @@ def _common(header: Header) -> Common:
         study_uid=text(_TAGS["StudyInstanceUID"]),
         series_uid=text(_TAGS["SeriesInstanceUID"]),
         patient=text(_TAGS["PatientID"]),
-        patient_name=text(_TAGS["PatientName"]),
+        identifying=_identifying(header),
         age=text(_TAGS["PatientAge"]),
         sex=text(_TAGS["PatientSex"]),
         study_date=text(_TAGS["StudyDate"]),
@@ -196,6 +213,17 @@ def vector(header: Header, tags: Mapping[str, BaseTag], name: str, count: int) -
         return header.numbers(tags[name], name, count), ""
     except HeaderError as error:
         return (), str(error)
+
+
+def _identifying(header: Header) -> tuple[str, ...]:
+    staff = [word for name in _STAFF for word in _words(header.text(_TAGS[name])) if len(word) > 2]  # not "Dr", "CT"
+    numbers = [header.text(_TAGS[name]) for name in _NUMBERS]
+    words = (*_words(header.text(_TAGS["PatientName"])), *staff, *numbers)
+    return tuple(sorted({word for word in words if len(word) > 1}))
+
+
+def _words(name: str) -> list[str]:
+    return re.split(r"[\s^=,\\]+", name)
 
 
 def rescaling(header: Header, tags: Mapping[str, BaseTag]) -> tuple[tuple[float | None, float | None], str]:

@@ -3,160 +3,177 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import pydicom
-
-from headctssl.dataset.dicom_series import is_dicom
+from headctssl.dataset.dicom_slices import Slice
+from headctssl.ingest.dicom_facts import facts_of
+from headctssl.ingest.dicom_group import Part, split_series, without_copies, without_repeats
+from headctssl.ingest.dicom_tree import Tree, read_tree
 from headctssl.ingest.scan import Found, Ignored, Scan
 from headctssl.ingest.verdict import ScanVerdict
 
 __all__ = ["find_scans"]
 
-_TAGS = [
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "Modality",
-    "ImageType",
-    "PatientID",
-    "PatientAge",
-    "PatientSex",
-    "StudyDescription",
-    "ContrastBolusAgent",
-]
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
-_OLDEST = 90  # ages above are rare enough to identify; they are stored as 90
-_YEARS_PER = {"Y": 1.0, "M": 1 / 12, "W": 7 / 365.25, "D": 1 / 365.25}
+
+_Key = tuple[str, str, str]  # study UID, series UID, and the folder of files without a series UID
 
 
-@dataclass
-class _Series:
-    """The files of one series while the tree is walked."""
-
-    header: pydicom.Dataset  # of the first file
-    files: dict[str, Path] = field(default_factory=dict)  # SOP instance UID -> file
-    copies: int = 0
-
-
-def find_scans(source: Path) -> Found:
+def find_scans(source: Path, num_workers: int | None = 1) -> Found:
     """Walk a tree and group its CT slices by study and series UID, those without a series UID by folder.
 
-    Localisers, secondary captures and other modalities are ignored and listed. Copies of one slice
-    (the same SOP instance UID) count once.
+    Localisers, secondary captures and other modalities are ignored and counted; `Found.others` has them with their
+    facts. Slices that are there twice count once: the same SOP instance UID, or the same pixels at the same place. A
+    series UID that holds several stacks gives one scan for each (`dicom_group.split_series`).
 
     Args:
         source: a folder.
+        num_workers: processes that read headers; None = one per core where there are files enough.
 
     Returns:
-        One scan per series. Subject, session and case are identified by PatientID and UIDs, which
-        `convert` replaces by keyed hashes. Columns: age (years, at most 90), sex, contrast and
-        study_description. No name, date or number.
+        One scan per stack, with its facts. Subject, session and case are identified by PatientID and UIDs, which
+        `convert` replaces by keyed hashes.
+
+    Raises:
+        HeadCTSSLError: a worker process died.
     """
-    series: dict[tuple[str, str, str], _Series] = {}
-    others: Counter[str] = Counter()
-    rejected: list[ScanVerdict] = []
-    for file in _files(source):
-        relative = file.relative_to(source).as_posix()
-        header = _header(file)
-        if header is None:
-            if file.suffix.lower() in _DICOM_SUFFIXES or is_dicom(file):
-                rejected.append(
-                    ScanVerdict(source=relative, status="reject", reasons=("The file is not readable DICOM.",))
-                )
-            else:
-                others["files that are not DICOM" if os.access(file, os.R_OK) else "files that cannot be opened"] += 1
-            continue
-        reason = _not_a_scan(header)
-        if reason:
-            others[reason] += 1
-            continue
-        uid = str(header.get("SeriesInstanceUID", "") or "")
-        # Files that name no series belong together when they lie together.
-        key = (str(header.get("StudyInstanceUID", "") or ""), uid, "" if uid else file.parent.as_posix())
-        entry = series.setdefault(key, _Series(header))
-        instance = str(header.get("SOPInstanceUID", "")) or relative
-        if instance in entry.files:
-            entry.copies += 1
-        entry.files.setdefault(instance, file)
-    copies = sum(entry.copies for entry in series.values())
+    tree = read_tree(source, num_workers)
+    sorted_out = _SortedOut()
+    for key, slices in _by_series(source, tree).items():
+        _sort_out(source, key, slices, sorted_out)
+    ignored = tree.ignored + sorted_out.ignored
+    rejected = [*tree.unreadable, *sorted_out.incomplete]
     return Found(
-        scans=tuple(_scan(source, key, series[key]) for key in series),
-        ignored=tuple(Ignored("", f"{count} {reason}") for reason, count in sorted(others.items())),
-        rejected=tuple(rejected),
-        remarks=(f"{copies} slices were there more than once and were taken once.",) if copies else (),
+        scans=_told_apart(sorted_out.scans),
+        ignored=tuple(Ignored("", f"{count} {reason}") for reason, count in sorted(ignored.items())),
+        rejected=tuple(
+            ScanVerdict(source=name, status="reject", reasons=(f"The file is not readable DICOM: {reason}.",))
+            for name, reason in sorted(rejected)
+        ),
+        remarks=tuple(sorted_out.remarks()),
+        others=_told_apart(sorted_out.others),
     )
 
 
-def _files(source: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(source, followlinks=True):
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for name in sorted(names):
-            if not name.startswith(".") and name != "DICOMDIR":
-                yield Path(parent) / name
+@dataclass
+class _SortedOut:
+    scans: list[Scan] = field(default_factory=list)
+    others: list[Scan] = field(default_factory=list)
+    ignored: Counter[str] = field(default_factory=Counter)
+    incomplete: list[tuple[str, str]] = field(default_factory=list)  # (path below the source, what is wrong)
+    copies: int = 0
+    repeats: int = 0
+    split: int = 0  # series that gave several scans
+
+    def remarks(self) -> list[str]:
+        """What was noticed and rejects nothing."""
+        told = [
+            (self.copies, f"{self.copies} slices were there more than once and were taken once."),
+            (self.repeats, f"{self.repeats} slices had the place and the pixels of another and were left out."),
+            (
+                self.split,
+                f"{self.split} series held several stacks (orientation, size, kernel or image type):"
+                " each stack is a scan.",
+            ),
+        ]
+        return [text for count, text in told if count]
 
 
-def _header(file: Path) -> pydicom.Dataset | None:
-    """The header of a DICOM file, None when it is none or damaged."""
-    try:
-        if not is_dicom(file):
-            return None
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(_TAGS))
-        for tag in _TAGS:  # values are parsed when they are used: here, where one that cannot be is told
-            header.get(tag)
-        return header
-    except Exception:  # pydicom raises errors of many types on damaged files; the caller names the file
-        return None
+def _by_series(source: Path, tree: Tree) -> dict[_Key, list[Slice]]:
+    found: defaultdict[_Key, list[Slice]] = defaultdict(list)
+    for one in tree.slices:
+        uid = one.common.series_uid
+        # Files that name no series belong together when they lie together.
+        found[(one.common.study_uid, uid, "" if uid else os.path.dirname(one.file))].append(one)
+    return dict(found)
 
 
-def _not_a_scan(header: pydicom.Dataset) -> str:
+def _sort_out(source: Path, key: _Key, slices: list[Slice], out: _SortedOut) -> None:
+    """The scans of one series, and what is none."""
+    kept, copies = without_copies(slices)
+    out.copies += copies
+    by_reason: defaultdict[str, list[Slice]] = defaultdict(list)
+    for one in kept:
+        if not (reason := _not_a_scan(one)) and not (one.common.rows and one.common.columns):
+            out.incomplete.append((_below(source, one.file), "it ends before its picture"))
+            continue
+        by_reason[reason].append(one)
+    stacks: list[Part] = []
+    if "" in by_reason:
+        stacks = split_series(by_reason.pop(""))
+    placed = [part for part in stacks if part.placed]
+    if placed and len(stacks) > len(placed):  # dose sheets and other pictures among the slices of a scan
+        by_reason["pictures without a place in the patient, in a series that has one"] += stacks[-1].slices
+        stacks = placed if len(placed) > 1 else [replace(placed[0], name="")]
+    for reason, others in by_reason.items():
+        out.ignored[reason] += len(others)
+        if others[0].common.rows:
+            parts = split_series(others)
+            out.others += [_scan(source, key, part, kind=reason) for part in parts]
+    for part in stacks:
+        if part.placed:
+            alone, repeats = without_repeats(part.slices)
+            out.repeats += repeats
+            part = replace(part, slices=tuple(alone))
+        out.scans.append(_scan(source, key, part))
+    out.split += len(stacks) > 1
+
+
+def _not_a_scan(one: Slice) -> str:
     """Why a readable DICOM file is no slice of a CT scan, '' when it is one."""
-    modality = str(header.get("Modality", "")) or "unknown"
-    if modality != "CT":
-        return f"files of modality {modality}"
-    if str(header.get("SOPClassUID", "")).startswith(_SECONDARY_CAPTURE):
+    common = one.common
+    if common.modality != "CT":
+        return f"files of modality {common.modality or 'unknown'}"
+    if common.sop_class == _SECONDARY_CAPTURE or common.sop_class.startswith(_SECONDARY_CAPTURE + "."):
         return "secondary captures"
-    image_type = header.get("ImageType") or ()
-    if "LOCALIZER" in [str(part).upper() for part in ([image_type] if isinstance(image_type, str) else image_type)]:
-        return "localisers"
-    return ""
+    return "localisers" if "LOCALIZER" in common.image_type else ""
 
 
-def _scan(source: Path, key: tuple[str, str, str], entry: _Series) -> Scan:
-    files = tuple(entry.files[instance] for instance in entry.files)
-    folder = files[0].parent.relative_to(source).as_posix()
-    header = entry.header
+def _below(source: Path, file: str) -> str:
+    return Path(file).relative_to(source).as_posix()
+
+
+def _scan(source: Path, key: _Key, part: Part, kind: str = "") -> Scan:
     study, uid, _ = key
-    columns = (
-        ("age", _age(str(header.get("PatientAge", "") or ""))),
-        ("sex", _sex(str(header.get("PatientSex", "") or ""))),
-        ("study_description", " ".join(str(header.get("StudyDescription", "") or "").split())),
-        ("contrast", "yes" if str(header.get("ContrastBolusAgent", "") or "").strip() else ""),
-    )
+    slices = part.slices
+    common = slices[0].common
+    files = tuple(Path(file) for file in dict.fromkeys(one.file for one in slices))
+    folder = _below(source, os.path.commonpath([os.path.dirname(file) for file in files]))
+    # Without a series UID the slices themselves say which scan it is, wherever it lies.
+    identity = f"series:{uid}" if uid else f"slices:{','.join(sorted(_instances(source, slices)))}"
+    what = "slices" if part.placed or not kind else "pictures"
     return Scan(
-        source=f"{folder} ({len(files)} slices)",
+        source=f"{folder} ({len(slices)} {what})",
         path=files[0].parent,
-        # Without a series UID the slices themselves say which scan it is, wherever it lies.
-        identity=f"study:{study}:series:{uid}" if uid else f"study:{study}:slices:{','.join(sorted(entry.files))}",
+        identity=f"study:{study}:{identity}" + (f":part:{part.name}" if part.name else ""),
         files=files,
-        subject=str(header.get("PatientID", "") or "").strip() or (f"study:{study}" if study else ""),
+        subject=common.patient or (f"study:{study}" if study else ""),
         session=study,
-        columns=tuple((name, value) for name, value in columns if value),
+        identifying=tuple(
+            sorted({word for one in {id(s.common): s.common for s in slices}.values() for word in one.identifying})
+        ),
+        facts=facts_of(part),
     )
 
 
-def _age(text: str) -> str:
-    """PatientAge (nnnD, nnnW, nnnM, nnnY) in years, at most 90; '' when it does not parse."""
-    text = text.strip().upper()
-    if len(text) < 2 or text[-1] not in _YEARS_PER or not text[:-1].isdigit():
-        return ""
-    return f"{min(_OLDEST, int(text[:-1]) * _YEARS_PER[text[-1]]):.3g}"
+def _instances(source: Path, slices: Sequence[Slice]) -> set[str]:
+    return {one.instance or _below(source, one.file) for one in slices}
 
 
-def _sex(text: str) -> str:
-    return text.strip().upper() if text.strip().upper() in ("M", "F", "O") else ""
+def _told_apart(scans: Sequence[Scan]) -> tuple[Scan, ...]:
+    """The scans with the number of their series where their folder and size do not tell them apart."""
+    count = Counter(scan.source for scan in scans)
+    seen: Counter[str] = Counter()
+    told: list[Scan] = []
+    for scan in scans:
+        if count[scan.source] > 1 and scan.facts is not None:
+            seen[scan.source] += 1
+            number = scan.facts.series_number
+            which = f"series {number}, " if number is not None else ""
+            name = f"{scan.source[:-1]}, {which}number {seen[scan.source]} of {count[scan.source]})"
+            scan = replace(scan, source=name)
+        told.append(scan)
+    return tuple(told)
