@@ -23,7 +23,15 @@ MASK_COLUMNS = (ANATOMY, ANONYMIZATION, SEGMENTATION)
 _SAME_MM = 0.1  # the mask's voxels may lie this far from the image's
 
 
-def read_mask(name: str, path: Path, image: Volume, classes: Sequence[SegmentationClass] = ()) -> LabelMap:
+def read_mask(
+    name: str,
+    path: Path,
+    image: Volume,
+    classes: Sequence[SegmentationClass] = (),
+    *,
+    keep_detail: bool = False,
+    fill_gaps: bool = False,
+) -> LabelMap:
     """Read one mask of a case and check it.
 
     Args:
@@ -31,6 +39,8 @@ def read_mask(name: str, path: Path, image: Volume, classes: Sequence[Segmentati
         path: the file.
         image: the image it belongs to, as `image_io.read` gave it.
         classes: segmentation only: the classes of dataset.json; without any, every value is taken.
+        keep_detail: as the image was read.
+        fill_gaps: as the image was read.
 
     Returns:
         The mask on the voxels of the image. `anatomy_mask` and `anonymization_mask` mark what is above 0.
@@ -39,7 +49,7 @@ def read_mask(name: str, path: Path, image: Volume, classes: Sequence[Segmentati
         DataError: the file cannot be read, does not lie on the voxels of the image, or has values
             that a mask cannot have or that dataset.json does not name.
     """
-    mask = read_label_map(path, any_part=name == ANONYMIZATION)
+    mask = read_label_map(path, keep_detail=keep_detail, fill_gaps=fill_gaps, any_part=name == ANONYMIZATION)
     if mask.values.shape != image.hu.shape or not np.allclose(mask.affine, image.affine, atol=_SAME_MM):
         spacing = np.linalg.norm(mask.affine[:3, :3], axis=0)
         raise DataError(

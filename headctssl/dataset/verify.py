@@ -13,6 +13,7 @@ from headctssl.dataset.image_io import find_images, read
 from headctssl.dataset.intensity import noted_fault
 from headctssl.dataset.manifest import DatasetInfo, cases_from_images
 from headctssl.dataset.masks import SEGMENTATION, read_mask
+from headctssl.dataset.overlap import contradicting_labels, repeated_images, shared_with_others, voxel_digest
 from headctssl.dataset.parallel import map_items
 from headctssl.dataset.table import PATH_COLUMNS, STANDARD_COLUMNS, Fault, read_table, table_faults
 from headctssl.errors import HeadCTSSLError
@@ -43,6 +44,9 @@ class VerifyReport:
 def verify_dataset(dataset_id: int, *, num_workers: int | None = None, quiet: bool = False) -> VerifyReport:
     """Find every fault of a raw dataset: its two files, and every image, read in full.
 
+    Also: images that are there twice, images and patients that another dataset of the raw data root has too,
+    and labels that contradict each other within a session.
+
     Args:
         dataset_id: number of the dataset.
         num_workers: processes; None = one per core.
@@ -66,7 +70,10 @@ def verify_dataset(dataset_id: int, *, num_workers: int | None = None, quiet: bo
         if {"case_id", "image"} <= set(cases.columns):
             classes = info.segmentation_classes if info is not None else ()
             remarks += _segmentation_remarks(cases, classes)
-            _check_images(folder, cases, classes, faults, remarks, num_workers=num_workers, quiet=quiet)
+            digests = _check_images(folder, cases, classes, faults, remarks, num_workers=num_workers, quiet=quiet)
+            faults += [*contradicting_labels(cases, labels), *repeated_images(cases, digests)]
+            leaks, shared = shared_with_others(folder, cases)
+            faults, remarks = faults + leaks, remarks + shared
     number = 0 if cases is None else len(cases)
     report = VerifyReport(folder.name, number, tuple(_by_case(faults)), tuple(remarks))
     _print(report, quiet=quiet)
@@ -143,8 +150,10 @@ def _check_images(
     *,
     num_workers: int | None,
     quiet: bool,
-) -> None:
+) -> dict[str, str]:
+    """Read every image and mask; the digests of the voxels by case id."""
     items: list[_Item] = []
+    digests: dict[str, str] = {}
     masks: dict[str, list[tuple[str, Path]]] = {}
     for column in PATH_COLUMNS:
         if column not in cases.columns:
@@ -172,16 +181,27 @@ def _check_images(
         if isinstance(result, HeadCTSSLError):
             faults.append(_from_error(result, case_id))
         else:
-            faults += result[0]
-            remarks += result[1]
+            faults += result.faults
+            remarks += result.remarks
+            digests[case_id] = result.digest
     listed = {(folder / str(text)).resolve() for text in cases["image"] if text}
     extra = [p for p in find_images(folder / "images") if p.resolve() not in listed]
     if extra:
         names = ", ".join(p.name for p in extra[:5]) + (" ..." if len(extra) > 5 else "")
         remarks.append(f"{len(extra)} images under images/ are in no line of cases.csv: {names}.")
+    return digests
 
 
-def _check_image(item: _Item) -> tuple[list[Fault], list[str]]:
+@dataclass(frozen=True)
+class _Checked:
+    """What reading one case found."""
+
+    faults: list[Fault]
+    remarks: list[str]
+    digest: str  # of the voxels
+
+
+def _check_image(item: _Item) -> _Checked:
     """Read one image and its masks in full."""
     case_id = item.case_id
     volume = read(item.image)
@@ -203,7 +223,7 @@ def _check_image(item: _Item) -> tuple[list[Fault], list[str]]:
         except HeadCTSSLError as error:
             faults.append(_from_error(error, case_id))
     told = [note for note in volume.info.notes if fault is None or note != fault.text]
-    return faults, [f"Case '{case_id}': {note}" for note in told]
+    return _Checked(faults, [f"Case '{case_id}': {note}" for note in told], voxel_digest(volume))
 
 
 def _by_case(faults: list[Fault]) -> list[Fault]:

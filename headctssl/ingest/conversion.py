@@ -160,6 +160,7 @@ class Conversion:
                 None if self.dry_run else self.data.folder,
                 where if candidate.case_id in screened.undecided else "",
                 screened.notes.get(candidate.case_id, ""),
+                self.data.info.segmentation_classes,
             )
             for candidate in todo
         ]

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from headctssl import __version__
-from headctssl.dataset.image_io import read, read_label_map, read_series, write_nifti
+from headctssl.contract import SegmentationClass
+from headctssl.dataset.image_io import read, read_series, write_nifti
+from headctssl.dataset.masks import read_mask
 from headctssl.dataset.where import parse_where
-from headctssl.errors import HeadCTSSLError, ImageReadError
+from headctssl.errors import DataError, HeadCTSSLError, ImageReadError
 from headctssl.ingest.candidate import Candidate, identifying_words
 from headctssl.ingest.privacy import scrub, without_paths
 from headctssl.ingest.report import RecordStatus, ScanRecord, Stage, hu_peaks
@@ -46,6 +48,7 @@ class Job:
     folder: Path | None  # the dataset; None in a dry run
     where: str = ""  # a condition that needs the image, '' = none
     note: str = ""  # the rule that let it pass
+    classes: tuple[SegmentationClass, ...] = ()  # of the dataset, for its segmentations
 
 
 @dataclass(frozen=True)
@@ -138,9 +141,13 @@ def convert_scan(job: Job) -> Outcome:
     stage: Stage = "image"
     if status != "reject" and job.where and not (where := parse_where(job.where)).matches(cells):
         decided, stage, reasons = "left_out", "where", (where.told(cells),)
-    if job.folder is not None and decided in ("accept", "review"):
-        cells.update(_write_masks(job, job.folder, volume))
-        write_nifti(job.folder / candidate.image, volume)
+    if decided in ("accept", "review"):
+        masks = _masks(job, volume)
+        cells.update({column: f"masks/{column}/{candidate.case_id}.nii.gz" for column in masks})
+        if job.folder is not None:
+            for column, mask in masks.items():
+                write_nifti(job.folder / cells[column], mask)
+            write_nifti(job.folder / candidate.image, volume)
     seen = Candidate(scan, candidate.case_id, cells)
     record = record_of(seen, decided, stage, reasons, notes, read_with=how.text()).model_copy(
         update={
@@ -170,38 +177,26 @@ def _cells(candidate: Candidate, volume: Volume, status: Status) -> dict[str, st
     return found
 
 
-def _write_masks(job: Job, folder: Path, volume: Volume) -> dict[str, str]:
-    """Write the masks of a scan on the grid of its image; their paths by column."""
+def _masks(job: Job, volume: Volume) -> dict[str, Volume]:
+    """The masks of a scan on the grid of its image, by column.
+
+    Raises:
+        ImageReadError: a mask cannot be read, lies on another grid, or has values that it cannot have.
+    """
     scan, how = job.candidate.scan, job.reading
     rules = dict(scan.mask_rules)
-    cells: dict[str, str] = {}
+    found: dict[str, Volume] = {}
     for column, path in scan.masks:
-        found = read_label_map(
-            path,
-            keep_detail=how.keep_detail,
-            fill_gaps=how.fill_gaps,
-            any_part=column == "anonymization_mask",
-        )
-        same_place = found.values.shape == volume.hu.shape and np.allclose(found.affine, volume.affine, atol=0.1)
-        if not same_place:
-            raise ImageReadError(
-                f"The mask '{column}' does not lie on the voxels of its image.",
-                got=f"{' x '.join(map(str, found.values.shape))} voxels from {_place(found.affine)}",
-                expected=f"{' x '.join(map(str, volume.hu.shape))} voxels from {_place(volume.affine)}",
-                do="Resample the mask to its image, or leave it out.",
-            )
-        values = found.values
+        classes = () if column in rules else job.classes
+        try:
+            mask = read_mask(column, path, volume, classes, keep_detail=how.keep_detail, fill_gaps=how.fill_gaps)
+        except DataError as error:  # as of an image: the verdict on the scan holds until its files change
+            raise ImageReadError(error.what, got=error.got, expected=error.expected, do=error.do) from None
+        values = mask.values
         if column in rules:
             values = ((values == 0) if rules[column] == "zero" else (values != 0)).astype(np.int16)
-        cells[column] = f"masks/{column}/{job.candidate.case_id}.nii.gz"
-        write_nifti(folder / cells[column], Volume(values, volume.affine, volume.info))
-    return cells
-
-
-def _place(affine: np.typing.NDArray[np.float64]) -> str:
-    corner = ", ".join(f"{v:.1f}" for v in affine[:3, 3])
-    spacing = " x ".join(f"{v:.3g}" for v in np.linalg.norm(affine[:3, :3], axis=0))
-    return f"({corner}) mm, {spacing} mm"
+        found[column] = Volume(values, volume.affine, volume.info)
+    return found
 
 
 def _thumbnail(job: Job, volume: Volume, status: RecordStatus) -> str:
