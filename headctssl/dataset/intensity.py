@@ -7,52 +7,40 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import ndimage
+
+from headctssl.dataset.intensity_evidence import (
+    AIR_HU,
+    OFFSETS,
+    SMALLEST_AIR_SHARE,
+    SMALLEST_TISSUE_SHARE,
+    Sample,
+    Values,
+    air_share,
+    cormack_to_hu,
+    fits,
+    has_low_cloud,
+    is_hu,
+    is_inverted,
+    is_padding,
+    is_wrapped_12,
+    most_frequent,
+    offset_of,
+    tissue_share,
+)
 
 __all__ = [
     "IntensityCheck",
     "IntensityFault",
     "IntensityKind",
     "check_intensity",
-    "cormack_to_hu",
     "noted_fault",
     "repair",
-    "soft_tissue_peak",
 ]
 
 IntensityKind = Literal["HU", "offset", "cormack", "windowed", "wrapped", "not_ct", "doubtful"]
-Values = NDArray[np.int16] | NDArray[np.int32]
-Sample = NDArray[np.int32]
-
-AIR_HU = (-1250, -700)
-"""Air is -1000 HU; mixed with tissue in thick slices it stays below -700 in the sinuses and outside the head."""
-
-SMALLEST_AIR_SHARE = 0.002
-"""A head scan has far more air than this, in its sinuses alone."""
-
-SOFT_TISSUE_HU = (-150, 150)
-SMALLEST_TISSUE_SHARE = 0.2
-"""Of what is no air. Soft tissue is most of a head, also at the noise of a bone kernel."""
-
-BRAIN_HU = (15, 60)
-"""Where the peak of brain, muscle and blood lies; between two possible offsets it decides."""
-
-FAT_HU = (-130, -70)
-
-OFFSETS = (1024, 1000, -1024, -1000, 32768, 31744)
-"""What is left in when a rescale intercept is forgotten (1024, 1000), applied twice, or 16 bits are made unsigned."""
-
 _SAMPLE_PER_AXIS = 96
 _NOT_HU = "The values are not Hounsfield units: "
 _DOUBTFUL = "The values may not be Hounsfield units: "
-_BIN_HU = 4
-
-# Cormack units: Rorden et al., NeuroImage 2012, "Age-specific CT and MRI templates"; constants as in the Clinical
-# toolbox. Counted from the darkest voxel (-1024 HU), 200 HU from 900 on are stretched eleven times.
-_CORMACK_DARK = 900
-_CORMACK_MIDDLE = 200
-_CORMACK_STRETCH = 11
 
 
 @dataclass(frozen=True)
@@ -113,45 +101,60 @@ def check_intensity(values: Values) -> IntensityCheck:
     sample: Sample = values[:: stride[0], :: stride[1], :: stride[2]].astype(np.int32).ravel()
     low, high = int(values.min()), int(values.max())
     found = f"values from {low} to {high}"
-    if high > np.iinfo(np.int16).max:
-        unwrapped = np.where(sample > np.iinfo(np.int16).max, sample - (1 << 16), sample)
-        if _is_hu(unwrapped):
-            return _not_hu("wrapped", f"{found}; negative numbers of 16 bits were read as positive ones", bits=16)
-    if _is_wrapped_12(values, sample):
-        return _not_hu("wrapped", f"{found}; 12-bit numbers above 2047 (dense bone) were read as negative", bits=12)
-    if _has_low_cloud(sample) and (shifted := _offset_of(sample, [o for o in OFFSETS if o < 0])):
-        return _offset(found, shifted)
-    if _air_share(sample) >= SMALLEST_AIR_SHARE:
-        if float((sample[~_is_padding(sample)] < AIR_HU[0]).mean()) > 0.2:
-            return _doubtful(f"{found}, many of them far below air")
-        if _tissue_share(sample) >= SMALLEST_TISSUE_SHARE:
-            return IntensityCheck("HU")
-        return _doubtful(f"{found} with hardly any soft tissue near 0 HU")
-    if shifted := _offset_of(sample, [o for o in OFFSETS if o > 0]):
-        return _offset(found, shifted)
-    if low >= 0 and _fits(cormack_to_hu(sample)):
-        return _not_hu(
-            "cormack", f"{found} with air near 0 and soft tissue near {_peak(sample)}; they are Cormack units"
-        )
-    if _is_hu(sample):  # air of one value, as where what is outside the head was erased
+    wrong = _wrong_sign(values, sample, found)
+    if wrong is not None:
+        return wrong
+    if air_share(sample) >= SMALLEST_AIR_SHARE:
+        return _with_air(sample, found)
+    if offset := offset_of(sample, [o for o in OFFSETS if o > 0]):
+        return _offset(found, offset)
+    if low >= 0 and fits(cormack_to_hu(sample)):
+        tissue = most_frequent(sample, 900, 4096)
+        return _not_hu("cormack", f"{found} with air near 0 and soft tissue near {tissue}; they are Cormack units")
+    if is_hu(sample):  # air of one value, as where what is outside the head was erased
         return IntensityCheck("HU")
     return _without_air(sample, low, high, f"{found} with no air near -1000 HU")
+
+
+def _wrong_sign(values: Values, sample: Sample, found: str) -> IntensityCheck | None:
+    """Misread signs, exchanged light and dark, and the intercept applied twice."""
+    if int(values.max()) > np.iinfo(np.int16).max and is_hu(_signed_16(sample)):
+        return _not_hu("wrapped", f"{found}; negative numbers of 16 bits were read as positive ones", bits=16)
+    if is_inverted(sample):
+        return _not_hu("not_ct", f"{found}, most of them near +1000; light and dark seem to be exchanged")
+    if is_wrapped_12(values, sample):
+        return _not_hu("wrapped", f"{found}; 12-bit numbers above 2047 (dense bone) were read as negative", bits=12)
+    if has_low_cloud(sample) and (offset := offset_of(sample, [o for o in OFFSETS if o < 0])):
+        return _offset(found, offset)
+    return None
+
+
+def _signed_16(values: Sample) -> Sample:
+    return np.where(values > np.iinfo(np.int16).max, values - (1 << 16), values)
+
+
+def _with_air(sample: Sample, found: str) -> IntensityCheck:
+    """Values with air near -1000: HU unless the rest speaks against it."""
+    if float((sample[~is_padding(sample)] < AIR_HU[0]).mean()) > 0.2:
+        return _doubtful(f"{found}, many of them far below air")
+    if tissue_share(sample) < SMALLEST_TISSUE_SHARE:
+        return _doubtful(f"{found} with hardly any soft tissue near 0 HU")
+    return IntensityCheck("HU")
 
 
 def _without_air(sample: Sample, low: int, high: int, found: str) -> IntensityCheck:
     """Masks, pictures, clipped and cropped volumes, other modalities."""
     distinct = np.unique(sample).size
-    if low >= 0 and (high <= 1 or distinct <= 8):
-        return _not_hu("not_ct", f"{found}; they look like a mask or a picture scaled to 0..1")
+    if distinct <= 8:
+        return _not_hu("not_ct", f"{found}, {distinct} different ones; they look like a mask or a picture of 0 to 1")
     if low >= 0 and high <= 255:
         return _not_hu("windowed", f"{found}; they look like a windowed 8-bit picture")
     at_low, at_high = float((sample == low).mean()), float((sample == high).mean())
-    tissue = SOFT_TISSUE_HU[0] <= soft_tissue_peak(sample) <= SOFT_TISSUE_HU[1]
     if at_low >= 0.02 and at_high >= 0.01 and high - low <= 600:
         return _not_hu("windowed", f"{found}; they are cut off at both ends of a window")
     if low > -100:
         return _not_hu("not_ct", f"{found}; no offset makes them those of a CT scan")
-    if at_low >= 0.02 and tissue:
+    if at_low >= 0.02:
         return _doubtful(f"{found}; they look cut off at {low}")
     return _doubtful(found)
 
@@ -169,101 +172,6 @@ def _doubtful(found: str) -> IntensityCheck:
 def _offset(found: str, offset: int) -> IntensityCheck:
     sign = "+" if offset > 0 else "-"
     return _not_hu("offset", f"{found}; they are HU {sign} {abs(offset)}", offset=offset)
-
-
-def _is_padding(sample: Sample) -> NDArray[np.bool_]:
-    """The lowest value where it is air or below: padding, or air of one value. It says nothing about the unit."""
-    return np.asarray((sample == sample.min(initial=0)) & (sample < AIR_HU[1]))
-
-
-def _share(sample: Sample, limits: tuple[int, int]) -> float:
-    inside = (sample > limits[0]) & (sample < limits[1])
-    return float(np.count_nonzero(inside)) / max(1, sample.size)
-
-
-def _air_share(sample: Sample) -> float:
-    return _share(sample[~_is_padding(sample)], AIR_HU)
-
-
-def _tissue_share(sample: Sample) -> float:
-    return _share(sample[sample > -300], SOFT_TISSUE_HU)
-
-
-def _is_hu(sample: Sample) -> bool:
-    """Air, if only of one value, and soft tissue."""
-    return _share(sample, AIR_HU) >= SMALLEST_AIR_SHARE and _tissue_share(sample) >= SMALLEST_TISSUE_SHARE
-
-
-def soft_tissue_peak(values: NDArray[np.integer]) -> int:
-    """The most frequent value between -200 and 200 HU after smoothing by 12 HU; 0 where there is none.
-
-    Args:
-        values: HU of any shape.
-    """
-    return _mode(values, -200, 200) or 0
-
-
-def _mode(values: NDArray[np.integer], low: int, high: int) -> int | None:
-    counts, edges = np.histogram(values, bins=np.arange(low, high + _BIN_HU, _BIN_HU))
-    if not counts.any():
-        return None
-    smooth = ndimage.uniform_filter1d(counts.astype(float), 3)
-    return int(edges[int(smooth.argmax())]) + _BIN_HU // 2
-
-
-def _peak(sample: Sample) -> int:
-    """The most frequent value above air in Cormack units, for the text."""
-    return _mode(sample, _CORMACK_DARK, 4096) or 0
-
-
-def _fits(hu: Sample, *, brain_only: bool = False) -> bool:
-    """Whether values are HU beyond doubt: air and little below it, and a peak where brain, muscle or fat lies."""
-    if not _is_hu(hu) or float((hu < AIR_HU[0]).mean()) > 0.02:
-        return False
-    peak, wide = soft_tissue_peak(hu), (BRAIN_HU[0] - 35, BRAIN_HU[1] + 30)
-    if wide[0] <= peak <= wide[1]:
-        return _share(hu, wide) >= (0.1 if brain_only else 0.03)
-    # A body has more fat than muscle, but both.
-    return not brain_only and FAT_HU[0] <= peak <= FAT_HU[1] and min(_share(hu, FAT_HU), _share(hu, BRAIN_HU)) >= 0.03
-
-
-def _offset_of(sample: Sample, offsets: Iterable[int]) -> int:
-    """The offset that makes values HU, 0 when none does; that with the brain where it belongs comes first."""
-    padding = _is_padding(sample)
-    inner = sample[~padding]
-    # What was erased around the head may be its air: then the bone of a head in HU must not pass for shifted fat.
-    fitting = [offset for offset in offsets if _fits(inner - offset, brain_only=bool(padding.any()))]
-    best = [o for o in fitting if BRAIN_HU[0] <= soft_tissue_peak(inner - o) <= BRAIN_HU[1]]
-    return (best or fitting or [0])[0]
-
-
-def _has_low_cloud(sample: Sample) -> bool:
-    """Many different values far below air: no padding, which has one value."""
-    low = sample[sample < AIR_HU[0]]
-    return low.size >= 0.02 * sample.size and np.unique(low).size >= 20
-
-
-def _is_wrapped_12(values: Values, sample: Sample) -> bool:
-    """Whether values far below air lie in bone: numbers of 12 bits above 2047 that were read as negative."""
-    low = sample[(sample < -1100) & ~_is_padding(sample)]
-    if np.unique(low).size < 10 or int(values.max()) > 2047 or int(values.min()) < -2048 - 1024:
-        return False
-    every = max(1, values.shape[0] // 24)
-    planes = values[::every]
-    inside = (planes < -1100) & (planes > int(values.min()))
-    near_bone = ndimage.maximum_filter(planes, size=(1, 5, 5)) > 500
-    return float(near_bone[inside].mean()) > 0.5 if inside.any() else False
-
-
-def cormack_to_hu(values: NDArray[np.integer]) -> Sample:
-    """Cormack units to HU, the inverse of the published conversion with -1024 HU as its darkest voxel.
-
-    Args:
-        values: Cormack units of any shape, from 0.
-    """
-    stretched = np.clip(values - np.int32(_CORMACK_DARK), 0, _CORMACK_MIDDLE * _CORMACK_STRETCH)
-    shrunk = np.rint(stretched / _CORMACK_STRETCH).astype(np.int32)
-    return np.asarray(values - stretched + shrunk - 1024, dtype=np.int32)
 
 
 def repair(values: Values, check: IntensityCheck) -> Sample:
@@ -284,7 +192,7 @@ def repair(values: Values, check: IntensityCheck) -> Sample:
     if check.kind == "cormack":
         return cormack_to_hu(wide)
     if check.bits == 16:
-        return np.where(wide > np.iinfo(np.int16).max, wide - (1 << 16), wide)
+        return _signed_16(wide)
     lowest = int(wide.min())
     wrong = (wide < -1024) & (wide > lowest) if _is_flat(wide, lowest) else wide < -1024
     return np.where(wrong, wide + (1 << 12), wide)

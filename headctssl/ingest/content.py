@@ -38,7 +38,7 @@ CONTRAST_HU = (130, 500)
 MIN_DIRECTIONS = 7
 _OPEN_BELOW = 0.5
 _NECK_MM = 40.0  # more than the scalp and skull above the brain
-_CONTRAST_SHARE = 0.003
+_CONTRAST_SHARE = 0.005
 _CONTRAST_DEPTH_MM = 8.0  # from bone, whose edge has these values too
 _EMPTY_HU = -1000  # a plane with nothing above is a hole where slices are missing
 
@@ -230,12 +230,19 @@ def _skull_at_border(blocks: _Blocks, planes: NDArray[np.bool_]) -> float:
 
 
 def _bright_share(blocks: _Blocks, cavity: Mask) -> float:
-    """Share of the cavity, away from bone, that is as bright as vessels with contrast agent."""
-    if not cavity.any():
+    """Share of the cavity, away from the skull, that is as bright as vessels with contrast agent."""
+    labels, found = ndimage.label(blocks.bone)
+    if not found or not cavity.any():
         return 0.0
-    deep = cavity & (ndimage.distance_transform_edt(~blocks.bone, sampling=blocks.size_mm) > _CONTRAST_DEPTH_MM)
-    bright = deep & (blocks.highest > CONTRAST_HU[0]) & (blocks.highest < CONTRAST_HU[1])
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    depth = ndimage.distance_transform_edt(labels != sizes.argmax(), sampling=blocks.size_mm)
+    # Closed, for a bright vessel passes for bone and leaves a hole in the cavity.
+    deep = ndimage.binary_closing(cavity, iterations=2) & (depth > _CONTRAST_DEPTH_MM)
+    if not deep.any():
+        return 0.0
+    highest = blocks.highest[deep]
     # Noise lifts the maximum of a block: what is usual for soft tissue does not count.
-    usual = float(np.median(blocks.highest[deep])) if deep.any() else 0.0
-    bright &= blocks.highest > usual + 70
-    return float(bright.sum()) / max(1, int(deep.sum()))
+    usual, upper = np.percentile(highest, (50, 84))
+    limit = max(CONTRAST_HU[0], usual + 70.0, usual + 6.0 * (upper - usual))
+    return float(((highest > limit) & (highest < CONTRAST_HU[1])).mean())
