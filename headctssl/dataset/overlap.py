@@ -87,11 +87,14 @@ def contradicting_labels(cases: pd.DataFrame, labels: Sequence[LabelSpec]) -> li
     for spec in labels:
         if spec.type == "continuous" or spec.name not in cases.columns:
             continue
-        first: dict[str, tuple[str, str]] = {}
-        for case_id, session, text in cases[["case_id", "session_id", spec.name]].itertuples(index=False):
+        # A session is one subject's: written by hand, every subject may have a session 1.
+        first: dict[tuple[str, str], tuple[str, str]] = {}
+        wanted = cases.reindex(columns=["case_id", "subject_id", "session_id", spec.name], fill_value="")
+        for case_id, subject, session, text in wanted.itertuples(index=False):
             if not session or not text:
                 continue
-            other, before = first.setdefault(str(session), (str(case_id), str(text)))
+            key = (str(subject) or str(case_id), str(session))
+            other, before = first.setdefault(key, (str(case_id), str(text)))
             if label_value(spec, str(text)) != label_value(spec, before):
                 faults.append(
                     Fault(

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from headctssl.cli.main import run_command
-from headctssl.dataset.image_io import read
+from headctssl.dataset.image_io import read, read_label_map
 from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.dataset.verify import verify_dataset
 from headctssl.errors import UsageError
 from headctssl.ingest.phantom.acquisition import Acquisition
+from headctssl.ingest.phantom.findings import FINDING_IDS
 from headctssl.ingest.phantom.make import _Job, _write_case, make_case, make_phantom
 
 
@@ -49,6 +50,7 @@ def test_phantom_dataset_is_a_sound_raw_dataset(roots: Path) -> None:
     raw = load_raw_dataset(3)
     assert raw.info.profile == "laptop"
     assert list(raw.labels().columns) == ["IPH", "IVH", "SDH"]
+    assert [spec.name for spec in raw.info.segmentation_classes] == ["IPH", "SDH", "IVH"]
     assert raw.cases["subject_id"].nunique() == 4
     for case_id in raw.case_ids:
         made = make_case(1, "laptop", case=int(case_id[-4:]))
@@ -56,8 +58,8 @@ def test_phantom_dataset_is_a_sound_raw_dataset(roots: Path) -> None:
         assert np.array_equal(volume.hu, made.volume.hu)
         assert np.allclose(volume.affine, made.volume.affine, atol=1e-4)
         assert raw.labels().loc[case_id].to_dict() == {k: made.labels[k] for k in ("IPH", "IVH", "SDH")}
-        marks = read(folder / "segmentations" / f"{case_id}.nii.gz")
-        assert np.array_equal(marks.hu, made.segmentation)
+        marks = read_label_map(folder / "segmentations" / f"{case_id}.nii.gz")
+        assert np.array_equal(marks.values, made.segmentation)
 
 
 def test_phantom_sheared_file_is_read_straight_and_padding_is_clamped(
@@ -78,8 +80,10 @@ def test_phantom_sheared_file_is_read_straight_and_padding_is_clamped(
     assert volume.info.tilt_deg == pytest.approx(16.0, abs=0.05)
     assert volume.info.straightened
     assert int(volume.hu.min()) == -1024
-    marks = read(roots / row["segmentation"])
-    centre = np.append(np.argwhere(marks.hu == 1).mean(axis=0), 1.0)
+    marks = read_label_map(roots / row["segmentation"])
+    assert marks.values.shape == volume.hu.shape
+    assert set(np.unique(marks.values)) == {0, 1}
+    centre = np.append(np.argwhere(marks.values == 1).mean(axis=0), 1.0)
     found = sheared.rotation.T @ ((marks.affine @ centre)[:3] - np.array(sheared.shift_mm))
     straight = make_case(9, "laptop", case=case, acquisition=replace(sheared, sheared=False, tilt_deg=0.0))
     frame = straight.acquisition.frame
@@ -91,6 +95,7 @@ def test_phantom_clinical_labels_mirror_each_other(roots: Path) -> None:
     make_phantom(4, n=1, seed=0, num_workers=1, quiet=True)
     info = load_raw_dataset(4).info
     mirror = {spec.name: spec.mirror for spec in info.labels}
+    assert {spec.name: spec.value for spec in info.segmentation_classes} == FINDING_IDS
     assert info.profile == "clinical"
     assert mirror["BleedLocation-Left"] == "BleedLocation-Right"
     assert mirror["BleedLocation-Right"] == "BleedLocation-Left"

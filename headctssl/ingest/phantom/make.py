@@ -193,6 +193,7 @@ def make_phantom(
     """
     import pandas as pd
 
+    from headctssl.contract import SegmentationClass
     from headctssl.dataset.manifest import DatasetInfo, write_raw_dataset
     from headctssl.dataset.parallel import map_items
 
@@ -213,6 +214,7 @@ def make_phantom(
         licence="CC0-1.0",
         profile="laptop" if profile == "laptop" else "clinical",
         labels=chosen.labels,
+        segmentation_classes=tuple(SegmentationClass(name=kind, value=FINDING_IDS[kind]) for kind in chosen.findings),
     )
     table = pd.DataFrame([rows[i] for i in range(n)], dtype=str)
     files = write_raw_dataset(folder, info, table)

@@ -10,7 +10,7 @@ from headctssl.contract import LabelSpec
 from headctssl.errors import unknown_name
 from headctssl.ingest.phantom.acquisition import Acquisition
 from headctssl.ingest.phantom.anatomy import Anatomy, draw_anatomy
-from headctssl.ingest.phantom.findings import Finding, Side, Swelling
+from headctssl.ingest.phantom.findings import FINDING_IDS, Finding, Side, Swelling
 from headctssl.ingest.phantom.growth import make_fracture, make_iph, make_ivh, make_sdh, make_shift, surface_point
 from headctssl.ingest.phantom.scene import Scene
 
@@ -48,6 +48,11 @@ class Profile:
     shift_mm: tuple[float, float]
     swelling: float  # scalp swelling without a fracture
     coarse: bool
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """Findings that can occur, in the order of their values in the segmentation."""
+        return tuple(kind for kind in FINDING_IDS if _shares(self)[kind] > 0)
 
 
 PROFILES: dict[str, Profile] = {
