@@ -255,7 +255,7 @@ def test_verdicts() -> None:
     assert judge(Volume(good.hu[:9], good.affine, good.info))[0] == "reject"
     assert judge(Volume(good.hu[:, :, :6], good.affine, good.info))[0] == "reject"
     empty = np.full_like(good.hu, -1000)
-    assert judge(Volume(empty, good.affine, good.info))[0] == "review"
+    assert judge(Volume(empty, good.affine, good.info))[0] == "reject"
 
 
 def test_help_is_fast_and_light() -> None:

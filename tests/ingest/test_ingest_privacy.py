@@ -1,0 +1,149 @@
+"""Privacy: what is taken out of texts, what days tell, and that nothing of a patient reaches a dataset."""
+
+from __future__ import annotations
+
+import csv
+import stat
+from pathlib import Path
+
+import pytest
+from converter_sources import image, series
+from hypothesis import given
+from hypothesis import strategies as st
+
+from headctssl.dataset.manifest import load_raw_dataset
+from headctssl.errors import DataError, UsageError
+from headctssl.ingest.convert import ConvertResult, convert
+from headctssl.ingest.privacy import parse_date, scrub, study_day, subject_key, without_paths
+
+PATIENT = {
+    "PatientName": "Doe^Jane^Li",
+    "PatientID": "MRN7731",
+    "PatientBirthDate": "19270304",
+    "PatientAge": "093Y",
+    "AccessionNumber": "ACC88",
+    "ReferringPhysicianName": "House^Gregory",
+    "StudyDescription": "CT HEAD Doe, jane 04.03.1927 MRN7731 #123456",
+}
+
+
+def run(source: Path, **options: object) -> ConvertResult:
+    return convert(source, 900, num_workers=1, quiet=True, **{"source_format": "dicom", **options})
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "kept"),
+    [
+        ("CT HEAD WITHOUT IV CONTRAST", ["Doe"], "CT HEAD WITHOUT IV CONTRAST"),
+        ("CT HEAD DOE_Jane (Adult)", ["Doe", "jane"], "CT HEAD #_# (Adult)"),
+        ("Doerr's protocol", ["Doe"], "Doerr's protocol"),
+        ("Head^X 5mm 2020-02-29", [], "Head^X 5mm #"),
+        ("on 29.02.20, 2/3/2021 and 3 Mar 2020", [], "on #, # and #"),
+        ("Feb 29, 2020", [], "#"),
+        ("0.625/1.25 120kV 1.5x0.6", [], "0.625/1.25 120kV 1.5x0.6"),
+        ("acc 1234567 x1234", [], "acc # x1234"),
+        ("a (b) [c", ["(b)", "[c"], "a # #"),
+        ("A B", ["A", ""], "A B"),  # one letter is no name
+    ],
+)
+def test_texts_lose_names_dates_and_long_numbers(text: str, words: list[str], kept: str) -> None:
+    assert scrub(text, words) == kept
+
+
+@given(st.text(max_size=30), st.text(min_size=2, max_size=8), st.text(max_size=30))
+def test_a_word_between_blanks_never_stays(before: str, word: str, after: str) -> None:
+    if word.strip() == word and len(word) > 1:
+        assert f" {word} " not in scrub(f"{before} {word} {after}", [word]) or word in "#"
+
+
+def test_sentences_lose_paths() -> None:
+    path = Path("/data/Doe_Jane/ct")
+    told = without_paths(f"{path}/0001.dcm and {path} and /mnt/Roe/x.nii failed: 3/4", [path, path / "0001.dcm"])
+    assert told == "the scan/a file and the scan and a path failed: 3/4"
+
+
+def test_days_keep_intervals_and_hide_dates() -> None:
+    key, other = bytes(range(32)), bytes(32)
+    first, later = (int(study_day(key, "P1", date)) for date in ("20200227", "2020-03-01T10:00"))
+    assert later - first == 3
+    assert study_day(key, "P1", "20200227") == str(first)
+    assert len({study_day(k, s, "20200227") for k in (key, other) for s in ("P1", "P2", "P3")}) == 6
+    assert study_day(key, "", "20200227") == study_day(key, "P1", "20201345") == study_day(key, "P1", "2020") == ""
+    days = [int(study_day(key, f"P{k}", "20200227")) for k in range(2000)]
+    assert max(days) - min(days) > 300_000  # the number does not tell the year
+    assert len({day % 7 for day in days}) == 7
+    assert str(parse_date("20200229")) == "2020-02-29"
+
+
+def test_nothing_of_the_patient_is_in_the_dataset(tmp_path: Path, roots: Path) -> None:
+    source = tmp_path / "Doe_Jane_MRN7731"
+    series(source / "v1", 1, head=True, tags={**PATIENT, "StudyDate": "20200227"})
+    series(source / "v2", 2, head=True, tags={**PATIENT, "StudyDate": "20200301"})
+    series(source / "Doe_scout", 3, tags={**PATIENT, "ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]})
+    broken = series(source / "broken", 4, head=True, tags={**PATIENT, "StudyDate": "20200301"})
+    for file in broken:
+        file.write_bytes(file.read_bytes()[:-100])
+    (source / "Doe^Jane.dcm").write_bytes(b"x" * 200)
+    result = run(source)
+    assert len(result.accepted) == 2
+    files = [path for path in result.folder.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"cases.csv", "dataset.json", "ingest_report.json"}
+    words = (b"doe", b"jane", b"7731", b"acc88", b"gregory", b"1927", b"202002", b"2020-0", b"1.2.826", b"0001.dcm")
+    for path in files:
+        content = path.read_bytes().lower() + str(path.relative_to(roots)).lower().encode()
+        for word in (*words, str(tmp_path).encode().lower()):
+            assert word not in content, (path.name, word)
+    cases = load_raw_dataset(900).cases
+    assert set(cases["study_description"]) == {"CT HEAD #, # # # ##"}
+    assert set(cases["age"]) == {"90"}
+    first, second = sorted(int(day) for day in cases["study_day"])
+    assert second - first == 3
+
+
+def test_sources_are_listed_beside_the_key_for_its_owner_only(tmp_path: Path, roots: Path) -> None:
+    series(tmp_path / "in/Doe", 1, head=True)
+    series(tmp_path / "in/Roe", 2, drop=range(5, 12))
+    key = tmp_path / "safe/key"
+    result = run(tmp_path / "in", key=key)
+    assert not (roots / ".subject_key").exists()
+    sources = tmp_path / "safe/ingest_sources.csv"
+    assert sources in result.files
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (key, sources)] == [0o600, 0o600]
+    lines = {row["status"]: row for row in csv.DictReader(sources.open())}
+    assert lines["accept"]["path"] == str(tmp_path / "in/Doe")
+    assert lines["reject"]["source"] == "Roe (5 slices)"
+    assert lines["accept"]["case_id"] == result.accepted[0].case_id
+    assert sorted(path.name for path in key.parent.iterdir()) == ["ingest_sources.csv", "key"]
+
+
+def test_another_key_is_noticed(tmp_path: Path, roots: Path) -> None:
+    image(tmp_path / "in/a.nii.gz")
+    folder = run(tmp_path / "in", source_format="folder").folder
+    before = (folder / "cases.csv").read_bytes()
+    with pytest.raises(DataError, match="made with another key"):
+        run(tmp_path / "in", source_format="folder", key=tmp_path / "other")
+    for inside in (folder / "key", folder / "images/key", tmp_path):
+        with pytest.raises(UsageError, match="not one for a key"):
+            run(tmp_path / "in", source_format="folder", key=inside)
+    assert (folder / "cases.csv").read_bytes() == before
+    key = roots / ".subject_key"
+    assert subject_key(key, create=False) == subject_key(key, create=True)
+
+
+def test_dates_and_texts_of_a_table_of_labels(tmp_path: Path, roots: Path) -> None:
+    for number in (1, 2):
+        image(tmp_path / f"in/s{number}.nii.gz", number)
+    table = tmp_path / "labels.csv"
+    table.write_text(
+        "image,subject_id,study_date,birth_date,age,comment,bleed\n"
+        "s1,P77,2021-01-01,1930-01-01,91,P77 seen 2021-01-02,1\n"
+        "s2,P77,2021-01-31,1930-01-01,91,good,0\n"
+    )
+    run(tmp_path / "in", source_format="folder", labels=table)
+    cases = load_raw_dataset(900).cases
+    assert {"study_date", "birth_date"} & set(cases.columns) == set()
+    days = sorted(int(day) for day in cases["study_day"])
+    assert days[1] - days[0] == 30
+    assert set(cases["age"]) == {"90"}
+    assert set(cases["comment"]) == {"# seen #", "good"}
+    assert sorted(cases["bleed"]) == ["0", "1"]
