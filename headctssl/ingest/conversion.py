@@ -43,6 +43,7 @@ class Conversion:
         self.images: list[Path] = []
         self._finished: set[str] = set()  # case ids that this call has decided on
         self._unusable: set[str] = set()  # those of them that are not in the dataset
+        self._present: set[str] = set()  # case ids that were in the dataset before
 
     def run(self, found: Found, *, num_workers: int | None, quiet: bool, overwrite: bool) -> None:
         """Screen, select, read, judge and write.
@@ -57,7 +58,7 @@ class Conversion:
             UsageError: the condition names a column that no scan has.
             DataError: a fault of the table that is there, or of a cell that is brought.
         """
-        present = self.data.present()
+        self._present = self.data.present()
         candidates = self._distinct(found)
         self.data.order = {candidate.case_id: place for place, candidate in enumerate(candidates)}
         if self.rules.where is not None:
@@ -67,10 +68,10 @@ class Conversion:
         self.data.check(screened.passed)
         self._note_files(found)
         for decision in screened.decided:
-            self._decide(decision, present)
+            self._decide(decision)
         if not overwrite:
-            self._remember(screened, present)
-        there = set() if overwrite else present
+            self._remember(screened)
+        there = set() if overwrite else self._present
         while True:
             usable = [c for c in screened.passed if c.case_id not in self._unusable]
             kept, left = choose(usable, self.rules.selection)
@@ -81,8 +82,8 @@ class Conversion:
             for candidate, outcome in self._read(screened, todo, num_workers, quiet=quiet):
                 self._note(candidate, outcome)
         for decision in left:
-            self._decide(decision, present)
-        self._skip(candidates, present)
+            self._decide(decision)
+        self._skip(candidates)
 
     def result(self, found: Found) -> ConvertResult:
         """What was done."""
@@ -124,17 +125,17 @@ class Conversion:
         path = str(candidate.scan.path.absolute())
         self.data.add(Entry(record=record, cells=cells, source=candidate.scan.source, path=path))
 
-    def _decide(self, decision: Decision, present: set[str]) -> None:
+    def _decide(self, decision: Decision) -> None:
         """Note a scan that is not read; what is in the dataset already stays there as it is."""
         candidate = decision.candidate
-        if candidate.case_id not in present:
+        if candidate.case_id not in self._present:
             self._note(candidate, _unread(candidate, decision.status, decision.stage, decision.reasons))
 
-    def _remember(self, screened: Screened, present: set[str]) -> None:
+    def _remember(self, screened: Screened) -> None:
         """Take over earlier rejections by the image, where neither the source nor the way of reading changed."""
         for candidate in screened.passed:
             record = self.data.records.get(candidate.case_id)
-            if candidate.case_id in present or record is None or record.status != "reject":
+            if candidate.case_id in self._present or record is None or record.status != "reject":
                 continue
             if record.read_with == self.reading.text() and record.source_state == source_state(candidate):
                 self._unusable.add(candidate.case_id)
@@ -173,14 +174,16 @@ class Conversion:
         """Take in a scan that is finished."""
         scan = candidate.scan
         self._finished.add(candidate.case_id)
+        stays = not outcome.cells and candidate.case_id in self._present  # with --overwrite only
+        reasons = (*outcome.reasons, *(("What was converted before stays in the dataset.",) if stays else ()))
         if outcome.status == "left_out":
-            self.left_out.append(Ignored(scan.source, " ".join(outcome.reasons)))
+            self.left_out.append(Ignored(scan.source, " ".join(reasons)))
         else:
             verdict = ScanVerdict(
                 source=scan.source,
                 case_id=candidate.case_id,
                 status=outcome.status,
-                reasons=outcome.reasons,
+                reasons=reasons,
                 notes=outcome.notes,
             )
             (self.rejected if outcome.status == "reject" else self.accepted).append(verdict)
@@ -188,12 +191,13 @@ class Conversion:
             self._unusable.add(candidate.case_id)
         elif not self.dry_run:
             self.images.append(self.data.folder / candidate.image)
-        self._enter(candidate, outcome.record, outcome.cells)
+        if not stays:
+            self._enter(candidate, outcome.record, outcome.cells)
 
-    def _skip(self, candidates: Sequence[Candidate], present: set[str]) -> None:
+    def _skip(self, candidates: Sequence[Candidate]) -> None:
         """Name the scans that were in the dataset already, and those of them whose source has changed."""
         for candidate in candidates:
-            if candidate.case_id not in present or candidate.case_id in self._finished:
+            if candidate.case_id not in self._present or candidate.case_id in self._finished:
                 continue
             told = f"in the dataset already as {candidate.case_id}"
             record = self.data.records.get(candidate.case_id)

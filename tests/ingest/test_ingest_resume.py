@@ -1,0 +1,184 @@
+"""Resume: a conversion killed at any point goes on, and scans that are added later are all that is read."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from converter_sources import image, series
+
+import headctssl.ingest.conversion as conversion
+import headctssl.ingest.growing as growing
+from headctssl.dataset.table import read_table
+from headctssl.errors import UsageError
+from headctssl.ingest.convert import ConvertResult, convert
+from headctssl.ingest.journal import Journal
+from headctssl.ingest.report import read_report
+
+KILLED_AT_THE_THIRD = """
+import os, signal, sys
+import headctssl.ingest.conversion as conversion
+from headctssl.ingest.convert import convert
+
+convert_scan, seen = conversion.convert_scan, []
+
+def killed(job):
+    seen.append(job)
+    if len(seen) == 3:
+        (job.folder / "images" / ".half.nii.gz.1.tmp.nii.gz").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return convert_scan(job)
+
+conversion.convert_scan = killed
+convert(sys.argv[1], 900, source_format="folder", num_workers=1, quiet=True)
+"""
+
+
+def run(source: Path, dataset: int = 900, **options: object) -> ConvertResult:
+    return convert(source, dataset, num_workers=1, quiet=True, **{"source_format": "folder", **options})
+
+
+def content(raw: Path, dataset: int) -> dict[str, bytes]:
+    folder = raw / f"Dataset{dataset}_HeadCT"
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    for seed in (1, 2, 3, 4):
+        image(tmp_path / f"in/s{seed}.nii.gz", seed)
+    (tmp_path / "in/damaged.nii.gz").write_bytes(b"x" * 60)
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the sources that are read in full, as they are read."""
+    names: list[str] = []
+    convert_scan = conversion.convert_scan
+
+    def noted(job: conversion.Job) -> conversion.Outcome:
+        names.append(job.candidate.scan.source)
+        return convert_scan(job)
+
+    monkeypatch.setattr(conversion, "convert_scan", noted)
+    return names
+
+
+def test_a_killed_conversion_goes_on_where_it_stopped(source: Path, roots: Path, read: list[str]) -> None:
+    run(source, 901)  # makes the key, and what an undisturbed conversion leaves
+    done = subprocess.run([sys.executable, "-c", KILLED_AT_THE_THIRD, source], capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    folder = roots / "Dataset900_HeadCT"
+    assert not (folder / "cases.csv").exists()
+    read.clear()
+    result = run(source)
+    assert read == ["s2.nii.gz", "s3.nii.gz", "s4.nii.gz"]  # the damaged one and the first were done
+    assert [len(result.accepted), len(result.skipped), len(result.rejected)] == [3, 1, 1]
+    assert content(roots, 900) == content(roots, 901)
+    assert sorted(path.name for path in roots.iterdir() if path.is_file()) == [".subject_key", "ingest_sources.csv"]
+
+
+@pytest.mark.parametrize("killed", ["write_raw_dataset", "write_report", "write_sources"])
+def test_a_kill_while_the_files_are_written_loses_nothing(
+    source: Path, roots: Path, read: list[str], monkeypatch: pytest.MonkeyPatch, killed: str
+) -> None:
+    run(source, 901)
+
+    class KillError(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise KillError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(growing, killed, kill)
+        with pytest.raises(KillError):
+            run(source)
+    read.clear()
+    assert len(run(source).skipped) == 4
+    assert read == []
+    assert content(roots, 900) == content(roots, 901)
+
+
+def test_a_line_of_the_journal_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, "Dataset900_HeadCT")
+    record = {"case_id": "c", "status": "reject"}
+    journal.path.write_text(f'{{"record": {str(record).replace(chr(39), chr(34))}}}\n{{"record": {{"case_')
+    assert [entry.record.case_id for entry in journal.entries()] == ["c"]
+    with pytest.raises(UsageError, match="Another conversion into Dataset900_HeadCT is running"):
+        Journal(tmp_path, "Dataset900_HeadCT")
+    journal.close(done=False)
+    Journal(tmp_path, "Dataset900_HeadCT").close(done=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_what_is_new_is_read(source: Path, roots: Path, read: list[str]) -> None:
+    run(source)
+    assert len(read) == 5
+    read.clear()
+    again = run(source)
+    assert read == []
+    assert [len(again.skipped), len(again.rejected), again.exit_code] == [4, 1, 1]
+    assert "not read again" in again.rejected[0].reasons[-1]
+    image(source / "s5.nii.gz", 5)
+    (source / "damaged.nii.gz").write_bytes(b"y" * 61)  # another file now
+    added = run(source)
+    assert read == ["damaged.nii.gz", "s5.nii.gz"]
+    assert len(added.accepted) == 1
+    assert len(read_table(roots / "Dataset900_HeadCT/cases.csv")) == 5
+
+
+def test_a_rejection_is_reconsidered_when_scans_are_read_another_way(
+    tmp_path: Path, roots: Path, read: list[str]
+) -> None:
+    import nibabel as nib
+
+    path = image(tmp_path / "in/a.nii.gz")
+    picture = nib.load(path)
+    nib.save(nib.Nifti1Image((np.asarray(picture.dataobj) + 1024).astype(np.int16), picture.affine), path)
+    image(tmp_path / "in/b.nii.gz", 2)
+    assert [v.source for v in run(tmp_path / "in").rejected] == ["a.nii.gz"]
+    repaired = run(tmp_path / "in", repair_intensity=True)
+    assert read == ["a.nii.gz", "b.nii.gz", "a.nii.gz"]
+    assert [v.source for v in repaired.accepted] == ["a.nii.gz"]
+    records = {record.status: record for record in read_report(repaired.folder).scans}
+    assert set(records) == {"accept"} or set(records) == {"accept", "review"}
+    assert "repair_intensity" in read_report(repaired.folder).scans[0].read_with
+
+
+def test_a_source_that_has_changed_since_is_told(tmp_path: Path, roots: Path, read: list[str]) -> None:
+    files = series(tmp_path / "in", 1, head=True)
+    last = files[-1].read_bytes()
+    files[-1].unlink()
+    run(tmp_path / "in", source_format="dicom")
+    files[-1].write_bytes(last)  # the export is complete now
+    read.clear()
+    (told,) = run(tmp_path / "in", source_format="dicom").skipped
+    assert "its source has changed since: --overwrite converts it again" in told.reason
+    assert read == []
+    result = run(tmp_path / "in", source_format="dicom", overwrite=True)
+    assert read_report(result.folder).scans[0].shape[0] == 24
+    (told,) = run(tmp_path / "in", source_format="dicom").skipped
+    assert "has changed" not in told.reason
+
+
+def test_a_failure_that_says_nothing_of_the_scan_is_not_remembered(
+    source: Path, roots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    convert_scan = conversion.convert_scan
+
+    def full_disk(job: conversion.Job) -> conversion.Outcome:
+        if job.candidate.scan.source == "s2.nii.gz":
+            raise OSError(28, "No space left on device")
+        return convert_scan(job)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion, "convert_scan", full_disk)
+        result = run(source)
+    assert sorted(v.source for v in result.rejected) == ["damaged.nii.gz", "s2.nii.gz"]
+    again = run(source)
+    assert [v.source for v in again.accepted] == ["s2.nii.gz"]
