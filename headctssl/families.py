@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, PlainValidator, SerializeAsAny, ValidationError, model_validator
+from pydantic import Field, PlainValidator, SerializeAsAny, ValidationError
 
 from headctssl.errors import unknown_name
 from headctssl.plugins import ENCODER_GROUP, find_plugins
@@ -17,6 +17,7 @@ from headctssl.settings import Settings
 __all__ = [
     "FAMILIES",
     "EncoderSettings",
+    "Enlargement",
     "FamilySettings",
     "ForwardCost",
     "Kind",
@@ -26,6 +27,7 @@ __all__ = [
     "SwinUNETRSettings",
     "UNet3DSettings",
     "ViTSettings",
+    "patch_decoder_stages",
     "settings_class",
 ]
 
@@ -50,7 +52,6 @@ class FamilySettings(Settings, ABC):
     kind: ClassVar[Kind]  # which published optimisers apply
     drops_tokens: ClassVar[bool] = False  # a plain sequence of tokens: `keep` works, there is no pyramid
     thin_tokens: ClassVar[bool] = True  # tokens may be thinner along z where slices are thick
-    decoder_share: ClassVar[float] = 0.7  # work of the voxel decoder over that of the encoder, forward
     family: str
     in_channels: int = Field(3, ge=1, description="Input channels, one per window.")
     input_shape: Shape = Field((96, 96, 96), description="Reference input (z, y, x) in voxels; other grids work.")
@@ -130,12 +131,6 @@ class PrimusSettings(_PatchSettings):
     drop_path: float = Field(0.2, ge=0, lt=1, description="Stochastic depth of the last block, rising linearly from 0.")
     layer_scale: float | None = Field(0.1, description="Initial LayerScale factor; none leaves the factors out.")
 
-    @model_validator(mode="after")
-    def _rotations_fit(self) -> Self:
-        if self.width % (6 * self.heads):
-            raise ValueError("the width must be a multiple of 6 per head: rotations turn pairs of channels on 3 axes")
-        return self
-
 
 class _StrideSettings(FamilySettings):
     """A CNN whose stages each have a stride, which may spare z."""
@@ -191,7 +186,6 @@ class ResEncSettings(_StrideSettings):
 class UNet3DSettings(_StrideSettings):
     """The contracting half of the 3D U-Net of Models Genesis (arXiv 1908.06912)."""
 
-    decoder_share: ClassVar[float] = 2.3
     family: Literal["unet3d"] = "unet3d"
     features: tuple[int, ...] = Field((64, 128, 256, 512), description="Channels per stage.")
     strides: tuple[Shape, ...] = Field(
@@ -204,7 +198,6 @@ class SwinUNETRSettings(FamilySettings):
 
     kind: ClassVar[Kind] = "transformer"
     thin_tokens: ClassVar[bool] = False
-    decoder_share: ClassVar[float] = 6.0
     family: Literal["swin_unetr"] = "swin_unetr"
     feature_size: int = Field(48, ge=12, multiple_of=12, description="Channels of the first stage.")
     depths: tuple[int, int, int, int] = Field((2, 2, 2, 2), description="Blocks per stage.")
@@ -288,3 +281,45 @@ def _of_its_family(value: object) -> FamilySettings:
 
 EncoderSettings = Annotated[FamilySettings, PlainValidator(_of_its_family), SerializeAsAny()]
 """Settings of any family: what files with an encoder in them declare, so that other packages' families are read too."""
+
+
+@dataclass(frozen=True)
+class Enlargement:
+    """A transposed convolution of kernel = stride."""
+
+    stride: Shape
+    inputs: int  # channels
+    outputs: int  # channels
+
+
+def patch_decoder_stages(width: int, token_size: Shape, outputs: int) -> list[Enlargement]:
+    """How Primus' decoder gets from tokens to voxels (arXiv 2503.01835), for tokens of any size.
+
+    Each stage enlarges every axis by one prime factor of the token's side, the smallest first, or by 1 where none is
+    left; channels shrink by one ratio per stage from the width to twice the outputs, in steps of 8.
+
+    Args:
+        width: channels of the tokens.
+        token_size: voxels (z, y, x) per token.
+        outputs: channels of the volume to predict.
+    """
+    factors = [_primes(side) for side in token_size]
+    count = max(1, *(len(f) for f in factors))
+    strides = zip(*([1] * (count - len(f)) + f for f in factors), strict=True)
+    ratio = (width / (2 * outputs)) ** (1 / count)
+    channels = [width, *(max(8, round(width / ratio**stage / 8) * 8) for stage in range(1, count)), outputs]
+    return [
+        Enlargement((z, y, x), before, after)
+        for (z, y, x), before, after in zip(strides, channels[:-1], channels[1:], strict=True)
+    ]
+
+
+def _primes(number: int) -> list[int]:
+    """Prime factors, rising."""
+    found, factor = [], 2
+    while number > 1:
+        while number % factor == 0:
+            found.append(factor)
+            number //= factor
+        factor += 1
+    return found

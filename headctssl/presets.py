@@ -144,7 +144,7 @@ ENCODER_PRESETS: dict[str, EncoderPreset] = {
         _preset(
             "swin_unetr_test",
             SwinUNETRSettings(
-                feature_size=12, depths=(1, 1, 1, 1), heads=(1, 2, 4, 8), window=3, input_shape=(32, 32, 64)
+                feature_size=12, depths=(1, 1, 1, 1), heads=(1, 2, 4, 8), window=3, input_shape=(64, 64, 64)
             ),
             "for tests only; needs [monai]",
         ),

@@ -12,11 +12,11 @@ from pydantic import Field
 
 from headctssl.contract import HeadSettings, InputSpec, LabelSpec, StorageRule
 from headctssl.errors import UsageError
+from headctssl.families import EncoderSettings, FamilySettings
 from headctssl.finetuning.asked import check_asked
 from headctssl.loading.sampler import steps_per_epoch
 from headctssl.planning.plans import Decision
 from headctssl.planning.run_settings import TrainingSettings, ViewSettings
-from headctssl.presets import EncoderSettings, ViTSettings
 from headctssl.settings import JsonValue, Settings, with_overrides
 
 __all__ = ["Adaptation", "FinetuneSettings", "Situation", "TaskSettings", "derive_settings"]
@@ -100,7 +100,7 @@ class Situation:
     num_train: int  # labelled training cases
     num_validation: int  # labelled validation cases
     adapt: Adaptation
-    encoder: ViTSettings | EncoderSettings
+    encoder: FamilySettings
     pretrained: bool
     small_profile: bool  # synthetic laptop or template dataset
     precision: Literal["bf16", "fp16", "float32"]
@@ -237,28 +237,32 @@ def _rates(steps: _Steps, situation: Situation, batch: int, overrides: Mapping[s
     scale = max(1.0, 1e-3 / lr) if given_scale is None else given_scale
     if given_scale is not None:
         rule = f"{rule.partition('; head')[0]}; head at {given_scale:g} times it, as given"
-    kind = "transformer" if isinstance(situation.encoder, ViTSettings) else "CNN"
+    kind = _kind(situation.encoder)
     steps.add("learning rate", f"{lr:.3g} encoder ({kind}), {lr * scale:.3g} head", rule, source, because)
     return lr, scale
+
+
+def _kind(encoder: FamilySettings) -> str:
+    return "CNN" if encoder.kind == "cnn" else encoder.kind
 
 
 def _encoder_rate(situation: Situation, batch: int) -> tuple[float, str, str, str]:
     """Peak rate of the encoder in full fine-tuning, with its rule, source and reason."""
     encoder = situation.encoder
-    if situation.pretrained and isinstance(encoder, ViTSettings):
-        lr = 1e-5 * _REFERENCE_WIDTH / encoder.width
+    if situation.pretrained and encoder.kind == "transformer":
+        lr = 1e-5 * _REFERENCE_WIDTH / encoder.embed_dim
         rule = "1e-5 at width 768, inversely with the width; head at 1e-3, a hundred times 1e-5"
         source = f"{_HEADCT}; width: arXiv 2203.03466"
-        return lr, rule, source, f"pretrained transformer, width {encoder.width}"
+        return lr, rule, source, f"pretrained transformer, width {encoder.embed_dim}"
     if situation.pretrained:
         return 1e-4, "1e-4; head at 1e-3", _OPENMIND, "pretrained CNN"
     because = "from scratch the encoder has everything to learn"
-    if isinstance(encoder, ViTSettings):
-        lr = 5e-4 * (batch / 256) ** 0.5 * _REFERENCE_WIDTH / encoder.width
+    if encoder.kind == "transformer":
+        lr = 5e-4 * (batch / 256) ** 0.5 * _REFERENCE_WIDTH / encoder.embed_dim
         rule = "5e-4 at batch 256 and width 768, with the root of the batch, inversely with the width; head at 1e-3"
         source = f"{_HEADCT} (pretraining rate); root rule: arXiv 2205.10287; width: arXiv 2203.03466"
-        return lr, rule, source, f"{because}; batch {batch}, width {encoder.width}"
-    return 3e-4, "3e-4; head at 1e-3", "AdamW on residual CNNs with InstanceNorm, convention", because
+        return lr, rule, source, f"{because}; batch {batch}, width {encoder.embed_dim}"
+    return 3e-4, "3e-4; head at 1e-3", "AdamW on CNNs with norms, convention", because
 
 
 def _positive(value: JsonValue) -> float | None:

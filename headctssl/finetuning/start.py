@@ -11,14 +11,13 @@ from torch import Tensor
 from headctssl.contract import Contract, InputSpec, StorageRule, require_same
 from headctssl.errors import UsageError
 from headctssl.families import FamilySettings
-from headctssl.planning.plans import fitted_encoder, load_plans
-from headctssl.settings import JsonValue, with_overrides
+from headctssl.planning.plans import changed_encoder, load_plans
+from headctssl.settings import JsonValue
 from headctssl.training.checkpoint import find_weights, load_weights
 
 __all__ = ["Start", "resolve_start"]
 
 SCRATCH = "scratch"
-_PLANNED = ("family", "in_channels", "input_shape", "patch", "strides")  # of the encoder's settings
 
 
 @dataclass(frozen=True)
@@ -78,15 +77,7 @@ def resolve_start(
             )
         plans = load_plans(dataset_id)
         plan = plans.configuration(config)
-        for fixed in _PLANNED:
-            if fixed in encoder_overrides:
-                raise UsageError(
-                    f"The setting 'encoder.{fixed}' is decided by the plans.",
-                    got=f"--set encoder.{fixed}",
-                    expected="the value in plans.json",
-                    do="Choose another preset with -c.",
-                )
-        encoder = with_overrides(fitted_encoder(plan), encoder_overrides, "encoder.")
+        encoder = changed_encoder(plan, encoder_overrides)
         return Start(config, SCRATCH, SCRATCH, encoder, plans.storage, plan.input, None, None)
     file = find_weights(weights, "encoder")
     loaded = load_weights(file, "encoder")

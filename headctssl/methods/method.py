@@ -84,8 +84,8 @@ def check_views(plan: ViewPlan, encoder: Encoder) -> None:
     """Refuse views that the encoder cannot take.
 
     Raises:
-        UsageError: a side is not a multiple of the token size, or a CNN is left with a single place, which its
-            instance norms cannot normalise.
+        UsageError: a side is not a multiple of the token size, or an encoder with stages is left with a single
+            place, which its norms cannot normalise.
     """
     for group in plan.groups:
         try:
@@ -93,14 +93,14 @@ def check_views(plan: ViewPlan, encoder: Encoder) -> None:
         except ValueError as error:
             problem = str(error)
         else:
-            if encoder.kind == "transformer" or d * h * w > 1:
+            if encoder.drops_tokens or d * h * w > 1:
                 continue
             problem = f"{group.shape} voxels leave one place"
         raise UsageError(
             f"The {group.name} views do not fit the encoder.",
             got=problem,
             expected=f"sides that are multiples of {encoder.token_size}"
-            + (", more than one place in all" if encoder.kind == "cnn" else ""),
+            + ("" if encoder.drops_tokens else ", more than one place in all"),
             do=f"Set views.{group.name}_shape to fit." if group.name != "global" else "Choose another preset with -c.",
         )
 

@@ -6,6 +6,7 @@ import torch
 from dynamic_network_architectures.building_blocks.patch_encode_decode import LayerNormNd
 from torch import Tensor, nn
 
+from headctssl.families import patch_decoder_stages
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.tokens import Grid, grid_from_tokens, sincos_table
 from headctssl.networks.transformer import Block, init_linear
@@ -87,8 +88,7 @@ class TokenDecoder(nn.Module):
 class PatchDecoder(nn.Module):
     """The light decoder of Primus (arXiv 2503.01835, section 4): transposed convolutions from tokens to voxels.
 
-    Each stage enlarges every axis by one prime factor of the token's side, channels shrink by one ratio per stage from
-    the width to twice the outputs, in steps of 8, and LayerNorm over the channels and GELU stand between the stages.
+    LayerNorm over the channels and GELU stand between the stages of `families.patch_decoder_stages`.
 
     Args:
         width: channels of the tokens.
@@ -98,14 +98,12 @@ class PatchDecoder(nn.Module):
 
     def __init__(self, width: int, token_size: Grid, outputs: int) -> None:
         super().__init__()
-        strides = _enlargements(token_size)
-        ratio = (width / (2 * outputs)) ** (1 / len(strides))
-        channels = [width, *(max(8, round(width / ratio**stage / 8) * 8) for stage in range(1, len(strides))), outputs]
+        stages = patch_decoder_stages(width, token_size, outputs)
         layers: list[nn.Module] = []
-        for stage, stride in enumerate(strides):
-            layers.append(nn.ConvTranspose3d(channels[stage], channels[stage + 1], stride, stride))
-            if stage < len(strides) - 1:
-                layers += [LayerNormNd(channels[stage + 1]), nn.GELU()]
+        for stage in stages:
+            layers.append(nn.ConvTranspose3d(stage.inputs, stage.outputs, stage.stride, stage.stride))
+            if stage is not stages[-1]:
+                layers += [LayerNormNd(stage.outputs), nn.GELU()]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, out: EncoderOutput) -> Tensor:
@@ -155,22 +153,3 @@ def voxel_decoder(encoder: Encoder, outputs: int) -> VoxelDecoder:
         UsageError: the family has no decoder.
     """
     return VoxelDecoder(encoder.make_decoder(outputs))
-
-
-def _enlargements(token_size: Grid) -> list[Grid]:
-    """Strides (z, y, x) per stage whose products are the token's sides; small ones first, 1 where nothing is left."""
-    factors = [_primes(side) for side in token_size]
-    stages = max(1, *(len(f) for f in factors))
-    z, y, x = ([1] * (stages - len(f)) + f for f in factors)
-    return list(zip(z, y, x, strict=True))
-
-
-def _primes(number: int) -> list[int]:
-    """Prime factors, rising."""
-    found, factor = [], 2
-    while number > 1:
-        while number % factor == 0:
-            found.append(factor)
-            number //= factor
-        factor += 1
-    return found

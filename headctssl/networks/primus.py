@@ -7,6 +7,7 @@ from dynamic_network_architectures.building_blocks.eva import Eva
 from timm.layers import build_rotary_pos_embed
 from torch import Tensor, nn
 
+from headctssl.errors import UsageError
 from headctssl.families import PrimusSettings
 from headctssl.networks.decoders import PatchDecoder
 from headctssl.networks.encoder import Encoder
@@ -27,12 +28,22 @@ class PrimusEncoder(Encoder):
 
     Args:
         settings: all dimensions.
+
+    Raises:
+        UsageError: the width is not a multiple of 6 channels per head.
     """
 
     settings: PrimusSettings
 
     def __init__(self, settings: PrimusSettings) -> None:
         super().__init__(settings)
+        if settings.width % (6 * settings.heads):
+            raise UsageError(
+                "The width of a Primus encoder does not fit its attention heads.",
+                got=f"width {settings.width}, heads {settings.heads}",
+                expected="a multiple of 6 channels per head: rotations turn pairs of channels for each of 3 axes",
+                do="Change the width or the number of heads.",
+            )
         self.reference_grid = grid_of(settings.input_shape, settings.patch)
         self.patch_embed = PatchEmbedding(settings.in_channels, settings.width, settings.patch)
         nn.init.kaiming_normal_(self.patch_embed.weight, a=0.01)

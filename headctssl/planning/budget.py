@@ -12,14 +12,15 @@ from dataclasses import dataclass, fields
 from math import prod
 
 from headctssl.contract import InputSpec
-from headctssl.errors import UsageError
-from headctssl.families import FamilySettings, ResEncSettings, ViTSettings
+from headctssl.families import FamilySettings
+from headctssl.planning.cost import Cost, transformer_blocks
+from headctssl.planning.encoder_cost import decoder_cost, encoder_cost
 from headctssl.planning.machine import Machine
 from headctssl.planning.run_settings import Estimate, TrainingSettings, ViewSettings
-from headctssl.presets import method_facts
+from headctssl.presets import MethodFacts, method_facts
 from headctssl.settings import Settings
 
-__all__ = ["Cost", "StepParts", "encoder_cost", "estimate", "method_cost", "step_parts"]
+__all__ = ["StepParts", "estimate", "method_cost", "step_parts"]
 
 Shape = tuple[int, int, int]
 
@@ -31,22 +32,6 @@ MATMUL_EFFICIENCY = 0.83
 
 ATTENTION_EFFICIENCY = {True: 0.37, False: 1.0}
 """The same for fused attention, in 16 bits and in float32; measured."""
-
-CONV_CHANNELS = 32.0
-"""Channels of the measured convolution. With fewer input channels the throughput falls in proportion, to a sixth at
-least; at best a CNN reaches 0.9 of it; measured with 3-256 channels."""
-
-BLOCK_ELEMENTS = 26.0
-"""Elementwise work of a transformer block per token and channel, in GELUs: norms, casts, sums; measured 12.4 ns."""
-
-CONV_ELEMENTS = 2.0
-"""Elementwise work per output of a convolution, in GELUs: norm, activation, sum; measured 0.8 ns and its backward."""
-
-PATCH_ELEMENTS = 6.0
-"""Elementwise work per input value of a patch embedding: cutting into patches and casting."""
-
-CNN_DECODER = 0.7
-"""Work of a CNN's decoder over that of its encoder; measured for resenc_s, stated for the others."""
 
 VIEW_ELEMENTS = 8.5
 """Elementwise work per voxel and channel of a view: windows, flips, intensity changes; measured 4 ns."""
@@ -74,27 +59,6 @@ BASE_GB = {"cpu": 0.8, "cuda": 1.2}
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What passes take; costs add up."""
-
-    matmul: float = 0.0  # operations (2 per multiply-add) in linear layers
-    attention: float = 0.0  # operations in attention
-    conv: float = 0.0  # operations in convolutions, as if all had 32 channels
-    elements: float = 0.0  # elementwise work in GELUs
-    ops: float = 0.0  # operations launched
-    stored: float = 0.0  # bytes of activations kept for the backward pass
-
-    def __add__(self, other: Cost) -> Cost:
-        return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)))
-
-    def times(self, factor: float, *, ops: float = 1.0) -> Cost:
-        """`factor` times the work; operations on a batch are launched `ops` times."""
-        scaled = {f.name: getattr(self, f.name) * factor for f in fields(Cost)}
-        scaled["ops"] = self.ops * ops
-        return Cost(**scaled)
-
-
-@dataclass(frozen=True)
 class StepParts:
     """Seconds of one optimiser step, by what they go to."""
 
@@ -112,103 +76,6 @@ class StepParts:
         return float(sum(getattr(self, f.name) for f in fields(StepParts)))
 
 
-def encoder_cost(settings: FamilySettings, shape: Shape, share: float, half: bool) -> tuple[Cost, float]:
-    """The forward pass of one view, and the encoder's parameters.
-
-    Args:
-        settings: the encoder.
-        shape: voxels (z, y, x) of the view.
-        share: share of its tokens that are encoded; a CNN always encodes all.
-        half: activations in 2 bytes where autocast allows.
-    """
-    if isinstance(settings, ResEncSettings):
-        return _resenc(settings, shape, half)
-    if not isinstance(settings, ViTSettings):
-        return _stated(settings, shape, share, half)
-    tokens = prod(s / p for s, p in zip(shape, settings.patch, strict=True)) * share
-    patch = prod(settings.patch) * settings.in_channels
-    embed = Cost(
-        matmul=2.0 * tokens * patch * settings.width,
-        elements=PATCH_ELEMENTS * prod(shape) * settings.in_channels,
-        ops=12,
-        stored=tokens * (patch * (2 if half else 4) + settings.width * 4),
-    )
-    blocks, params = _blocks(tokens + 1 + settings.registers, settings.width, settings.depth, settings.mlp_ratio, half)
-    return embed + blocks, params + patch * settings.width
-
-
-def _blocks(tokens: float, width: float, depth: float, mlp_ratio: float, half: bool) -> tuple[Cost, float]:
-    """Pre-norm transformer blocks: q, k, v, attention, projection, two-layer MLP."""
-    size = 2 if half else 4
-    linear = width * width * (4 + 2 * mlp_ratio)
-    # Kept for backward: two norms (input float32, output), q k v, attention output, two MLP activations, sums.
-    kept = width * (2 * (4 + size) + 5 * size + 2 * mlp_ratio * size + 8)
-    cost = Cost(
-        matmul=depth * 2 * tokens * linear,
-        attention=depth * 4 * tokens * tokens * width,
-        elements=depth * tokens * width * BLOCK_ELEMENTS,
-        ops=depth * 24,
-        stored=depth * tokens * kept,
-    )
-    return cost, depth * linear
-
-
-def _stated(settings: FamilySettings, shape: Shape, share: float, half: bool) -> tuple[Cost, float]:
-    """A family that says itself what a view takes; attention grows with the square of the tokens that are kept.
-
-    Raises:
-        UsageError: it does not say it.
-    """
-    stated = settings.forward_cost(shape)
-    if stated is None:
-        raise UsageError(
-            f"The encoder family '{settings.family}' does not say what a view takes, so no run can be planned.",
-            got=f"{type(settings).__name__} without forward_cost",
-            expected="a ForwardCost",
-            do="Define forward_cost(shape) in its settings class.",
-        )
-    transformer = settings.kind == "transformer"
-    cost = Cost(
-        matmul=2 * stated.multiply_adds * share if transformer else 0.0,
-        attention=2 * stated.attention * share * share,
-        conv=0.0 if transformer else 2 * stated.multiply_adds,
-        elements=stated.outputs * share * CONV_ELEMENTS,
-        ops=stated.operations,
-        stored=stated.outputs * share * 3 * (2 if half else 4),
-    )
-    return cost, stated.parameters
-
-
-def _resenc(settings: ResEncSettings, shape: Shape, half: bool) -> tuple[Cost, float]:
-    """Residual stages: two convolutions per block, norms and activations between them."""
-    size = 2 if half else 4
-    voxels = float(prod(shape))
-    channels = settings.features[0]
-    weights = float(prod(settings.kernels[0]) * settings.in_channels * channels)
-    outputs, ops = voxels * channels, 3.0
-    conv = 2 * voxels * weights / _channel_efficiency(settings.in_channels)
-    stages = zip(settings.features, settings.blocks, settings.strides, settings.kernels, strict=True)
-    for features, blocks, stride, kernel_shape in stages:
-        voxels /= prod(stride)
-        kernel = prod(kernel_shape)
-        for _ in range(blocks):
-            first, second = kernel * channels * features, kernel * features * features
-            skip = channels * features if channels != features else 0
-            conv += (
-                2 * voxels * ((first + skip) / _channel_efficiency(channels) + second / _channel_efficiency(features))
-            )
-            weights += first + second + skip
-            outputs += 2 * voxels * features
-            ops += 12
-            channels = features
-    # Kept per convolution: its output, the norm's and the activation's.
-    return Cost(conv=conv, elements=outputs * CONV_ELEMENTS, ops=ops, stored=outputs * 3 * size), weights
-
-
-def _channel_efficiency(channels: int) -> float:
-    return min(0.9, max(1 / 6, channels / CONV_CHANNELS))
-
-
 def _number(settings: Settings, name: str, default: float = 0.0) -> float:
     """A numeric field of a method's settings, or the default where the method has no such field."""
     value = getattr(settings, name, default)
@@ -216,11 +83,12 @@ def _number(settings: Settings, name: str, default: float = 0.0) -> float:
 
 
 def method_cost(
-    method: Settings, encoder: FamilySettings, views: ViewSettings, shape: Shape, half: bool
+    facts: MethodFacts, method: Settings, encoder: FamilySettings, views: ViewSettings, shape: Shape, half: bool
 ) -> tuple[Cost, Cost, float]:
     """What a method adds on top of the encoder, for one scan.
 
     Args:
+        facts: of the method.
         method: its settings; read by the names of the fields that it has.
         encoder: the encoder.
         views: how many views there are.
@@ -243,19 +111,18 @@ def method_cost(
         )
         student, teacher = work.times(rows), work.times(views.global_count)
     decoder = _number(method, "decoder_width")
-    if decoder and isinstance(encoder, ViTSettings):
-        tokens = prod(s / p for s, p in zip(shape, encoder.patch, strict=True))
-        patch = prod(encoder.patch) * encoder.in_channels
-        blocks, params = _blocks(
+    if decoder and encoder.drops_tokens:
+        tokens = prod(shape) / prod(encoder.token_size)
+        patch = prod(encoder.token_size) * encoder.in_channels
+        blocks, params = transformer_blocks(
             tokens + 1, decoder, _number(method, "decoder_depth", 8), _number(method, "decoder_mlp_ratio", 4.0), half
         )
         ends = decoder * (patch + width)
         student = blocks + Cost(2 * tokens * ends, 0, 0, tokens * patch * 8, 40, tokens * patch * 16)
         student, params = student.times(views.global_count), params + ends
-    elif decoder:
-        # A CNN decodes with a U-Net of one convolution per stage: the finest stages cost most, in both halves.
-        mirror, weights = encoder_cost(encoder, shape, 1.0, half)
-        student, params = mirror.times(CNN_DECODER * views.global_count), weights * 0.3
+    elif decoder or facts.predicts_voxels:
+        one, params = decoder_cost(encoder, shape, encoder.in_channels, half)
+        student = one.times(views.global_count)
     return student, teacher, params
 
 
@@ -286,7 +153,7 @@ def step_parts(
             student += one.times(count)
             if group in facts.teacher_views:
                 teacher += one.times(count)
-    extra, extra_teacher, extra_params = method_cost(method, encoder, views, input_spec.shape, half)
+    extra, extra_teacher, extra_params = method_cost(facts, method, encoder, views, input_spec.shape, half)
     student, teacher, params = student + extra, teacher + extra_teacher, encoder_params + extra_params
     trained = 1 + BACKWARD[encoder.kind]
     work = student.times(trained, ops=trained) + teacher

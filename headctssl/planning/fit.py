@@ -11,7 +11,7 @@ from headctssl.planning.budget import estimate
 from headctssl.planning.machine import Machine
 from headctssl.planning.plans import ConfigurationPlan, fitted_encoder
 from headctssl.planning.run_settings import TrainingSettings, ViewSettings
-from headctssl.presets import EncoderPreset, ViTSettings
+from headctssl.presets import EncoderPreset
 from headctssl.settings import Settings
 from headctssl.types import Triple
 
@@ -59,7 +59,8 @@ def fit_preset(
     head of the 95th percentile fits into no more voxels (transformers: and tokens) than the preset
     was published with; sides are whole tokens. z has the same spacing, or that of storage where it
     is coarser; from twice the in-plane spacing on, tokens are thinner along z, so that they stay
-    about cubic in mm. Source: the fixed-patch-budget idea of nnU-Net (arXiv 1904.08128).
+    about cubic in mm, where the family can have such tokens. Source: the fixed-patch-budget idea of
+    nnU-Net (arXiv 1904.08128).
     Assumption: compute follows voxels and tokens, so a budget in both keeps the preset's cost.
 
     Args:
@@ -98,15 +99,17 @@ def fit_preset(
 
 def _budget(preset: EncoderPreset, small: bool) -> _Budget:
     shape, token = preset.settings.input_shape, preset.token_size[2]
-    voxels = prod(shape)
-    tokens = prod(shape) // prod(preset.token_size) if isinstance(preset.settings, ViTSettings) else None
+    plain = preset.settings.drops_tokens
+    tokens = prod(shape) // prod(preset.token_size) if plain else None
+    # Encoders with stages need two places per axis in the last one: its norm has no spread over a single one.
+    least = 0 if plain else (2 * token) ** 3
+    voxels = max(least, prod(shape))
     if not small or voxels <= PHANTOM_VOXELS:
         return _Budget(voxels, tokens, token)
     if tokens is not None:
         token = min(token, round((PHANTOM_VOXELS / PHANTOM_TOKENS) ** (1 / 3)))
         return _Budget(PHANTOM_VOXELS, min(tokens, PHANTOM_TOKENS), token)
-    # A CNN needs two places per axis in its last stage: its norm has no spread over a single one.
-    return _Budget(min(voxels, max(PHANTOM_VOXELS, (2 * token) ** 3)), None, token)
+    return _Budget(min(voxels, max(PHANTOM_VOXELS, least)), None, token)
 
 
 def _least_voxels(preset: EncoderPreset, budget: _Budget) -> int:
@@ -123,7 +126,7 @@ def _search(
         spacing = (round(max(storage.spacing_mm[0], in_plane), 2), round(in_plane, 2), round(in_plane, 2))
         token = (thin(budget.token, spacing[0] / spacing[1]), budget.token, budget.token)
         sides = [
-            max(2 if preset.kind == "cnn" else 1, ceil(e / s / t - 1e-9)) * t
+            max(1 if preset.settings.drops_tokens else 2, ceil(e / s / t - 1e-9)) * t
             for e, s, t in zip(extent_mm, spacing, token, strict=True)
         ]
         shape = (sides[0], sides[1], sides[2])
@@ -136,7 +139,9 @@ def _search(
 
 def _thin_token(preset: EncoderPreset) -> Callable[[int, float], int]:
     """Side of a token along z for a token side in plane and the ratio of z to in-plane spacing."""
-    if isinstance(preset.settings, ViTSettings):
+    if not preset.settings.thin_tokens:
+        return lambda side, _: side
+    if preset.settings.drops_tokens:
         return lambda side, ratio: side if ratio < _THICK_RATIO else max(2, round(side / ratio))
     # Every stage of a CNN that does not halve z halves the ratio of the spacings.
     return lambda side, ratio: side if ratio < _THICK_RATIO else max(1, side // 2 ** floor(log2(ratio) + 1e-9))

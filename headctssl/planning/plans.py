@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -13,11 +14,21 @@ from headctssl.errors import DataError, UsageError, unknown_name
 from headctssl.families import FamilySettings
 from headctssl.paths import preprocessed_dataset
 from headctssl.presets import encoder_preset, encoder_presets
-from headctssl.settings import Settings, read_json
+from headctssl.settings import JsonValue, Settings, read_json, with_overrides
 
-__all__ = ["ConfigurationPlan", "Decision", "Plans", "SplitRule", "fitted_encoder", "load_plans", "plans_path"]
+__all__ = [
+    "ConfigurationPlan",
+    "Decision",
+    "Plans",
+    "SplitRule",
+    "changed_encoder",
+    "fitted_encoder",
+    "load_plans",
+    "plans_path",
+]
 
 Shape = tuple[int, int, int]
+_PLANNED = ("family", "in_channels", "input_shape", "patch", "strides")  # of an encoder's settings
 _PLANS_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
 
 
@@ -138,3 +149,32 @@ def fitted_encoder(configuration: ConfigurationPlan) -> FamilySettings:
         input_shape=configuration.input.shape,
         token_size=configuration.token_size,
     )
+
+
+def changed_encoder(configuration: ConfigurationPlan, changes: Mapping[str, JsonValue]) -> FamilySettings:
+    """The fitted encoder with the user's changes.
+
+    Args:
+        configuration: one configuration of the plans.
+        changes: field of the encoder's settings -> value.
+
+    Raises:
+        UsageError: a field is unknown, its value does not fit, or it is the plans that decide it.
+    """
+    for fixed in _PLANNED:
+        if fixed in changes:
+            raise UsageError(
+                f"The setting 'encoder.{fixed}' is decided by the plans.",
+                got=f"--set encoder.{fixed}",
+                expected="the value in plans.json",
+                do="Choose another preset with -c.",
+            )
+    encoder = with_overrides(fitted_encoder(configuration), changes, "encoder.")
+    if encoder.token_size != configuration.token_size:
+        raise UsageError(
+            "The changed encoder does not fit the input of the plans: it has other tokens.",
+            got=f"tokens of {encoder.token_size} voxels with " + ", ".join(f"encoder.{name}" for name in changes),
+            expected=f"tokens of {configuration.token_size} voxels",
+            do="Keep the number of stages, or choose another preset with -c.",
+        )
+    return encoder

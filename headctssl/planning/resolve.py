@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from headctssl.errors import UsageError
-from headctssl.families import FamilySettings
 from headctssl.planning import resolve_method, resolve_training, resolve_views
 from headctssl.planning.decisions import Asked, Ledger
 from headctssl.planning.machine import Machine, detect_machine
-from headctssl.planning.plans import ConfigurationPlan, Plans, fitted_encoder
+from headctssl.planning.plans import ConfigurationPlan, Plans, changed_encoder
 from headctssl.planning.resolve_preset import choose_preset
 from headctssl.planning.run_settings import MonitorSettings, RunSettings
 from headctssl.presets import OptimizerDefaults, encoder_preset, pair_refusal
@@ -108,7 +107,7 @@ def resolve(
         "plans.json",
         f"plans '{first.plans_name}' of {first.dataset_name}",
     )
-    if len({p.storage.digest() for p in plans}) > 1:
+    if len({p.storage.with_masks(("head",)).digest() for p in plans}) > 1:
         ledger.note(
             "storage",
             first.storage.storage_id,
@@ -118,14 +117,7 @@ def resolve(
         )
 
     # 2. Encoder: the preset with the planned input, then the user's changes.
-    encoder = _encoder(configuration, asked)
-    if encoder.in_channels != len(configuration.input.windows):
-        raise UsageError(
-            "The encoder must have one input channel per window.",
-            got=f"encoder.in_channels={encoder.in_channels}",
-            expected=len(configuration.input.windows),
-            do="Leave encoder.in_channels out.",
-        )
+    encoder = changed_encoder(configuration, asked.section("encoder"))
 
     # 3-4. Views, and how much of a scan is read for them.
     views = resolve_views.views(ledger, asked, method_name, configuration)
@@ -189,20 +181,6 @@ def print_decisions(run: RunSettings, *, quiet: bool = False) -> None:
         f"{cost.memory_gb:.3g} GB, {_duration(cost.hours)} for {run.training.num_steps} steps",
         quiet=quiet,
     )
-
-
-def _encoder(configuration: ConfigurationPlan, asked: Asked) -> FamilySettings:
-    encoder = fitted_encoder(configuration)
-    changes = asked.section("encoder")
-    for fixed in ("family", "input_shape", "patch", "strides"):
-        if fixed in changes:
-            raise UsageError(
-                f"The setting 'encoder.{fixed}' is decided by the plans.",
-                got=f"--set encoder.{fixed}",
-                expected="the value in plans.json",
-                do="Choose another preset with -c.",
-            )
-    return with_overrides(encoder, changes, "encoder.")
 
 
 def _profile(plans: tuple[Plans, ...]) -> str:

@@ -7,7 +7,7 @@ field they name, so a new self-distillation method gets them without another lin
 from __future__ import annotations
 
 from headctssl.errors import UsageError
-from headctssl.families import FamilySettings, ViTSettings
+from headctssl.families import FamilySettings
 from headctssl.planning.decisions import Asked, Ledger
 from headctssl.planning.run_settings import TrainingSettings
 from headctssl.settings import JsonValue, Settings, with_overrides
@@ -42,7 +42,7 @@ def sizes(asked: Asked, method_settings: type[Settings], encoder: FamilySettings
     if isinstance(hidden, int):
         changes["head_hidden"] = min(hidden, 4 * width)
     decoder = getattr(method, "decoder_width", None)
-    if isinstance(decoder, int) and isinstance(encoder, ViTSettings) and decoder > width:
+    if isinstance(decoder, int) and encoder.drops_tokens and decoder > width:
         changes["decoder_width"] = width
         if "decoder_heads" in fields:
             changes["decoder_heads"] = _heads(width)

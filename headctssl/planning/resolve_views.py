@@ -47,9 +47,9 @@ def views(ledger: Ledger, asked: Asked, method_name: str, configuration: Configu
 def local_shape(configuration: ConfigurationPlan) -> Shape:
     """Half of the input's side in whole tokens, at least one token and never more than the input.
 
-    A CNN gets at least two per axis: the norm of its last stage has no spread over a single place.
+    An encoder with stages gets at least two per axis: the norm of its last one has no spread over a single place.
     """
-    least = 2 if encoder_preset(configuration.preset).kind == "cnn" else 1
+    least = 1 if encoder_preset(configuration.preset).settings.drops_tokens else 2
     sides = []
     for side, token in zip(configuration.input.shape, configuration.token_size, strict=True):
         sides.append(min(side, max(least, round(side / token / 2)) * token))

@@ -8,11 +8,11 @@ from pydantic import BaseModel
 
 from headctssl.contract import Contract, InputSpec, StorageRule
 from headctssl.dataset.manifest import DatasetInfo
+from headctssl.families import FAMILIES
 from headctssl.finetuning.settings import FinetuneSettings
 from headctssl.methods import METHODS, method_class
 from headctssl.planning.plans import Plans, SplitRule
 from headctssl.planning.run_settings import MonitorSettings, TrainingSettings, ViewSettings
-from headctssl.presets import ResEncSettings, ViTSettings
 
 __all__ = ["settings_markdown", "write_settings_page"]
 
@@ -27,8 +27,9 @@ def settings_markdown() -> str:
         ),
         ("`views.*`", "How views are drawn.", ViewSettings),
         ("`monitor.*`", "What is watched while training.", MonitorSettings),
-        ("`encoder.*` of a vision transformer", "A preset fixes these.", ViTSettings),
-        ("`encoder.*` of a residual encoder", "A preset fixes these.", ResEncSettings),
+    ]
+    sections += [
+        (f"`encoder.*` of the family `{name}`", "A preset fixes these.", kind) for name, kind in FAMILIES.items()
     ]
     for name in METHODS:
         sections.append(

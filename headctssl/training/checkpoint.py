@@ -13,15 +13,14 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
-from torch.nn import functional
 
 from headctssl.contract import Contract
 from headctssl.errors import ContractError, DataError, UsageError
+from headctssl.families import EncoderSettings
 from headctssl.networks import build_from_settings
 from headctssl.networks.encoder import Encoder
-from headctssl.networks.tokens import grid_from_tokens, grid_of, tokens_from_grid
+from headctssl.networks.tokens import grid_of, resized_table
 from headctssl.paths import atomic_path
-from headctssl.presets import EncoderSettings, ViTSettings
 from headctssl.training.run_state import CHECKPOINT_FILE
 
 __all__ = [
@@ -291,10 +290,10 @@ def load_into(
 
 
 def _resized_positions(table: Tensor, source: EncoderSettings, encoder: Encoder) -> Tensor:
-    """A table (N, C) of positions on the grid of `encoder`; as it is when one of the two is no transformer."""
-    if not isinstance(source, ViTSettings) or not isinstance(encoder.settings, ViTSettings):
+    """A table (N, C) of positions on the grid of `encoder`; as it is when one of the two is no plain transformer."""
+    if not (source.drops_tokens and encoder.drops_tokens):
         return table
-    old = grid_of(source.input_shape, source.patch)
-    new = grid_of(encoder.settings.input_shape, encoder.settings.patch)
-    volume = grid_from_tokens(table[None].float(), old)
-    return tokens_from_grid(functional.interpolate(volume, size=new, mode="trilinear", align_corners=False))[0]
+    own = encoder.settings
+    return resized_table(
+        table, grid_of(source.input_shape, source.token_size), grid_of(own.input_shape, own.token_size)
+    )

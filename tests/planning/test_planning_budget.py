@@ -12,8 +12,9 @@ from planning_examples import GPU, LAPTOP, fingerprint
 from headctssl.loading.views import make_views
 from headctssl.methods import method_class
 from headctssl.networks import build_encoder, build_from_settings
+from headctssl.networks.decoders import voxel_decoder
 from headctssl.planning import machine as machine_module
-from headctssl.planning.budget import encoder_cost
+from headctssl.planning.encoder_cost import decoder_cost, encoder_cost
 from headctssl.planning.machine import Machine, detect_machine
 from headctssl.planning.planner import make_plans
 from headctssl.planning.resolve import resolve
@@ -23,12 +24,16 @@ from headctssl.training.optimizer import build_optimizer, set_rates
 from headctssl.types import Clock, PretrainBatch
 
 
-@pytest.mark.parametrize("name", ["vit_tiny", "vit_s", "resenc_s", "resenc_test", "vit_test"])
-def test_parameters_are_those_of_the_encoder(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in ENCODER_PRESETS if not name.endswith(("_l", "_m"))])
+def test_parameters_are_those_of_the_encoder_and_its_decoder(name: str) -> None:
     settings = ENCODER_PRESETS[name].settings
-    _, counted = encoder_cost(settings, settings.input_shape, 1.0, True)
-    real = sum(p.numel() for p in build_encoder(name).parameters())
-    assert counted == pytest.approx(real, rel=0.05)
+    with torch.device("meta"):
+        encoder = build_encoder(name)
+        decoder = voxel_decoder(encoder, 3)
+    for module, cost in ((encoder, encoder_cost), (decoder, decoder_cost)):
+        _, counted = cost(settings, settings.input_shape, 3 if module is decoder else 1.0, True)
+        real = sum(p.numel() for p in module.parameters())
+        assert counted == pytest.approx(real, rel=0.05)
 
 
 def settle(machine: Machine, method: str, config: str, batch: int) -> RunSettings:

@@ -195,7 +195,7 @@ def test_the_centre_moves_faster_than_the_teacher() -> None:
         ({"views.local_countt": 1}, "local_count"),
         ({"method.prototype": 5}, "prototypes"),
         ({"encoder.patch": [8, 8, 8]}, "decided by the plans"),
-        ({"encoder.in_channels": 1}, "one input channel per window"),
+        ({"encoder.in_channels": 1}, "decided by the plans"),
         ({"monitor.evry": 1}, "every"),
         ({"training.lr": -1}, "greater than 0|above 0"),
     ],
