@@ -71,7 +71,7 @@ def find_scans(source: Path) -> Found:
         found,
         scans=tuple(_labelled(scan, slices, labelled=table is not None) for scan in found.scans),
         labels=LABELS if table else (),
-        licence="terms of use of the RSNA challenge: research and education, not commercial",
+        licence="RSNA terms: non-commercial use, academic research and education",
         reference="Flanders et al., Radiology: Artificial Intelligence 2020; 2: e190211, doi:10.1148/ryai.2020190211",
         remarks=(*found.remarks, *_remarks(table, slices, found)),
     )
