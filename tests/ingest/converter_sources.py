@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -11,12 +13,28 @@ import numpy as np
 from crude_heads import crude_head
 from dicom_writer import write_dicom
 
+from headctssl.cli.main import run_command
 from headctssl.dataset.image_io import write_nifti
+from headctssl.dataset.manifest import RawDataset, load_raw_dataset
 from headctssl.ingest.scan import Found, Scan
 
-__all__ = ["by_source", "image", "mask", "series", "stub", "told", "write_csv"]
+__all__ = ["by_source", "convert_as_documented", "image", "mask", "series", "stub", "told", "write_csv"]
 
 COUNT = 12  # slices of a series
+
+PAGES = Path(__file__).parents[2] / "documentation" / "sources"
+
+
+def convert_as_documented(name: str, source: Path, *, labels: Path | None = None) -> tuple[int, RawDataset]:
+    """Run the first command of a source's page on a source; its exit code and the dataset."""
+    (line, *_) = re.findall(r"^(headct_convert .*)$", (PAGES / f"{name}.md").read_text(encoding="utf-8"), re.MULTILINE)
+    words = shlex.split(line)
+    words[1] = str(source)
+    if "--labels" in words:
+        words[words.index("--labels") + 1] = str(labels)
+    assert words[words.index("--from") + 1] == name
+    code = run_command("convert", [*words[1:], "--num_workers", "1", "--quiet"])
+    return code, load_raw_dataset(int(words[words.index("-d") + 1]))
 
 
 def image(path: Path, seed: int = 1) -> Path:

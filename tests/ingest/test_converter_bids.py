@@ -6,11 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from converter_sources import by_source, image, mask, stub, told, write_csv
+from converter_sources import by_source, convert_as_documented, image, mask, stub, told, write_csv
 
-from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.errors import DataError
-from headctssl.ingest.convert import convert
 from headctssl.ingest.converters.bids import find_scans
 
 A = "sub-01/ses-1/ct/sub-01_ses-1_ct.nii.gz"
@@ -107,9 +105,8 @@ def test_bids_without_subjects_is_refused(tmp_path: Path) -> None:
 def test_bids_becomes_a_dataset(source: Path, roots: Path) -> None:
     for k, name in enumerate((A, B, C)):
         image(source / name, k)
-    result = convert(source, 900, source_format="bids", num_workers=1, quiet=True)
-    assert len(result.accepted) == 3
-    data = load_raw_dataset(900)
+    code, data = convert_as_documented("bids", source)
+    assert (code, len(data.cases)) == (0, 3)
     text = (data.folder / "cases.csv").read_text()
     assert "2020" not in text
     assert "sub-0" not in text

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from converter_sources import stub, write_csv
+from converter_sources import PAGES, stub, write_csv
 
 from headctssl.errors import DataError
 from headctssl.ingest.converters import CONVERTERS, load_converter
@@ -23,7 +23,11 @@ from headctssl.ingest.converters.cells import (
 from headctssl.ingest.converters.source_files import find_named, identified, lines_of, read_object
 from headctssl.ingest.scan import Scan
 
-PAGES = Path(__file__).parents[2] / "documentation" / "sources"
+
+@pytest.mark.parametrize("name", CONVERTERS)
+def test_every_source_has_a_page_with_its_command(name: str) -> None:
+    assert f"--from {name}\n" in (PAGES / f"{name}.md").read_text(encoding="utf-8").replace(" --labels labels.csv", "")
+    assert f"[{name}](sources/{name}.md)" in (PAGES.parent / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", [name for name in CONVERTERS if name not in ("dicom", "folder", "cq500", "rsna")])

@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from converter_sources import by_source, series, told, write_csv
+from converter_sources import by_source, convert_as_documented, series, told, write_csv
 
-from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.errors import DataError
-from headctssl.ingest.convert import convert
 from headctssl.ingest.converters.cq500 import LABELS, find_scans
 
 NAMES = (
@@ -108,9 +106,8 @@ def test_cq500_becomes_a_dataset(tmp_path: Path, roots: Path) -> None:
     root = tmp_path / "in"
     study(root, 7, "CT Plain", 5, head=True)
     write_csv(root / "reads.csv", HEADER, [line(7, {"ICH": "111", "BleedLocation-Right": "110"})])
-    result = convert(root, 900, source_format="cq500", num_workers=1, quiet=True)
-    assert len(result.accepted) == 1
-    data = load_raw_dataset(900)
+    code, data = convert_as_documented("cq500", root)
+    assert (code, len(data.cases)) == (0, 1)
     row = data.labels().iloc[0]
     assert (row["ICH"], row["BleedLocation-Right"], row["BleedLocation-Left"]) == (1, 1, 0)
     assert data.info.licence.startswith("CC BY-NC-SA")

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from converter_sources import by_source, image, mask, stub, told, write_csv
+from converter_sources import by_source, convert_as_documented, image, mask, stub, told, write_csv
 
 from headctssl.dataset.image_io import read_label_map
-from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.dataset.verify import verify_dataset
 from headctssl.errors import DataError
-from headctssl.ingest.convert import convert
 from headctssl.ingest.converters.ct_ich import find_scans
 
 SLICES = (
@@ -92,13 +90,12 @@ def test_ct_ich_becomes_a_dataset_with_a_class(tmp_path: Path, roots: Path) -> N
     path = image(root / "ct_scans" / "049.nii", 3)
     mask(root / "masks" / "049.nii", path, {255: slice(9, 12)})
     tables(root)
-    result = convert(root, 900, source_format="ct_ich", num_workers=1, quiet=True)
-    assert len(result.accepted) == 1
-    data = load_raw_dataset(900)
+    code, data = convert_as_documented("ct_ich", root)
+    assert (code, len(data.cases)) == (0, 1)
     assert [(spec.name, spec.value) for spec in data.info.segmentation_classes] == [("hemorrhage", 1)]
     row = data.cases.iloc[0]
     values = read_label_map(data.folder / row["segmentation"]).values
     assert np.unique(values).tolist() == [0, 1]
     assert (values == 1).mean() == pytest.approx(3 / 24)
     assert data.labels().iloc[0]["Subdural"] == 1
-    assert not verify_dataset(900, num_workers=1, quiet=True).faults
+    assert not verify_dataset(data.dataset_id, num_workers=1, quiet=True).faults

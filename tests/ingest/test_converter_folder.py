@@ -6,12 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from converter_sources import by_source, image, mask, stub, told
+from converter_sources import by_source, convert_as_documented, image, mask, stub, told
 
 from headctssl.dataset.image_io import read_label_map
-from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.errors import DataError
-from headctssl.ingest.convert import convert
 from headctssl.ingest.converters.folder import find_scans
 
 
@@ -63,8 +61,7 @@ def test_folder_masks_are_written_beside_their_image(tmp_path: Path, roots: Path
     path = image(tmp_path / "in/a.nii.gz", 1)
     mask(tmp_path / "in/m.nii.gz", path, {2: slice(4, 7)})
     (tmp_path / "labels.csv").write_text("image,segmentation\na,m.nii.gz\n")
-    convert(tmp_path / "in", 900, source_format="folder", labels=tmp_path / "labels.csv", num_workers=1, quiet=True)
-    data = load_raw_dataset(900)
+    _, data = convert_as_documented("folder", tmp_path / "in", labels=tmp_path / "labels.csv")
     values = read_label_map(data.folder / data.cases.iloc[0]["segmentation"]).values
     assert np.unique(values).tolist() == [0, 2]
     assert data.cases.shape[0] == 1

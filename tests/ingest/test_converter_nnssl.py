@@ -7,11 +7,9 @@ from copy import deepcopy
 from pathlib import Path
 
 import pytest
-from converter_sources import by_source, image, mask, stub, told
+from converter_sources import by_source, convert_as_documented, image, mask, stub, told
 
-from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.errors import DataError, UsageError
-from headctssl.ingest.convert import convert
 from headctssl.ingest.converters.nnssl import find_scans
 
 QUALITY = [
@@ -134,9 +132,9 @@ def test_nnssl_becomes_a_dataset(tmp_path: Path, roots: Path) -> None:
     mask(tmp_path / "in/m.nii.gz", path, {1: slice(2, 20)})
     masks = {"anatomy_mask": "m.nii.gz", "anonymization_mask": None}
     source = write(tmp_path / "in", collection(an_image("a.nii.gz", associated_masks=masks), subject={"age": 95}))
-    result = convert(source, 900, source_format="nnssl", num_workers=1, quiet=True)
-    assert len(result.accepted) == 1
-    row = load_raw_dataset(900).cases.iloc[0]
+    code, data = convert_as_documented("nnssl", source)
+    assert (code, len(data.cases)) == (0, 1)
+    row = data.cases.iloc[0]
     assert row["age"] == "90"
-    assert (result.folder / row["anatomy_mask"]).is_file()
-    assert "sub-01" not in (result.folder / "cases.csv").read_text()
+    assert (data.folder / row["anatomy_mask"]).is_file()
+    assert "sub-01" not in (data.folder / "cases.csv").read_text()

@@ -6,12 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from converter_sources import by_source, image, mask, stub, told
+from converter_sources import by_source, convert_as_documented, image, mask, stub, told
 
 from headctssl.dataset.image_io import read_label_map
-from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.errors import DataError
-from headctssl.ingest.convert import convert
 from headctssl.ingest.converters.nnunet import find_scans
 
 
@@ -126,8 +124,7 @@ def test_nnunet_becomes_a_dataset(tmp_path: Path, roots: Path) -> None:
     wrong = image(root / "imagesTr/b_0000.nii.gz", 2)
     mask(root / "labelsTr/b.nii.gz", stub(tmp_path / "other.nii.gz"), {1: slice(0, 1)})
     assert wrong.exists()
-    result = convert(root, 900, source_format="nnunet", num_workers=1, quiet=True)
-    assert (len(result.accepted), len(result.rejected)) == (1, 1)  # a mask on another grid is no mask
-    data = load_raw_dataset(900)
+    code, data = convert_as_documented("nnunet", root)
+    assert (code, len(data.cases)) == (1, 1)  # a mask on another grid is no mask: b is rejected
     values = read_label_map(data.folder / data.cases.iloc[0]["segmentation"]).values
     assert [int((values == value).any(axis=(1, 2)).sum()) for value in (1, 2)] == [3, 4]

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from converter_sources import by_source, image, mask, stub, told, write_csv
+from converter_sources import by_source, convert_as_documented, image, mask, stub, told, write_csv
 
 from headctssl.dataset.image_io import read_label_map
-from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.errors import DataError
 from headctssl.ingest.convert import convert
 from headctssl.ingest.converters.openmind import find_scans
@@ -82,8 +81,7 @@ def test_openmind_anatomy_masks_are_turned_round(tmp_path: Path, roots: Path) ->
     mask(root / "OpenMind/ds1/sub-01/ct/de.nii.gz", path, {1: slice(0, 2)})
     masks = {"anat_mask_path": "ds1/sub-01/ct/fb.nii.gz", "anon_mask_path": "ds1/sub-01/ct/de.nii.gz"}
     table(root, row("ds1/sub-01/ct/a.nii.gz", **masks))
-    convert(root, 900, source_format="openmind", num_workers=1, quiet=True)
-    data = load_raw_dataset(900)
+    _, data = convert_as_documented("openmind", root)
     case = data.cases.iloc[0]
     found = {name: read_label_map(data.folder / case[name]).values for name in ("anatomy_mask", "anonymization_mask")}
     assert [int((found["anatomy_mask"] > 0).any(axis=(1, 2)).sum()), found["anatomy_mask"].max()] == [18, 1]

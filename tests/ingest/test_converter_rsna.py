@@ -7,12 +7,10 @@ import warnings
 from pathlib import Path
 
 import pytest
-from converter_sources import COUNT, series, told, write_csv
+from converter_sources import COUNT, convert_as_documented, series, told, write_csv
 
 from headctssl.dataset.image_io import read_series
-from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.errors import DataError
-from headctssl.ingest.convert import convert
 from headctssl.ingest.converters.rsna import find_scans
 
 NAMES = ("epidural", "intraparenchymal", "intraventricular", "subarachnoid", "subdural", "any")
@@ -137,9 +135,8 @@ def test_rsna_becomes_volumes(tmp_path: Path, roots: Path) -> None:
     root = tmp_path / "in"
     ids = exam(root / "stage_2_train", 9, 5, head=True)
     write_csv(root / "stage_2_train.csv", ["ID", "Label"], lines(ids, {2: ("intraventricular",)}))
-    result = convert(root, 900, source_format="rsna", num_workers=1, quiet=True)
-    assert len(result.accepted) == 1
-    data = load_raw_dataset(900)
+    code, data = convert_as_documented("rsna", root)
+    assert (code, len(data.cases)) == (0, 1)
     assert list(data.labels().iloc[0]) == [0, 0, 1, 0, 0, 1]
     assert "ID_" not in (data.folder / "cases.csv").read_text()
 
