@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from headctssl.ingest.scan import SeriesFacts
 
-__all__ = ["MIN_EXTENT_MM", "MIN_SLICES", "body_part_of", "header_faults"]
+__all__ = ["MIN_EXTENT_MM", "MIN_SLICES", "body_part_of", "few_slices", "header_faults"]
 
 MIN_SLICES = 10
 """A head CT of 10 mm slices, the thickest in use, has more."""
@@ -42,8 +42,13 @@ _LOSSY = {
 # JPEG 2000 (1.2.840.10008.1.2.4.91) may be lossless or not: its name does not tell, so nothing is said.
 
 _SCOUT = r"SCOUT|LOCALI[SZ]ER|TOPOGRAM|SURVIEW|SCANOGRAM|SCANOGRAPH|SCOUTVIEW|PILOT"
-_DOSE = r"DOSE|PATIENT PROTOCOL|EXAM PROTOCOL|PROTOCOL REPORT|SCREEN ?(SAVE|SHOT|CAPTURE)|SUMMARY PAGE"
-_RENDERED = r"3D|VRT|VOLUME RENDER\w*|RENDERED|SSD|SURFACE|MIP|MINIP|MAX IP|PROJECTION IMAGE"
+# Not "dose" alone: low-dose scans are scans.
+_DOSE = (
+    r"DOSE ?(REPORT|INFO\w*|SUMMARY|RECORD|SHEET|PAGE)|PATIENT PROTOCOL|EXAM PROTOCOL|PROTOCOL REPORT|SUMMARY PAGE"
+    r"|SCREEN ?(SAVE|SHOT|CAPTURE)"
+)
+# Not "3D" alone: thin slices for later 3D work are called so.
+_RENDERED = r"VRT|VR|VOLUME RENDER\w*|RENDERED|SSD|SURFACE|MIP|MINIP|MAX IP|PROJECTION IMAGE"
 _MAPS = r"CBF|CBV|MTT|TTP|TMAX|TTD|PERFUSION MAPS?|PERF MAPS?|IODINE|OVERLAY|SUBTRACT\w*|BONE ?REMOV\w*|BONELESS"
 _DYNAMIC = r"PERFUSION|PERF|CTP|4D|DYNAMIC|BOLUS|TRACKING|(PRE)?MONITORING|TIMING|SMART ?PREP|SURE ?START|CARE ?BOLUS"
 _REFORMATTED = r"MPR|REFORMAT\w*|MPVR|CSAMANIPULATED|REFORMATION\w*"
@@ -79,6 +84,15 @@ def body_part_of(facts: SeriesFacts) -> str:
         if head != body:
             return "head" if head else "body"
     return ""
+
+
+def few_slices(count: int) -> str:
+    """The reason against a scan of too few slices.
+
+    Args:
+        count: slices it has.
+    """
+    return f"It has {count} slice{'' if count == 1 else 's'}; a head scan has at least {MIN_SLICES}."
 
 
 def header_faults(facts: SeriesFacts) -> tuple[list[str], list[str]]:
@@ -166,7 +180,7 @@ def _judge_pixels(facts: SeriesFacts, reject: list[str], review: list[str]) -> N
 def _judge_extent(facts: SeriesFacts, reject: list[str], review: list[str]) -> None:
     """Number of slices and size."""
     if 0 < facts.num_positions < MIN_SLICES:
-        reject.append(f"It has {facts.num_positions} slices; a head scan has at least {MIN_SLICES}.")
+        reject.append(few_slices(facts.num_positions))
     if facts.pixel_spacing_mm is not None and facts.rows and facts.columns:
         height, width = facts.rows * facts.pixel_spacing_mm[0], facts.columns * facts.pixel_spacing_mm[1]
         if min(height, width) < MIN_EXTENT_MM:

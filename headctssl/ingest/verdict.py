@@ -9,7 +9,7 @@ from pydantic import Field
 
 from headctssl.dataset.intensity import noted_fault
 from headctssl.ingest.content import Content, examine
-from headctssl.ingest.header_rules import MIN_EXTENT_MM, MIN_SLICES, body_part_of, header_faults
+from headctssl.ingest.header_rules import MIN_EXTENT_MM, MIN_SLICES, body_part_of, few_slices, header_faults
 from headctssl.settings import Settings
 from headctssl.types import Volume
 
@@ -70,9 +70,13 @@ def judge_facts(facts: SeriesFacts) -> tuple[Status, tuple[str, ...]]:
     Returns:
         `reject` for what cannot be a head CT volume: other modalities, scouts, secondary captures, dose reports,
         renderings and maps, series over time, burnt-in annotation, 8-bit and colour pictures, fewer than 10
-        slices; `review` where words of a description or a derivation leave it open; else `accept`.
+        slices; `review` where words of a description or a derivation leave it open, or another part of the body is
+        named, which `judge` decides by the picture; else `accept`.
     """
-    return _status(*header_faults(facts))
+    reject, review = header_faults(facts)
+    if body_part_of(facts) == "body":
+        review.append("The header names another part of the body.")
+    return _status(reject, review)
 
 
 def judge(volume: Volume, facts: SeriesFacts | None = None) -> tuple[Status, tuple[str, ...]]:
@@ -122,7 +126,7 @@ def _judge_size(volume: Volume, reject: list[str]) -> None:
     """Number of slices and extent."""
     slices = volume.info.original_shape[0] if volume.info.source_format == "dicom" else volume.hu.shape[0]
     if slices < MIN_SLICES:
-        reject.append(f"It has {slices} slices; a head scan has at least {MIN_SLICES}.")
+        reject.append(few_slices(slices))
     extent = [n * s for n, s in zip(volume.hu.shape, volume.spacing_mm, strict=True)]
     if min(extent) < MIN_EXTENT_MM:
         size = " x ".join(f"{e:.0f}" for e in extent)
