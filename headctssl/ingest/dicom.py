@@ -97,10 +97,10 @@ def _sort_out(source: Path, key: _Key, slices: list[Slice], out: _SortedOut) -> 
     out.copies += copies
     by_reason: defaultdict[str, list[Slice]] = defaultdict(list)
     for one in kept:
-        if not (reason := _not_a_scan(one)) and not (one.common.rows and one.common.columns):
-            out.incomplete.append((_below(source, one.file), "it ends before its picture"))
-            continue
-        by_reason[reason].append(one)
+        if fault := _incomplete(one):
+            out.incomplete.append((_below(source, one.file), fault))
+        else:
+            by_reason[_not_a_scan(one)].append(one)
     stacks: list[Part] = []
     if "" in by_reason:
         stacks = split_series(by_reason.pop(""))
@@ -120,6 +120,15 @@ def _sort_out(source: Path, key: _Key, slices: list[Slice], out: _SortedOut) -> 
             part = replace(part, slices=tuple(alone))
         out.scans.append(_scan(source, key, part))
     out.split += len(stacks) > 1
+
+
+def _incomplete(one: Slice) -> str:
+    """What is missing of a header that was cut off where pydicom does not notice, '' when nothing is."""
+    common = one.common
+    if not (common.modality or common.sop_class):
+        return "its header says nothing of what it is"
+    picture = common.rows and common.columns
+    return "" if picture or _not_a_scan(one) else "it ends before its picture"
 
 
 def _not_a_scan(one: Slice) -> str:
