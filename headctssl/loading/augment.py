@@ -101,7 +101,8 @@ def rotation_margin(shape: tuple[int, int, int], voxel_mm: Triple, angles_deg: T
         angles_deg: angles about (z, y, x).
     """
     half = 0.5 * np.asarray(shape) * np.asarray(voxel_mm)
-    reach = np.abs(rotation_matrix(angles_deg)) @ half
+    # The result shows at p what lies at R^-1 p.
+    reach = np.abs(rotation_matrix(angles_deg)).T @ half
     margin = np.ceil(np.maximum(reach - half, 0.0) / np.asarray(voxel_mm)).astype(int) + 1
     return (int(margin[0]), int(margin[1]), int(margin[2]))
 
