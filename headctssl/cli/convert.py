@@ -72,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Convert; 0 done, 1 some scans were rejected, 2 all were."""
     from headctssl.ingest.convert import convert
+    from headctssl.ingest.report import REPORT_FILE
 
     result = convert(
         args.source,
@@ -91,6 +92,10 @@ def run(args: argparse.Namespace) -> int:
         quiet=args.quiet,
         overwrite=args.overwrite,
     )
+    if not args.dry_run and (result.folder / REPORT_FILE).is_file():
+        from headctssl.reporting.report import report
+
+        report(result.folder, quiet=args.quiet)
     return result.exit_code
 
 

@@ -1,4 +1,4 @@
-"""Report: make a self-contained HTML page about a pretraining or fine-tuning run."""
+"""Report: make a self-contained HTML page about a run or a converted dataset."""
 
 from __future__ import annotations
 
@@ -14,8 +14,20 @@ __all__ = ["add_arguments", "main", "run"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of this command."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a pretraining run or of one fine-tuning fold")
-    parser.add_argument("-o", dest="output", type=Path, default=None, metavar="FILE", help="RUN/report.html by default")
+    parser.add_argument(
+        "run",
+        type=Path,
+        metavar="RUN",
+        help="folder of a pretraining run, of one fine-tuning fold, or of a dataset that headct_convert made",
+    )
+    parser.add_argument(
+        "-o",
+        dest="output",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="RUN/report.html (ingest_report.html of a dataset) by default",
+    )
     add_common(parser)
 
 

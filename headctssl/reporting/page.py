@@ -43,6 +43,7 @@ class Section:
     tables: tuple[Table, ...] = ()
     pictures: tuple[Picture, ...] = ()
     folded: bool = False  # shown closed, opened by a click
+    gallery: bool = False  # pictures side by side at their own size
 
 
 @dataclass(frozen=True)

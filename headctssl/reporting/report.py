@@ -1,4 +1,4 @@
-"""Report: one HTML page about a pretraining or fine-tuning run."""
+"""Report: one HTML page about a pretraining or fine-tuning run, or about the scans of a converted dataset."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from statistics import median
 
 from headctssl.console import name_files
 from headctssl.errors import UsageError
+from headctssl.ingest.report import REPORT_FILE
 from headctssl.metrics.metrics_file import LabelMetrics, Metrics
+from headctssl.reporting.ingest_page import ingest_page
 from headctssl.reporting.page import Page, Section, Table, as_table, picture, write_page
 from headctssl.reporting.pictures import interval_figure, metric_lines, run_figure
 from headctssl.settings import JsonValue, read_json
@@ -22,11 +24,13 @@ COLLAPSE_SHARE = 1 / 3
 
 
 def report(run: Path, *, output: Path | None = None, quiet: bool = False) -> Path:
-    """Write a page about a run; it opens without a network.
+    """Write a page about a run or a converted dataset; it opens without a network.
 
     Args:
-        run: folder of a pretraining run, or of one fold of a fine-tuning run.
-        output: the HTML file, or a folder for report.html; the run's own folder when None.
+        run: folder of a pretraining run, of one fold of a fine-tuning run, or of a raw dataset that
+            headct_convert made.
+        output: the HTML file, or a folder for report.html (ingest_report.html of a dataset); the run's or
+            dataset's own folder when None.
         quiet: print nothing.
 
     Returns:
@@ -37,6 +41,10 @@ def report(run: Path, *, output: Path | None = None, quiet: bool = False) -> Pat
         DataError: a file of the run is damaged.
     """
     run = Path(run)
+    if (run / REPORT_FILE).is_file():
+        path = write_page(_target(run, output, "ingest_report.html"), ingest_page(run))
+        name_files([path], quiet=quiet)
+        return path
     settings = run_config(run)
     if settings.get("stage") == "finetune" and not (run / "metrics.json").is_file():
         raise UsageError(
@@ -45,13 +53,16 @@ def report(run: Path, *, output: Path | None = None, quiet: bool = False) -> Pat
             expected="a finished run",
             do="Finish it with headct_finetune --continue.",
         )
-    target = run if output is None else Path(output)
-    if output is None or target.is_dir() or not target.suffix:
-        target = target / "report.html"
     page = _finetune_page(run, settings) if (run / "metrics.json").is_file() else _pretrain_page(run, settings)
-    path = write_page(target, page)
+    path = write_page(_target(run, output, "report.html"), page)
     name_files([path], quiet=quiet)
     return path
+
+
+def _target(run: Path, output: Path | None, name: str) -> Path:
+    """The file to write: what was asked for, in it where that is a folder, else in the run's folder."""
+    target = run if output is None else Path(output)
+    return target / name if output is None or target.is_dir() or not target.suffix else target
 
 
 def run_config(run: Path) -> dict[str, JsonValue]:
@@ -65,8 +76,9 @@ def run_config(run: Path) -> dict[str, JsonValue]:
         raise UsageError(
             "This is not a run.",
             got=run,
-            expected="a folder with config.json, e.g. .../pretrain/dino__vit_s__plans or .../finetune/.../fold_0",
-            do="Name the folder that headct_pretrain or headct_finetune printed.",
+            expected="a folder with config.json, e.g. .../pretrain/dino__vit_s__plans or .../finetune/.../fold_0, "
+            "or a converted raw dataset with ingest_report.json",
+            do="Name the folder that headct_pretrain, headct_finetune or headct_convert printed.",
         )
     settings: dict[str, JsonValue] = json.loads(path.read_text(encoding="utf-8"))
     return settings
