@@ -83,9 +83,18 @@ def is_image(path: Path) -> bool:
 
 
 def find_images(folder: Path) -> list[Path]:
-    """Every image under a folder, sorted: files with a known suffix and folders of DICOM files."""
+    """Every image under a folder, sorted: files with a known suffix and folders of DICOM files.
+
+    Links are followed, each folder is entered once.
+    """
     found: list[Path] = []
+    entered: set[tuple[int, int]] = set()
     for name, folders, _ in os.walk(folder, followlinks=True):
+        state = os.stat(name)
+        if (state.st_dev, state.st_ino) in entered:  # a link to a folder above would be followed for ever
+            folders.clear()
+            continue
+        entered.add((state.st_dev, state.st_ino))
         folders.sort()
         parent = Path(name)
         images = [file for file in _plain_files(parent) if _suffix(file)]

@@ -12,7 +12,7 @@ from crude_heads import crude_head
 from stacks import write_series
 
 from headctssl.dataset.dicom_series import is_dicom
-from headctssl.dataset.image_io import data_files, read, read_header, source_digest, write_nifti
+from headctssl.dataset.image_io import data_files, find_images, read, read_header, source_digest, write_nifti
 from headctssl.dataset.parallel import map_items
 from headctssl.errors import DataError, ImageReadError
 from headctssl.types import Volume
@@ -130,3 +130,10 @@ def test_the_case_of_a_suffix_does_not_matter(tmp_path: Path, head: Volume, name
         SimpleITK.WriteImage(SimpleITK.GetImageFromArray(head.hu), str(tmp_path / name.lower()))
         (tmp_path / name.lower()).rename(tmp_path / name)
     assert read(tmp_path / name).hu.shape == head.hu.shape
+
+
+def test_a_link_to_a_folder_above_is_not_followed_for_ever(tmp_path: Path, head: Volume) -> None:
+    (tmp_path / "a").mkdir()
+    write_nifti(tmp_path / "a" / "x.nii.gz", head)
+    (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
+    assert find_images(tmp_path) == [tmp_path / "a" / "x.nii.gz"]

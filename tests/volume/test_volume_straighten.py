@@ -196,3 +196,28 @@ def test_a_real_sheared_nifti_becomes_straight() -> None:
     assert is_straight(spl)
     assert turned.shape[0] >= 54
     assert turned.shape[2] == 306
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(4, 12), st.floats(1.8, 6.0), st.floats(-25, 25), st.data())
+def test_nothing_is_mixed_across_a_hole(count: int, factor: float, tilt: float, data: st.DataObject) -> None:
+    """Slices below a hole are 100 HU, those above 500: only a filled hole has values between."""
+    gap = data.draw(st.floats(0.6, 6.0))
+    hole = data.draw(st.integers(1, count - 2))
+    gaps = [gap] * count
+    gaps[hole] = factor * gap
+    stack = tilted_stack(gaps, tilt)
+    assert stack.holes.tolist() == [hole]
+    heights = np.array([0, *np.cumsum(gaps)])
+    values = np.where(np.arange(count + 1) <= hole, 100, 500)
+    slices = np.broadcast_to(values[:, None, None], (count + 1, 8, 8)).astype(np.int16)
+    # Not sheared: the air beside slices that are moved in their plane is another matter.
+    still = Stack.of(heights[:, None] * stack.normal, stack.row_step_mm, stack.column_step_mm)
+    empty, affine = straighten(slices, still)
+    assert set(np.unique(empty)) <= {-1024, 100, 500}
+    filled, _ = straighten(slices, still, fill_gaps=True)
+    assert filled.min() >= 100
+    planes = np.arange(len(empty)) * np.linalg.norm(affine[:3, 0])
+    away = np.abs(planes[:, None] - heights).min(axis=1)
+    inside = (planes > heights[hole]) & (planes < heights[hole + 1])
+    np.testing.assert_array_equal(empty[:, 0, 0] == -1024, inside & (away > gap / 2 + 0.05))
