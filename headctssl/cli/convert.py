@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels",
         default=None,
         metavar="CSV",
-        help="labels and metadata by image, with a column 'image' or 'case_id'; for --from folder",
+        help="labels, metadata and masks by image, with a column 'image' or 'case_id'; for --from folder",
     )
     parser.add_argument(
         "--keep_detail",

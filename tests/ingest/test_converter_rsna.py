@@ -142,17 +142,17 @@ def test_rsna_becomes_volumes(tmp_path: Path, roots: Path) -> None:
 
 
 @pytest.mark.evidence
-def test_rsna_the_whole_table_fits_into_memory(tmp_path: Path) -> None:
-    """The real table has 752,803 slices x 6 lines; labels of all of them take under 200 MB."""
-    table = tmp_path / "stage_2_train.csv"
-    with open(table, "w", encoding="ascii") as handle:
+def test_rsna_labels_take_little_memory(tmp_path: Path) -> None:
+    """Under 250 bytes a slice: 190 MB for the 752,803 slices of the real table."""
+    count = 50_000
+    with open(tmp_path / "stage_2_train.csv", "w", encoding="ascii") as handle:
         handle.write("ID,Label\n")
-        for k in range(752_803):
+        for k in range(count):
             handle.writelines(f"ID_{k:09x}_{name},{int(k % 7 == 0)}\n" for name in NAMES)
     (tmp_path / "stage_2_train").mkdir()
     tracemalloc.start()
     found = find_scans(tmp_path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert "752803 slices of stage_2_train.csv are in no series" in told(found)
-    assert peak < 200e6
+    assert f"{count} slices of stage_2_train.csv are in no series" in told(found)
+    assert peak < 250 * count

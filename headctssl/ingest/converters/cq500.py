@@ -51,7 +51,6 @@ def find_scans(source: Path, num_workers: int | None = 1) -> Found:
             any depth, with `reads.csv` in it or at most two folders below. Without the table the scans
             have no labels.
         num_workers: processes that read headers; None = one per core where there are files enough.
-        num_workers: processes that read headers; None = one per core where there are files enough.
 
     Raises:
         DataError: `source` is a file, or the table has another layout, an unknown value, or a study twice.

@@ -59,7 +59,6 @@ def find_scans(source: Path, num_workers: int | None = 1) -> Found:
         source: the folder of the challenge with `stage_2_train.csv` and the folders of `ID_*.dcm`, or one of
             these folders with the table beside it. Without the table the scans have no labels.
         num_workers: processes that read headers; None = one per core where there are files enough.
-        num_workers: processes that read headers; None = one per core where there are files enough.
 
     Raises:
         DataError: `source` is a file, or the table has another layout or an unknown value.
