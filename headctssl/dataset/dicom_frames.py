@@ -57,7 +57,6 @@ def frames_of(one: Slice) -> list[Slice]:
         frames.append(
             one._replace(
                 frame=index,
-                number=index + 1,
                 time=groups.time(),
                 position=position,
                 fault=fault,

@@ -33,13 +33,13 @@ _TAGS = tags_of(
     """SpecificCharacterSet ImageType SOPClassUID SOPInstanceUID StudyDate AcquisitionTime Modality Manufacturer
     StudyDescription SeriesDescription ManufacturerModelName PatientName PatientID PatientSex PatientAge
     ContrastBolusAgent BodyPartExamined SliceThickness KVP ProtocolName ConvolutionKernel StudyInstanceUID
-    SeriesInstanceUID SeriesNumber AcquisitionNumber InstanceNumber ImagePositionPatient ImageOrientationPatient
+    SeriesInstanceUID SeriesNumber AcquisitionNumber ImagePositionPatient ImageOrientationPatient
     TemporalPositionIdentifier NumberOfTemporalPositions SamplesPerPixel PhotometricInterpretation NumberOfFrames Rows
     Columns PixelSpacing BitsStored PixelRepresentation PixelPaddingValue PixelPaddingRangeLimit BurnedInAnnotation
     RescaleIntercept RescaleSlope EchoNumbers AccessionNumber PatientBirthDate ReferringPhysicianName
     PerformingPhysicianName OperatorsName InstitutionName"""
 )
-_OF_SLICE = ("SOPInstanceUID", "InstanceNumber", "ImagePositionPatient", "AcquisitionTime", "AcquisitionNumber")
+_OF_SLICE = ("SOPInstanceUID", "ImagePositionPatient", "AcquisitionTime", "AcquisitionNumber")
 _OF_SERIES = tuple(tag for name, tag in _TAGS.items() if name not in (*_OF_SLICE, "TemporalPositionIdentifier"))
 _STAFF = ("ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName")
 _NUMBERS = ("PatientID", "AccessionNumber", "PatientBirthDate", "InstitutionName")
@@ -95,7 +95,6 @@ class Slice(NamedTuple):
     file: str
     frame: int | None  # counted from 0; None = the file holds one picture
     instance: str  # SOP instance UID
-    number: int | None  # InstanceNumber
     time: str  # what tells repeated acquisitions apart
     position: tuple[float, ...]  # ImagePositionPatient (L, P, S) mm, () where absent
     fault: str
@@ -150,7 +149,6 @@ def _slice(file: str, header: Header, common: Common) -> Slice:
         file=file,
         frame=None,
         instance=header.text(_TAGS["SOPInstanceUID"]),
-        number=_whole(header.number(_TAGS["InstanceNumber"])),
         time="/".join((*acquisition, header.text(_TAGS["AcquisitionTime"]))),
         position=position,
         fault=fault,
