@@ -18,6 +18,7 @@ from headctssl.errors import DataError, HeadCTSSLError, ImageReadError
 from headctssl.ingest.candidate import Candidate, identifying_words
 from headctssl.ingest.privacy import scrub, without_paths
 from headctssl.ingest.report import RecordStatus, ScanRecord, Stage, hu_peaks
+from headctssl.ingest.scan import Scan
 from headctssl.ingest.thumbnail import THUMBNAILS, write_thumbnail
 from headctssl.ingest.verdict import Status, appraise
 from headctssl.types import Volume
@@ -93,10 +94,9 @@ def record_of(
     """
     scan, cells = candidate.scan, candidate.cells
     words = identifying_words(scan)
-    paths = (scan.path, *(path for _, path in scan.masks), *scan.files)
 
     def clean(texts: Iterable[str]) -> tuple[str, ...]:
-        plain = (without_paths(text, paths, (scan.source,)) for text in texts)
+        plain = (without_paths(text, _paths(scan), (scan.source,)) for text in texts)
         return tuple(scrub(text, words, long_numbers=False) for text in plain)
 
     return ScanRecord(
@@ -112,6 +112,12 @@ def record_of(
         read_with=read_with,
         **_shown(cells),
     )
+
+
+def _paths(scan: Scan) -> list[Path]:
+    """Every file and folder that a sentence on a scan may name."""
+    inside = () if scan.files or not scan.path.is_dir() else scan.path.iterdir()
+    return [scan.path, *scan.files, *inside, *(path for _, path in scan.masks)]
 
 
 _SHOWN = ("slice_thickness_mm", "kvp", "convolution_kernel", "manufacturer", "contrast", "age", "sex")
@@ -210,10 +216,11 @@ def _thumbnail(job: Job, volume: Volume, status: RecordStatus) -> str:
 
 def failed(job: Job, error: HeadCTSSLError) -> Outcome:
     """The outcome of a scan that could not be read."""
-    reasons = (told_error(error).replace(str(job.candidate.scan.path), job.candidate.scan.source),)
+    told = told_error(error)
+    reasons = (told.replace(str(job.candidate.scan.path), job.candidate.scan.source),)
     # Of a file that is no image the verdict holds; a full disk or a dead worker says nothing of the scan.
     read_with = job.reading.text() if isinstance(error, ImageReadError) else ""
-    record = record_of(job.candidate, "reject", "image", reasons, read_with=read_with)
+    record = record_of(job.candidate, "reject", "image", (told,), read_with=read_with)
     return Outcome("reject", reasons, (), record, {})
 
 

@@ -187,9 +187,12 @@ def without_paths(text: str, paths: Iterable[Path], names: Iterable[str] = ()) -
         paths: files and folders that it may name, in full or by their last part.
         names: further texts to take out as they are.
     """
-    for path in paths:
-        text = text.replace(str(path), "the scan")
-        text = re.sub(rf"(?<!\w){re.escape(path.name)}(?!\w)", "a file", text) if path.name in text else text
-    for name in names:
-        text = text.replace(name, "the scan") if len(name) > 1 else text
+    listed = list(paths)
+    for whole in sorted(
+        {str(path) for path in listed} | {name for name in names if len(name) > 1}, key=len, reverse=True
+    ):
+        text = text.replace(whole, "the scan")
+    # Longer names first: the name of a folder is often the beginning of those of its files.
+    for name in sorted({path.name for path in listed if path.name in text}, key=len, reverse=True):
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "a file", text)
     return _PATH.sub("a path", text)

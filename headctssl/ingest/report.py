@@ -107,9 +107,9 @@ def write_report(folder: Path, key_check: str, records: Iterable[ScanRecord]) ->
 
 
 def hu_peaks(volume: Volume) -> tuple[int | None, int | None, int | None]:
-    """The most frequent values of air, soft tissue and bone in HU, None where a range holds less than 0.1 %.
+    """The most frequent values of air, soft tissue and bone in HU; None where a range has no peak.
 
-    Values are counted in steps of 4 HU between -1100 and -850, -200 and 200, 250 and 2000.
+    A range that holds less than 0.1 % of the voxels has none. Values are counted in steps of 4 HU between -1100 and -850, -200 and 200, 250 and 2000.
     """
     flat = volume.hu.ravel()
     # The air that reading put around a straightened scan, and padding of the scanner, are no peak of the patient.
@@ -118,7 +118,9 @@ def hu_peaks(volume: Volume) -> tuple[int | None, int | None, int | None]:
     found: list[int | None] = []
     for low, high in _PEAKS_HU:
         counts, edges = np.histogram(sample, bins=np.arange(low, high + 4, 4))
-        enough = counts.sum() >= max(1, 0.001 * sample.size)
-        found.append(int(edges[int(counts.argmax())]) + 2 if enough else None)
+        at = int(counts.argmax())
+        # At the border of a range it is the slope of something outside.
+        peak = 0 < at < counts.size - 1 and counts.sum() >= max(1, 0.001 * sample.size)
+        found.append(int(edges[at]) + 2 if peak else None)
     air, tissue, bone = found
     return air, tissue, bone

@@ -15,6 +15,7 @@ from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.errors import DataError, UsageError
 from headctssl.ingest.convert import ConvertResult, convert
 from headctssl.ingest.privacy import parse_date, scrub, study_day, subject_key, without_paths
+from headctssl.ingest.report import read_report
 
 PATIENT = {
     "PatientName": "Doe^Jane^Li",
@@ -59,7 +60,19 @@ def test_a_word_between_blanks_never_stays(before: str, word: str, after: str) -
 def test_sentences_lose_paths() -> None:
     path = Path("/data/Doe_Jane/ct")
     told = without_paths(f"{path}/0001.dcm and {path} and /mnt/Roe/x.nii failed: 3/4", [path, path / "0001.dcm"])
-    assert told == "the scan/a file and the scan and a path failed: 3/4"
+    assert told == "the scan and the scan and a path failed: 3/4"
+
+
+def test_files_of_a_folder_that_cannot_be_read_are_not_named(tmp_path: Path, roots: Path) -> None:
+    image(tmp_path / "in/good.nii.gz")
+    for name in ("001", "Roe_001_a.dcm", "Roe_001_b.dcm"):
+        series(tmp_path / "in/Roe/001", 1, tags={"Modality": "MR"}, prefix=name, series_uid="1.2.3")
+    result = run(tmp_path / "in", source_format="folder")
+    assert "Roe/001" in result.rejected[0].reasons[0]  # the screen names it
+    told = next(record.reasons[0] for record in read_report(result.folder).scans if record.status == "reject")
+    assert told.startswith("the scan cannot be read as one DICOM series. Got: modality 'MR' in a file.")
+    assert "Roe" not in told
+    assert "001" not in told
 
 
 def test_days_keep_intervals_and_hide_dates() -> None:
