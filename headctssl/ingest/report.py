@@ -109,7 +109,8 @@ def write_report(folder: Path, key_check: str, records: Iterable[ScanRecord]) ->
 def hu_peaks(volume: Volume) -> tuple[int | None, int | None, int | None]:
     """The most frequent values of air, soft tissue and bone in HU; None where a range has no peak.
 
-    A range that holds less than 0.1 % of the voxels has none. Values are counted in steps of 4 HU between -1100 and -850, -200 and 200, 250 and 2000.
+    A range that holds less than 0.1 % of the voxels has none. Values are counted in steps of 4 HU between
+    -1100 and -850, -200 and 200, 250 and 2000.
     """
     flat = volume.hu.ravel()
     # The air that reading put around a straightened scan, and padding of the scanner, are no peak of the patient.
