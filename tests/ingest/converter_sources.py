@@ -25,10 +25,12 @@ COUNT = 12  # slices of a series
 PAGES = Path(__file__).parents[2] / "documentation" / "sources"
 
 
-def convert_as_documented(name: str, source: Path, *, labels: Path | None = None) -> tuple[int, RawDataset]:
-    """Run the first command of a source's page on a source; its exit code and the dataset."""
-    (line, *_) = re.findall(r"^(headct_convert .*)$", (PAGES / f"{name}.md").read_text(encoding="utf-8"), re.MULTILINE)
-    words = shlex.split(line)
+def convert_as_documented(
+    name: str, source: Path, *, labels: Path | None = None, which: int = 0
+) -> tuple[int, RawDataset]:
+    """Run a command of a source's page on a source; its exit code and the dataset."""
+    lines = re.findall(r"^(headct_convert .*)$", (PAGES / f"{name}.md").read_text(encoding="utf-8"), re.MULTILINE)
+    words = shlex.split(lines[which])
     words[1] = str(source)
     if "--labels" in words:
         words[words.index("--labels") + 1] = str(labels)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from converter_sources import PAGES, stub, write_csv
+from converter_sources import PAGES, convert_as_documented, series, stub, write_csv
 
 from headctssl.errors import DataError
 from headctssl.ingest.converters import CONVERTERS, load_converter
@@ -28,6 +28,12 @@ from headctssl.ingest.scan import Scan
 def test_every_source_has_a_page_with_its_command(name: str) -> None:
     assert f"--from {name}\n" in (PAGES / f"{name}.md").read_text(encoding="utf-8").replace(" --labels labels.csv", "")
     assert f"[{name}](sources/{name}.md)" in (PAGES.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_command_of_the_page_on_dicom_runs(tmp_path: Path, roots: Path) -> None:
+    series(tmp_path / "export/patient/study", head=True)
+    code, data = convert_as_documented("dicom", tmp_path / "export")
+    assert (code, len(data.cases)) == (0, 1)
 
 
 @pytest.mark.parametrize("name", [name for name in CONVERTERS if name not in ("dicom", "folder", "cq500", "rsna")])

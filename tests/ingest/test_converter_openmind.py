@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from converter_sources import by_source, convert_as_documented, image, mask, stub, told, write_csv
+from converter_sources import convert_as_documented, image, mask, stub, told, write_csv
 
 from headctssl.dataset.image_io import read_label_map
 from headctssl.errors import DataError
@@ -86,4 +86,12 @@ def test_openmind_anatomy_masks_are_turned_round(tmp_path: Path, roots: Path) ->
     found = {name: read_label_map(data.folder / case[name]).values for name in ("anatomy_mask", "anonymization_mask")}
     assert [int((found["anatomy_mask"] > 0).any(axis=(1, 2)).sum()), found["anatomy_mask"].max()] == [18, 1]
     assert np.flatnonzero((found["anonymization_mask"] > 0).any(axis=(1, 2))).tolist() == [0, 1]
-    assert by_source(find_scans(root))
+
+
+def test_openmind_quality_can_be_asked_for(tmp_path: Path, roots: Path) -> None:
+    root = tmp_path / "in"
+    for seed in (1, 2):
+        image(root / f"OpenMind/ds1/sub-0{seed}/ct/a.nii.gz", seed)
+    table(root, *(row(f"ds1/sub-0{k}/ct/a.nii.gz", image_quality_score=2 * k) for k in (1, 2)))
+    code, data = convert_as_documented("openmind", root, which=1)
+    assert (code, list(data.cases["image_quality_score"])) == (0, ["2"])
