@@ -112,7 +112,7 @@ def method_cost(
         student, teacher = work.times(rows), work.times(views.global_count)
     decoder = _number(method, "decoder_width")
     if decoder and encoder.drops_tokens:
-        tokens = prod(shape) / prod(encoder.token_size)
+        tokens = prod(shape) / prod(encoder.token_size) * _number(method, "token_share", 1.0)
         patch = prod(encoder.token_size) * encoder.in_channels
         blocks, params = transformer_blocks(
             tokens + 1, decoder, _number(method, "decoder_depth", 8), _number(method, "decoder_mlp_ratio", 4.0), half
@@ -149,7 +149,8 @@ def step_parts(
             (views.local_count, views.local_shape) if group == "local" else (views.global_count, input_spec.shape)
         )
         if count:
-            one, encoder_params = encoder_cost(encoder, shape, share, half)
+            used = _number(method, "token_share", 1.0)  # of a view's tokens, where a method leaves some out
+            one, encoder_params = encoder_cost(encoder, shape, share * used, half)
             student += one.times(count)
             if group in facts.teacher_views:
                 teacher += one.times(count)
