@@ -10,6 +10,8 @@ from headctssl.contract import Contract, InputSpec, StorageRule
 from headctssl.dataset.manifest import DatasetInfo
 from headctssl.families import FAMILIES
 from headctssl.finetuning.settings import FinetuneSettings
+from headctssl.ingest.report import IngestReport, ScanRecord
+from headctssl.ingest.selection import Selection
 from headctssl.methods import METHODS, method_class
 from headctssl.planning.plans import Plans, SplitRule
 from headctssl.planning.run_settings import MonitorSettings, TrainingSettings, ViewSettings
@@ -47,6 +49,9 @@ def settings_markdown() -> str:
         ("Input of an encoder", "", InputSpec),
         ("contract.json", "Travels in every checkpoint.", Contract),
         ("dataset.json", "", DatasetInfo),
+        ("`headct_convert --select`", "`--select one` is `per_study=1`.", Selection),
+        ("ingest_report.json", "", IngestReport),
+        ("Scans in ingest_report.json", "Nothing in it names a patient, a file or a date.", ScanRecord),
     ]
     text = ["# Settings", "", "Generated from the code by `make docs`; a test compares."]
     for title, note, model in sections:
