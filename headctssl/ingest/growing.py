@@ -81,7 +81,7 @@ class GrowingDataset:
         """
         self.entries.sort(key=lambda entry: self.order.get(entry.record.case_id, -1))
         rows = [entry.cells for entry in self.entries if entry.cells]
-        if not self.entries or not (rows or self.folder.exists()):
+        if not self.entries or not (rows or (self.folder / "dataset.json").exists()):
             return
         if rows:
             self.cases = _with_rows(self.cases, rows)
