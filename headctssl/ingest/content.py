@@ -1,8 +1,8 @@
 """Content: what a volume shows, by anatomy: a skull around brain, how much of it, a trunk, contrast agent.
 
-A voxel lies in the cavity of the skull when bone is seen from it in at least 7 of 8 directions of its axial plane and
-above it: the eighth may look through an operated or a growing skull. Ribs and pelvis leave such places only in small
-numbers. Everything is done on blocks of about 3.5 mm.
+A voxel lies in the cavity of the skull when bone is seen from it in at least 7 of 8 directions of its axial plane: the
+eighth may look through an operated or a growing skull. Ribs and pelvis leave such places only in small numbers.
+Everything is done on blocks of about 3.5 mm.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ CONTRAST_HU = (130, 500)
 """Vessels with contrast agent; blood without it is below 95, most calcifications are small."""
 
 MIN_DIRECTIONS = 7
-_OPEN_BELOW = 0.5
 _NECK_MM = 40.0  # more than the scalp and skull above the brain
+_SMALL_CM2 = 8.0
 _CONTRAST_SHARE = 0.005
-_CONTRAST_DEPTH_MM = 8.0  # from bone, whose edge has these values too
+_CONTRAST_DEPTH_MM = 8.0  # from the edge of the cavity: that of bone has these values too
 _EMPTY_HU = -1000  # a plane with nothing above is a hole where slices are missing
 
 
@@ -83,10 +83,6 @@ class _Blocks:
     def voxel_ml(self) -> float:
         return float(np.prod(self.size_mm)) / 1000.0
 
-    def flipped(self) -> _Blocks:
-        """The same with the head on its vertex."""
-        return _Blocks(self.mean[::-1], self.highest[::-1], self.body[::-1], self.bone[::-1], self.size_mm)
-
 
 def examine(volume: Volume) -> Content:
     """Measure what a volume shows.
@@ -103,19 +99,17 @@ def examine(volume: Volume) -> Content:
     lungs = blocks.body & (blocks.mean > LUNG_HU[0]) & (blocks.mean < LUNG_HU[1])
     areas = blocks.body.sum(axis=(1, 2)) * blocks.pixel_cm2
     cavity = _cavity(blocks)
-    upside_down = bool(cavity.any()) and _stands_on_vertex(blocks, cavity)
-    if upside_down:
-        blocks = blocks.flipped()
-        cavity = _cavity(blocks)
     brain = cavity & (blocks.mean > BRAIN_HU[0]) & (blocks.mean < BRAIN_HU[1])
     cavity_cm2 = cavity.sum(axis=(1, 2)) * blocks.pixel_cm2
     largest = max(float(cavity_cm2.max(initial=0.0)), 1e-6)
+    upside_down = _stands_on_vertex(blocks, cavity_cm2)
+    top, bottom = (0, -1) if upside_down else (-1, 0)
     return Content(
         head_found=True,
         brain_ml=float(brain.sum()) * blocks.voxel_ml,
         brain_share=float(brain.sum()) / max(1, int(cavity.sum())),
-        cut_above=float(cavity_cm2[-1]) / largest,
-        cut_below=float(cavity_cm2[0]) / largest,
+        cut_above=float(cavity_cm2[top]) / largest,
+        cut_below=float(cavity_cm2[bottom]) / largest,
         cut_sides_cm2=_skull_at_border(blocks, cavity_cm2 > 0.3 * largest),
         upside_down=upside_down,
         trunk_cm2=float(areas.max(initial=0.0)),
@@ -169,13 +163,10 @@ def _bone_threshold(mean: Floats, highest: NDArray[np.int16], body: Mask) -> flo
 
 
 def _cavity(blocks: _Blocks) -> Mask:
-    """The largest connected place that bone surrounds. Beyond the top of the volume there may be bone."""
+    """The largest connected place that bone surrounds in its planes."""
     # Thickened by a block in its plane: a slanting ray must not slip between two blocks that touch at a corner.
     bone = ndimage.binary_dilation(blocks.bone, np.ones((1, 3, 3), bool))
-    above = bone.copy()
-    above[-1] |= blocks.body[-1]
-    above = np.logical_or.accumulate(above[::-1], axis=0)[::-1]
-    inside = (_directions(bone) >= MIN_DIRECTIONS) & above & blocks.body & ~bone
+    inside = (_directions(bone) >= MIN_DIRECTIONS) & blocks.body & ~bone
     labels, found = ndimage.label(inside)
     if not found:
         return inside
@@ -198,19 +189,14 @@ def _directions(bone: Mask) -> NDArray[np.int8]:
     return seen
 
 
-def _stands_on_vertex(blocks: _Blocks, cavity: Mask) -> bool:
-    """Whether there is a neck above the brain and nothing below it: a file that does not state where up is."""
-    cavity_cm2 = cavity.sum(axis=(1, 2)) * blocks.pixel_cm2
-    if cavity_cm2[0] <= _OPEN_BELOW * float(cavity_cm2.max()):
-        return False  # the cavity closes below, or opens no wider than the hole for the spine
-    turned = _cavity(blocks.flipped())[::-1]
-    planes = np.flatnonzero(turned.sum(axis=(1, 2)) * blocks.pixel_cm2 > 8)
+def _stands_on_vertex(blocks: _Blocks, cavity_cm2: NDArray[np.float64]) -> bool:
+    """Whether there is a neck above the brain and at most a scalp below it: a file that does not say what is up."""
+    planes = np.flatnonzero(cavity_cm2 > _SMALL_CM2)
     tissue = np.flatnonzero(blocks.body.any(axis=(1, 2)))
-    if not planes.size or (tissue[-1] - planes[-1]) * blocks.size_mm[0] < _NECK_MM:
+    if not planes.size:
         return False
-    low, high = BRAIN_HU
-    one, other = (int((m & (blocks.mean > low) & (blocks.mean < high)).sum()) for m in (cavity, turned))
-    return other > 0.5 * one
+    above, below = tissue[-1] - planes[-1], planes[0] - tissue[0]
+    return bool(above * blocks.size_mm[0] > _NECK_MM > 2 * below * blocks.size_mm[0])
 
 
 def _skull_at_border(blocks: _Blocks, planes: NDArray[np.bool_]) -> float:
@@ -230,15 +216,10 @@ def _skull_at_border(blocks: _Blocks, planes: NDArray[np.bool_]) -> float:
 
 
 def _bright_share(blocks: _Blocks, cavity: Mask) -> float:
-    """Share of the cavity, away from the skull, that is as bright as vessels with contrast agent."""
-    labels, found = ndimage.label(blocks.bone)
-    if not found or not cavity.any():
-        return 0.0
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    depth = ndimage.distance_transform_edt(labels != sizes.argmax(), sampling=blocks.size_mm)
-    # Closed, for a bright vessel passes for bone and leaves a hole in the cavity.
-    deep = ndimage.binary_closing(cavity, iterations=2) & (depth > _CONTRAST_DEPTH_MM)
+    """Share of the cavity, away from its edge, that is as bright as vessels with contrast agent."""
+    # A bright vessel passes for bone and leaves a hole in the cavity.
+    filled = np.stack([ndimage.binary_fill_holes(plane) for plane in cavity])
+    deep = ndimage.distance_transform_edt(filled, sampling=blocks.size_mm) > _CONTRAST_DEPTH_MM
     if not deep.any():
         return 0.0
     highest = blocks.highest[deep]

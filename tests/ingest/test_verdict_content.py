@@ -40,6 +40,13 @@ def noisy(volume: Volume, hu: float) -> Volume:
     return changed(volume, volume.hu + np.random.default_rng(0).normal(0, hu, volume.hu.shape))
 
 
+def fine(volume: Volume) -> Volume:
+    """Pixels of a quarter of the size."""
+    affine = volume.affine.copy()
+    affine[:, 1:3] /= 4
+    return Volume(volume.hu.repeat(4, axis=1).repeat(4, axis=2), affine, volume.info)
+
+
 def thick(volume: Volume) -> Volume:
     """Slices of about 10 mm."""
     step = round(10 / volume.spacing_mm[0])
@@ -103,6 +110,7 @@ HEADS: dict[str, Callable[[], Volume]] = {
     "crude, coarse": lambda: crude_head(1, shape=(24, 40, 40), spacing=(8.0, 6.0, 6.0)),
     "noise of 40 HU": lambda: noisy(phantom(), 40),
     "noise of 100 HU": lambda: noisy(phantom(3, "clinical"), 100),
+    "sharp kernel, noise of 150 HU": lambda: noisy(fine(phantom()), 150),
     "slices of 10 mm": lambda: thick(phantom()),
     "newborn": lambda: child(phantom()),
     "craniectomy": lambda: operated(phantom()),
@@ -137,7 +145,8 @@ CUTS: list[tuple[str, Callable[[Volume], Volume], str]] = [
     ("base", lambda v: from_bottom(v, 60), "base of the skull is cut off"),
     ("side", lambda v: from_left(v, 25), "cut off at the side"),
     ("round field of view", lambda v: in_circle(v), "cut off at the side"),
-    ("upside down, vertex cut off", lambda v: upside_down(v), "upside down"),
+    ("upside down", lambda v: replace(on_a_neck(v), hu=on_a_neck(v).hu[::-1]), "upside down"),
+    ("upside down, vertex cut off", lambda v: upside_down(v), "vertex is cut off"),
 ]
 
 
@@ -163,6 +172,14 @@ def test_what_is_cut_off_is_for_review(name: str, cut: Callable[[Volume], Volume
     status, reasons = judge(cut(phantom(case)))
     assert status == "review"
     assert any(told in reason for reason in reasons), reasons
+
+
+def test_a_scan_may_begin_where_the_spine_leaves_the_skull() -> None:
+    whole = phantom()
+    shares = {mm: examine(from_bottom(whole, mm)).cut_below for mm in range(28, 60, 4)}
+    begins = [mm for mm, share in shares.items() if 0.1 < share < 0.45]
+    assert begins
+    assert all(judge(from_bottom(whole, mm)) == ("accept", ()) for mm in begins)
 
 
 def test_a_thin_slab_of_brain_is_for_review() -> None:
@@ -201,8 +218,9 @@ def test_the_picture_decides_against_the_header() -> None:
 
 
 def test_contrast_agent_is_a_note_where_the_header_does_not_say_it() -> None:
-    volume = with_vessels(phantom(3, "clinical"))
-    assert any("contrast agent" in note for note in appraise(volume).notes)
+    volume = with_vessels(phantom())
+    for bright in (volume, with_vessels(phantom(3, "clinical"))):
+        assert any("contrast agent" in note for note in appraise(bright).notes)
     assert appraise(volume, SeriesFacts(contrast=True)).notes == ()
     for name in ("laptop", "clinical, thick", "noise of 100 HU", "newborn"):
         assert appraise(HEADS[name]()).notes == ()
