@@ -15,7 +15,7 @@ from headctssl.errors import ContractError, UsageError
 from headctssl.paths import preprocessed_dataset
 from headctssl.planning.fingerprint import extract_fingerprint
 from headctssl.planning.planner import plan_experiment
-from headctssl.planning.plans import SplitRule, plans_path
+from headctssl.planning.plans import SplitRule, load_plans, plans_path
 from headctssl.planning.splits_file import ensure_splits
 from headctssl.preprocessing.index import INDEX_NAME, CaseIndex
 from headctssl.preprocessing.preprocess import REPORT_NAME, preprocess
@@ -79,10 +79,11 @@ def plan_and_preprocess(
     say(f"storage rule of the checkpoint: {rule.storage_id}", quiet=quiet)
     reports = []
     for dataset_id in dataset_ids:
+        own = _with_own_masks(dataset_id, rule)
         reports.append(
-            preprocess(dataset_id, rule=rule, num_workers=num_workers, quiet=quiet, verify=verify, overwrite=overwrite)
+            preprocess(dataset_id, rule=own, num_workers=num_workers, quiet=quiet, verify=verify, overwrite=overwrite)
         )
-        _default_splits(dataset_id, rule, quiet)
+        _default_splits(dataset_id, own, quiet)
     return tuple(reports)
 
 
@@ -114,7 +115,7 @@ def ensure_preprocessed(
 
     Args:
         dataset_id: the number of the dataset.
-        rule: the storage rule, of plans or of a checkpoint's contract.
+        rule: the storage rule, of plans or of a checkpoint's contract; the masks are those of the dataset's plans.
         quiet: print nothing.
         num_workers: processes; one per core when None.
 
@@ -122,6 +123,7 @@ def ensure_preprocessed(
         HeadCTSSLError: see `preprocess`; ContractError when the folder holds cases of another rule.
     """
     folder = preprocessed_dataset(dataset_id)
+    rule = _with_own_masks(dataset_id, rule)
     storage = folder / rule.storage_id
     if not (storage / INDEX_NAME).is_file():
         say(f"dataset {dataset_id} is not preprocessed as {rule.storage_id} yet: doing it now", quiet=quiet)
@@ -140,6 +142,18 @@ def ensure_preprocessed(
         index = CaseIndex.open(storage)
     _default_splits(dataset_id, rule, quiet)
     return index
+
+
+def _with_own_masks(dataset_id: int, rule: StorageRule) -> StorageRule:
+    """The rule with the masks of the dataset's own plans, where these store the same voxels.
+
+    Which masks lie beside the voxels is no matter of a checkpoint: with the masks of the dataset it
+    was trained on, every scan of this one would be stored once more.
+    """
+    if not plans_path(dataset_id).is_file():
+        return rule
+    own = load_plans(dataset_id).storage
+    return own if own.with_masks(rule.masks) == rule else rule
 
 
 def _never_tried(dataset_id: int, index: CaseIndex, rule: StorageRule) -> int:

@@ -17,9 +17,11 @@ from headctssl.dataset.image_io import write_nifti
 from headctssl.dataset.manifest import DatasetInfo, load_raw_dataset, write_raw_dataset
 from headctssl.errors import ContractError
 from headctssl.paths import preprocessed_dataset
+from headctssl.planning.plans import load_plans
 from headctssl.preprocessing.index import CaseIndex, mask_path
 from headctssl.preprocessing.masks import anonymised_on_grid, mask_on_grid, require_mask_rule
 from headctssl.preprocessing.one_case import grid_of_box
+from headctssl.preprocessing.plan_and_preprocess import ensure_preprocessed, plan_and_preprocess
 from headctssl.preprocessing.preprocess import preprocess
 from headctssl.preprocessing.report import PreprocessingReport
 from headctssl.types import Volume
@@ -174,3 +176,14 @@ def test_label_maps_keep_their_values_on_the_grid() -> None:
     assert set(np.unique(found)) == {0, 1, 9}
     for value in (1, 9):
         assert (found == value).sum() * 1.3**3 == pytest.approx((values == value).sum() * 2, rel=0.08)
+
+
+def test_a_checkpoint_of_a_dataset_with_masks_stores_no_scan_of_another_twice(roots: Path) -> None:
+    make_dataset(7, 6)
+    plan_and_preprocess([7], num_workers=1, quiet=True)
+    own = load_plans(7).storage
+    assert own.masks == ("head",)
+    of_checkpoint = own.with_masks(("head", "segmentation"))
+    index = ensure_preprocessed(7, of_checkpoint, quiet=True, num_workers=1)
+    assert index.folder.name == own.storage_id
+    assert [p.name for p in preprocessed_dataset(7).iterdir() if p.is_dir()] == [own.storage_id]
