@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -10,7 +11,15 @@ from headctssl.dataset.table import STANDARD_COLUMNS
 from headctssl.ingest.privacy import capped_age, is_date_column, keyed_hash, scrub, study_day
 from headctssl.ingest.scan import Scan
 
-__all__ = ["Candidate", "filter_cells", "identifying_words", "late_columns", "make_candidate", "renamed_dates"]
+__all__ = [
+    "Candidate",
+    "date_remarks",
+    "filter_cells",
+    "identifying_words",
+    "late_columns",
+    "make_candidate",
+    "renamed_dates",
+]
 
 _FROM_HEADERS = ("gantry_tilt_deg", "kvp", "convolution_kernel", "slice_thickness_mm", "manufacturer")
 """Columns that reading an image fills where a converter had no headers."""
@@ -104,6 +113,34 @@ def renamed_dates(names: Collection[str]) -> dict[str, str]:
     """Date columns by name -> the column of days that each becomes; days of birth are in none."""
     kept = [name for name in names if is_date_column(name) and not _BIRTH.search(name)]
     return {name: re.sub("date", "day", name, count=1, flags=re.IGNORECASE) for name in kept}
+
+
+def date_remarks(candidates: Collection[Candidate]) -> list[str]:
+    """Sentences on what became of the date columns that a source brought.
+
+    Args:
+        candidates: distinct scans.
+    """
+    filled: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    for candidate in candidates:
+        for name, text in candidate.scan.columns:
+            if text and is_date_column(name):
+                day = renamed_dates([name]).get(name)
+                (filled if day in candidate.cells else lost)[name] += 1
+    remarks = []
+    for name in sorted({*filled, *lost}):
+        day = renamed_dates([name]).get(name)
+        if day is None:
+            remarks.append(f"'{name}' was left out: a day of birth.")
+            continue
+        told = f"Dates of '{name}' became days in '{day}', counted from a secret origin of each subject."
+        if lost[name]:
+            told += (
+                f" {lost[name]} were left out: not written as 2020-02-29 or 20200229, or of a scan without a subject."
+            )
+        remarks.append(told)
+    return remarks
 
 
 def _is_number(text: str) -> bool:

@@ -10,7 +10,7 @@ from headctssl.console import progress
 from headctssl.dataset.parallel import map_items
 from headctssl.dataset.table import STANDARD_COLUMNS
 from headctssl.errors import HeadCTSSLError
-from headctssl.ingest.candidate import Candidate, make_candidate
+from headctssl.ingest.candidate import Candidate, date_remarks, make_candidate
 from headctssl.ingest.growing import GrowingDataset
 from headctssl.ingest.journal import Entry
 from headctssl.ingest.one_scan import Job, Outcome, Reading, convert_scan, failed, record_of, source_state
@@ -41,6 +41,7 @@ class Conversion:
         self.left_out: list[Ignored] = []
         self.skipped: list[Ignored] = []
         self.images: list[Path] = []
+        self.remarks: list[str] = []
         self._finished: set[str] = set()  # case ids that this call has decided on
         self._unusable: set[str] = set()  # those of them that are not in the dataset
         self._present: set[str] = set()  # case ids that were in the dataset before
@@ -60,6 +61,7 @@ class Conversion:
         """
         self._present = self.data.present()
         candidates = self._distinct(found)
+        self.remarks = date_remarks(candidates)
         self.data.order = {candidate.case_id: place for place, candidate in enumerate(candidates)}
         if self.rules.where is not None:
             columns = {name for candidate in candidates for name in candidate.cells}

@@ -94,7 +94,7 @@ def convert(
         work = Conversion(data, rules, Reading(keep_detail, fill_gaps, repair_intensity), dry_run=dry_run)
         work.run(found, num_workers=num_workers, quiet=quiet, overwrite=overwrite)
     result = work.result(found)
-    print_result(result, found.remarks, dry_run=dry_run, quiet=quiet)
+    print_result(result, (*found.remarks, *work.remarks), dry_run=dry_run, quiet=quiet)
     return result
 
 

@@ -49,9 +49,17 @@ class Journal:
 
     def __init__(self, folder: Path, dataset: str) -> None:
         self.path = folder / f".ingest_{dataset}.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
         with ExitStack() as closing:
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            except OSError as error:
+                raise UsageError(
+                    "Nothing can be written beside the key.",
+                    got=f"{folder}: {error.strerror}",
+                    expected="a folder for the list of sources and for what is needed to go on",
+                    do="Put the key into a folder of your own and name it with --key.",
+                ) from None
             self._file: TextIO = closing.enter_context(os.fdopen(handle, "a+", encoding="utf-8"))
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

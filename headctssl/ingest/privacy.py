@@ -47,6 +47,9 @@ _DATE = re.compile(
     rf"|\d{{1,2}}[-. ]?{_MONTH}[-. ,]*\d{{2,4}}|{_MONTH}[-. ]?\d{{1,2}}[-. ,]+\d{{2,4}})\b",
     re.IGNORECASE,
 )
+_DATE_WORD = re.compile(
+    r"(study|scan|series|acquisition|acq|content|exam|visit|admission|birth|death)?date(time|s)?|dob|birthday"
+)
 _PATH = re.compile(r"(?<![\w./])(?:[A-Za-z]:)?[/\\](?:[^/\\\s'\":,]+[/\\])+[^/\\\s'\":,]*")
 
 
@@ -152,9 +155,9 @@ def study_day(key: bytes, subject: str, date: str) -> str:
 
 
 def is_date_column(name: str) -> bool:
-    """Whether a column holds dates by its name: `study_date`, `DateOfBirth`, `date`."""
-    lower = name.lower()
-    return lower.startswith("date") or lower.endswith(("date", "_dob", "birthday")) or "_date_" in lower
+    """Whether a column holds dates by its name: `study_date`, `DateOfBirth`, `studydate`; not `candidate`."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|[^A-Za-z]+", " ", name).lower().split()
+    return any(_DATE_WORD.fullmatch(word) for word in words)
 
 
 def capped_age(text: str) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.errors import DataError, UsageError
 from headctssl.ingest.convert import ConvertResult, convert
-from headctssl.ingest.privacy import parse_date, scrub, study_day, subject_key, without_paths
+from headctssl.ingest.privacy import is_date_column, parse_date, scrub, study_day, subject_key, without_paths
 from headctssl.ingest.report import read_report
 
 PATIENT = {
@@ -29,7 +29,7 @@ PATIENT = {
 
 
 def run(source: Path, **options: object) -> ConvertResult:
-    return convert(source, 900, num_workers=1, quiet=True, **{"source_format": "dicom", **options})
+    return convert(source, 900, num_workers=1, **{"source_format": "dicom", "quiet": True, **options})
 
 
 @pytest.mark.parametrize(
@@ -143,16 +143,35 @@ def test_another_key_is_noticed(tmp_path: Path, roots: Path) -> None:
     assert subject_key(key, create=False) == subject_key(key, create=True)
 
 
-def test_dates_and_texts_of_a_table_of_labels(tmp_path: Path, roots: Path) -> None:
+@pytest.mark.parametrize("name", ["date", "study_date", "StudyDate", "scandate", "date_of_scan", "DateOfBirth", "DOB"])
+def test_date_columns_are_known_by_name(name: str) -> None:
+    assert is_date_column(name)
+    assert not any(is_date_column(other) for other in ("candidate", "update", "outdated", "validation", "age", "day"))
+
+
+def test_the_place_beside_the_key_must_be_writable(tmp_path: Path, roots: Path) -> None:
+    image(tmp_path / "in/a.nii.gz")
+    key = tmp_path / "safe/key"
+    subject_key(key, create=True)
+    (tmp_path / "safe/.ingest_Dataset900_HeadCT.jsonl").mkdir()  # stands for a folder that is read only
+    with pytest.raises(UsageError, match="Nothing can be written beside the key"):
+        run(tmp_path / "in", source_format="folder", key=key)
+
+
+def test_dates_and_texts_of_a_table_of_labels(tmp_path: Path, roots: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for number in (1, 2):
         image(tmp_path / f"in/s{number}.nii.gz", number)
     table = tmp_path / "labels.csv"
     table.write_text(
-        "image,subject_id,study_date,birth_date,age,comment,bleed\n"
-        "s1,P77,2021-01-01,1930-01-01,91,P77 seen 2021-01-02,1\n"
-        "s2,P77,2021-01-31,1930-01-01,91,good,0\n"
+        "image,subject_id,study_date,birth_date,visit_date,age,comment,bleed\n"
+        "s1,P77,2021-01-01,1930-01-01,20210203,91,P77 seen 2021-01-02,1\n"
+        "s2,P77,2021-01-31,1930-01-01,03.02.2021,91,good,0\n"
     )
-    run(tmp_path / "in", source_format="folder", labels=table)
+    run(tmp_path / "in", source_format="folder", labels=table, quiet=False)
+    told = capsys.readouterr().out
+    assert "'birth_date' was left out: a day of birth." in told
+    assert "Dates of 'study_date' became days in 'study_day', counted" in told
+    assert "'visit_day', counted from a secret origin of each subject. 1 were left out: not written as" in told
     cases = load_raw_dataset(900).cases
     assert {"study_date", "birth_date"} & set(cases.columns) == set()
     days = sorted(int(day) for day in cases["study_day"])
