@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from headctssl.errors import UsageError
-from headctssl.planning import resolve_method, resolve_training, resolve_views
+from headctssl.planning import resolve_batch, resolve_method, resolve_training, resolve_views
 from headctssl.planning.decisions import Asked, Ledger
 from headctssl.planning.machine import Machine, detect_machine
 from headctssl.planning.plans import ConfigurationPlan, Plans, changed_encoder
@@ -133,8 +133,8 @@ def resolve(
         ledger, asked, step, defaults, num_cases=num_train_cases, batch_coupled=batch_coupled
     )
 
-    # 9. What the method must change at this batch: prototypes, head, decoder.
-    method = resolve_method.for_batch(ledger, asked, method, training.batch_size, num_train_cases)
+    # 9. What the method must change at this batch: prototypes, queue, weights.
+    method = resolve_batch.for_batch(ledger, asked, method, training.batch_size, num_train_cases, views.global_count)
     step = step.with_method(method)
 
     # 10-11. Rate and length.

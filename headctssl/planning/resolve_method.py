@@ -1,4 +1,4 @@
-"""Resolve method: steps 9, 12 and 13, what an objective must change for small data, batches and runs.
+"""Resolve method: steps 12 and 13 and the sizes of heads, what an objective must change for small encoders and runs.
 
 A method's settings class holds the published numbers. Rules here apply to a method when it has the
 field they name, so a new self-distillation method gets them without another line.
@@ -6,20 +6,13 @@ field they name, so a new self-distillation method gets them without another lin
 
 from __future__ import annotations
 
-from headctssl.errors import UsageError
 from headctssl.families import FamilySettings
 from headctssl.planning.decisions import Asked, Ledger
 from headctssl.planning.run_settings import TrainingSettings
 from headctssl.settings import JsonValue, Settings, with_overrides
 
-__all__ = ["MOST_PROTOTYPES_PER_SCAN", "for_batch", "for_length", "sizes"]
+__all__ = ["for_length", "sizes"]
 
-MOST_PROTOTYPES_PER_SCAN = 512
-"""Prototypes per scan of a step above which a run is refused: 65,536 at batch 256 has 256, at batch 16 4,096."""
-
-_PROTOTYPES_PER_SCAN = 64  # 16,384 at batch 256, 65,536 at batch 1,024
-_PROTOTYPES_PER_CASE = 32
-_FEWEST_PROTOTYPES = 256
 _REFERENCE_BATCH = 256  # the batch that the published momenta belong to
 _TEACHER_TURNOVERS = 20.0  # how often the teacher must be able to renew itself within a run
 _SLOWEST, _FASTEST = 0.9999, 0.9
@@ -49,40 +42,6 @@ def sizes(asked: Asked, method_settings: type[Settings], encoder: FamilySettings
     if "decoder_depth" in fields and profile != "real":
         changes["decoder_depth"] = 2
     return with_overrides(method, {**changes, **asked.section("method")}, "method.")
-
-
-def for_batch(ledger: Ledger, asked: Asked, method: Settings, batch_size: int, num_cases: int) -> Settings:
-    """Step 9. Prototypes.
-
-    Rule: K = the largest power of two that is at most 65,536, 64 per scan of a step and 32 per
-    training case, but at least 256. A K set by the user is refused above 512 per scan of a step.
-    Source: dinov2 issues 143, 173, 272, 298, 314, 492 (K = 65,536 at batch 16: flat loss or NaN);
-    4,096-16,384 is advised for batches up to 256. Assumption: what counts is how many scans of a
-    step can vote for a prototype, so K follows the batch.
-    """
-    published = getattr(method, "prototypes", None)
-    if not isinstance(published, int):
-        return method
-    most = min(65_536, _PROTOTYPES_PER_SCAN * batch_size, _PROTOTYPES_PER_CASE * num_cases)
-    derived = _power_of_two(max(_FEWEST_PROTOTYPES, most))
-    given = asked.count("method.prototypes", least=2)
-    if given is not None and given > MOST_PROTOTYPES_PER_SCAN * batch_size:
-        need = -(-given // MOST_PROTOTYPES_PER_SCAN)
-        raise UsageError(
-            "So many prototypes cannot be learned at this batch size: the loss stays flat or becomes NaN.",
-            got=f"method.prototypes={given} at a batch of {batch_size}",
-            expected=f"at most {MOST_PROTOTYPES_PER_SCAN * batch_size} ({MOST_PROTOTYPES_PER_SCAN} per scan of a step)",
-            do=f"Set method.prototypes={derived}, or a batch of {need} or more with training.batch_size={need}.",
-        )
-    chosen = ledger.take(
-        "prototypes K",
-        derived,
-        given,
-        "power of two, at most 65,536, 64 per scan of a step and 32 per case, at least 256",
-        "dinov2 issues 143, 173, 272, 298, 314, 492; arXiv 2304.07193",
-        f"batch {batch_size}, {num_cases} cases",
-    )
-    return method.model_copy(update={"prototypes": chosen})
 
 
 def for_length(ledger: Ledger, asked: Asked, method: Settings, training: TrainingSettings) -> Settings:
@@ -141,7 +100,3 @@ def _center(ledger: Ledger, asked: Asked, method: Settings, published_teacher: f
 def _heads(width: int) -> int:
     """The number of heads nearest to one per 48 channels that divides the width."""
     return min((h for h in range(1, width + 1) if width % h == 0), key=lambda h: abs(width / h - 48))
-
-
-def _power_of_two(value: int) -> int:
-    return 1 << (value.bit_length() - 1)

@@ -113,6 +113,24 @@ def test_prototypes_follow_the_batch() -> None:
     assert getattr(run(cases=20).method, "prototypes", None) == 512
 
 
+def test_small_batches_get_a_queue_and_more_weight_on_the_gaussian_term() -> None:
+    def of(method: str, batch: int, **overrides: Any) -> Any:
+        return run(method, machine=GPU, overrides={"training.batch_size": batch, **overrides}).method
+
+    assert of("dinov2", 8).prototypes == 512
+    assert of("dinov2", 8).queue == 512 - 16
+    assert of("dinov2", 256).queue == 2048 - 512, "never more rows than were trained with"
+    assert of("dinov2", 8, **{"method.targets": "centring"}).queue == 0
+    assert of("dino", 8).queue == 0, "centring needs none"
+    assert of("dino", 8, **{"method.targets": "sinkhorn"}).queue == 512 - 16
+    assert of("dinov2", 8, **{"method.queue": 64}).queue == 64
+    assert [of("dinov2", batch).koleo_weight for batch in (2, 4, 64)] == [0.0, 0.1, 0.1]
+    assert of("dinov2", 8, **{"method.koleo_weight": 0}).koleo_weight == 0.0
+    assert of("dino", 8).koleo_weight == 0.0
+    assert [of("lejepa", batch).sigreg_weight for batch in (8, 64, 256, 1024)] == [0.5, 0.174, 0.05, 0.05]
+    assert of("lejepa", 8, **{"method.sigreg_weight": 0.0}).sigreg_weight == 0.0
+
+
 def test_too_many_prototypes_are_refused_with_the_alternative() -> None:
     with pytest.raises(UsageError) as error:
         run(overrides={"training.batch_size": 16, "method.prototypes": 65_536})

@@ -38,7 +38,7 @@ def sigreg(embeddings_VBD: Tensor, directions_DS: Tensor, *, knots: int = 17, la
 
     Returns:
         Scalar float32, mean over views and directions; about 1.06 for a Gaussian sample of any size (the
-        integral of (1 - exp(-t^2)) exp(-t^2 / 2)), of the order of the batch for a collapsed one.
+        integral of (1 - exp(-t^2)) exp(-t^2 / 2)), .41 B for a collapsed one.
     """
     projected = embeddings_VBD.float() @ directions_DS.to(embeddings_VBD.device)
     t = torch.linspace(0.0, largest, knots, device=projected.device)
