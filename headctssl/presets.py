@@ -173,6 +173,7 @@ class MethodFacts:
     smallest_batch: int = 2  # scans per step below which the objective says little
     families: tuple[str, ...] | None = None  # families of encoders it works with, None = all
     predicts_voxels: bool = False  # a `voxel_decoder` stands on every global view, whatever the encoder
+    overhead: float = 1.0  # work of encoder and decoder over what their layers take when nothing stands between them
     why_families: str = ""  # a sentence: why not with the others, and what to use there
 
 
@@ -260,6 +261,7 @@ METHOD_FACTS: dict[str, MethodFacts] = {
             smallest_batch=1,
             families=("resenc", "unet3d", "segresnet"),
             predicts_voxels=True,
+            overhead=1.7,  # measured beside mae on resenc_s: norms in float32, re-masking, densifying convolutions
             why_families="only a CNN of convolutions and norms can be made sparse; choose mae or simmim there.",
         ),
         MethodFacts(

@@ -155,7 +155,8 @@ def step_parts(
             if group in facts.teacher_views:
                 teacher += one.times(count)
     extra, extra_teacher, extra_params = method_cost(facts, method, encoder, views, input_spec.shape, half)
-    student, teacher, params = student + extra, teacher + extra_teacher, encoder_params + extra_params
+    student = (student + extra).times(facts.overhead, ops=facts.overhead)
+    teacher, params = teacher + extra_teacher, encoder_params + extra_params
     trained = 1 + BACKWARD[encoder.kind]
     work = student.times(trained, ops=trained) + teacher
     view_voxels = views.global_count * prod(input_spec.shape) + views.local_count * prod(views.local_shape)

@@ -33,7 +33,7 @@ class _Densify(nn.Module):
         d, h, w = visible.shape[1:]
         seen = voxels_of_mask(visible, grid_of(stage.shape[2:], (d, h, w)))
         norm = self.norm
-        normed = sparse_group_norm(stage, seen, stage.shape[1], norm.weight, norm.bias, norm.eps)
+        normed = sparse_group_norm(stage.float(), seen.float(), stage.shape[1], norm.weight, norm.bias, norm.eps)
         out: Tensor = self.project(torch.where(seen, normed, self.token.to(normed.dtype)))
         return out
 

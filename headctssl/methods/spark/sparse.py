@@ -12,7 +12,8 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from torch import Size, Tensor, nn
+import torch
+from torch import Size, Tensor, dtype, nn
 
 from headctssl.errors import UsageError
 from headctssl.methods.gather import gather_samples
@@ -83,84 +84,81 @@ class _Places:
 
     def __init__(self, visible: Tensor) -> None:
         self.blocks = visible
-        self.stages: dict[Size, Tensor] = {}
+        self.stages: dict[tuple[Size, dtype], Tensor] = {}
 
-    def at(self, shape: Size) -> Tensor:
-        """Visible places, bool (B, 1, D, H, W), of a stage of (D, H, W)."""
-        if shape not in self.stages:
+    def at(self, x: Tensor) -> Tensor:
+        """1 at visible places, 0 at hidden ones, (B, 1, D, H, W), in the type of a stage (B, C, D, H, W)."""
+        key = (x.shape[2:], x.dtype)
+        if key not in self.stages:
             _, d, h, w = self.blocks.shape
-            self.stages[shape] = voxels_of_mask(self.blocks, grid_of(shape, (d, h, w)))
-        return self.stages[shape]
+            self.stages[key] = voxels_of_mask(self.blocks, grid_of(key[0], (d, h, w))).to(x.dtype)
+        return self.stages[key]
 
 
 def _convolve(layer: nn.Conv3d, places: _Places, x: Tensor) -> Tensor:
     out = type(layer).forward(layer, x)
-    return out.masked_fill(~places.at(out.shape[2:]), 0.0)
+    return out.mul_(places.at(out))  # a convolution does not need its output for its gradient
 
 
 def _normalise(layer: nn.Module, places: _Places, x: Tensor) -> Tensor:
-    visible = places.at(x.shape[2:])
+    values = x.float()
+    visible = places.at(values)
     if isinstance(layer, nn.BatchNorm3d):
-        return sparse_batch_norm(layer, x, visible)
+        return sparse_batch_norm(layer, values, visible).to(x.dtype)
     assert isinstance(layer, nn.InstanceNorm3d | nn.GroupNorm), "one of the norms that are looked for"
     groups = layer.num_groups if isinstance(layer, nn.GroupNorm) else x.shape[1]
-    return sparse_group_norm(x, visible, groups, layer.weight, layer.bias, layer.eps)
+    return sparse_group_norm(values, visible, groups, layer.weight, layer.bias, layer.eps).to(x.dtype)
 
 
 def sparse_group_norm(
     x: Tensor, visible: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None, eps: float
 ) -> Tensor:
-    """Group normalisation (arXiv 1803.08494, equation 7) over visible places only, in float32; one group per channel
-    is instance normalisation.
+    """Group normalisation (arXiv 1803.08494, equation 7) over visible places only; one group per channel is instance
+    normalisation.
 
     Args:
-        x: (B, C, D, H, W).
-        visible: bool (B, 1, D, H, W).
+        x: float32 (B, C, D, H, W), zero at hidden places.
+        visible: float32 (B, 1, D, H, W), 1 at visible places and 0 at hidden ones.
         groups: groups of channels.
         weight: factors (C,), or None.
         bias: summands (C,), or None.
         eps: added to the variance.
 
     Returns:
-        (B, C, D, H, W) of the type of `x`, zero at hidden places, whatever stood there.
+        float32 (B, C, D, H, W), zero at hidden places.
     """
     channels = x.shape[1] // groups
-    values_BGCN = x.float().reshape(x.shape[0], groups, channels, -1)
-    hidden = ~visible.flatten(2)[:, None]
-    number = (visible.flatten(1).sum(1) * channels).clamp(min=1).view(-1, 1, 1, 1)
-    mean = values_BGCN.masked_fill(hidden, 0.0).sum((2, 3), keepdim=True) / number
-    centred = (values_BGCN - mean).masked_fill(hidden, 0.0)
-    variance = centred.square().sum((2, 3), keepdim=True) / number
-    out = (centred * (variance + eps).rsqrt()).view_as(x)
-    return _scale(out, visible, weight, bias).to(x.dtype)
+    number = (visible.flatten(1).sum(1) * channels).clamp(min=1.0)[:, None]
+    values_BGN = x.reshape(x.shape[0], groups, -1)
+    # Hidden places add nothing to the sums; the squares are summed in one pass, without an array of their own.
+    mean = values_BGN.sum(2) / number
+    variance = (torch.linalg.vector_norm(values_BGN, dim=2).square() / number - mean.square()).clamp(min=0.0)
+    mean, variance = (value.repeat_interleave(channels, dim=1) for value in (mean, variance))
+    return _apply(x, visible, mean, variance + eps, weight, bias)
 
 
 def sparse_batch_norm(norm: nn.BatchNorm3d, x: Tensor, visible: Tensor) -> Tensor:
-    """Batch normalisation (arXiv 1502.03167, algorithm 1) over the visible places of the global batch, in float32.
+    """Batch normalisation (arXiv 1502.03167, algorithm 1) over the visible places of the global batch.
 
     While training, the running statistics of `norm` move as torch's do, towards those of visible places, the same on
     every process.
 
     Args:
         norm: its parameters, running statistics and mode are used.
-        x: (B, C, D, H, W).
-        visible: bool (B, 1, D, H, W).
+        x: float32 (B, C, D, H, W), zero at hidden places.
+        visible: float32 (B, 1, D, H, W), 1 at visible places and 0 at hidden ones.
 
     Returns:
-        (B, C, D, H, W) of the type of `x`, zero at hidden places, whatever stood there.
+        float32 (B, C, D, H, W), zero at hidden places.
     """
     mean, variance = norm.running_mean, norm.running_var
-    values = x.float()
     if norm.training or mean is None or variance is None:
-        number = _over_processes(visible.sum().float()).clamp(min=1)
-        mean = _over_processes(values.masked_fill(~visible, 0.0).sum((0, 2, 3, 4))) / number
-        centred = (values - mean.view(1, -1, 1, 1, 1)).masked_fill(~visible, 0.0)
-        variance = _over_processes(centred.square().sum((0, 2, 3, 4))) / number
-        _move_statistics(norm, mean.detach(), variance.detach() * number / (number - 1).clamp(min=1))
-    else:
-        centred = values - mean.view(1, -1, 1, 1, 1)
-    out = centred * (variance.view(1, -1, 1, 1, 1) + norm.eps).rsqrt()
-    return _scale(out, visible, norm.weight, norm.bias).to(x.dtype)
+        number = _over_processes(visible.sum()).clamp(min=1.0)
+        squares = torch.linalg.vector_norm(x, dim=(0, 2, 3, 4)).square()
+        mean = _over_processes(x.sum((0, 2, 3, 4))) / number
+        variance = (_over_processes(squares) / number - mean.square()).clamp(min=0.0)
+        _move_statistics(norm, mean.detach(), variance.detach() * number / (number - 1.0).clamp(min=1.0))
+    return _apply(x, visible, mean[None], variance[None] + norm.eps, norm.weight, norm.bias)
 
 
 def _over_processes(values: Tensor) -> Tensor:
@@ -177,9 +175,10 @@ def _move_statistics(norm: nn.BatchNorm3d, mean: Tensor, variance: Tensor) -> No
     norm.running_var.lerp_(variance, share)
 
 
-def _scale(out: Tensor, visible: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    if weight is not None:
-        out = out * weight.view(1, -1, 1, 1, 1)
-    if bias is not None:
-        out = out + bias.view(1, -1, 1, 1, 1)
-    return out.masked_fill(~visible, 0.0)
+def _apply(
+    x: Tensor, visible: Tensor, mean: Tensor, variance: Tensor, weight: Tensor | None, bias: Tensor | None
+) -> Tensor:
+    """(x - mean) / sqrt(variance) * weight + bias at visible places; statistics are (B or 1, C)."""
+    scale = variance.rsqrt() if weight is None else variance.rsqrt() * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return torch.addcmul(x * scale[..., None, None, None], shift[..., None, None, None], visible)
