@@ -190,6 +190,20 @@ def test_a_thin_slab_of_brain_is_for_review() -> None:
     assert "base of the skull" in reasons[0]
 
 
+def test_little_brain_and_a_skull_of_something_else_are_for_review() -> None:
+    volume = phantom()
+    top = from_top(volume, 0)
+    slab = replace(volume, hu=top.hu[-round(45 / volume.spacing_mm[0]) :])
+    assert 60 < examine(slab).brain_ml < 200
+    assert any("ml of brain are seen" in reason for reason in judge(slab)[1])
+    fatty = volume.hu.copy()
+    half = fatty[: len(fatty) * 5 // 8]
+    half[(half > -20) & (half < 95)] = -90
+    status, reasons = judge(replace(volume, hu=fatty))
+    assert status == "review"
+    assert any("values of brain" in reason for reason in reasons)
+
+
 BODIES: list[tuple[str, Callable[[], Volume], str]] = [
     ("chest", chest, "reject"),
     ("abdomen", abdomen, "reject"),
