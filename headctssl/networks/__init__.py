@@ -53,8 +53,11 @@ def encoder_class(family: str) -> type[Encoder]:
 
 def build_from_settings(settings: EncoderSettings) -> Encoder:
     """A randomly initialised encoder of these dimensions (torch's global generator)."""
-    build = encoder_class(settings.family)
-    return build(settings)
+    from headctssl.networks.thin_convolution import guard_convolutions  # imports torch, which listing names must not
+
+    encoder = encoder_class(settings.family)(settings)
+    guard_convolutions(encoder)
+    return encoder
 
 
 def build_encoder(name: str, **overrides: JsonValue) -> Encoder:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from headctssl.families import patch_decoder_stages
 from headctssl.networks.encoder import Encoder
+from headctssl.networks.thin_convolution import guard_convolutions
 from headctssl.networks.tokens import Grid, grid_from_tokens, sincos_table
 from headctssl.networks.transformer import Block, init_linear
 from headctssl.types import EncoderOutput
@@ -152,4 +153,6 @@ def voxel_decoder(encoder: Encoder, outputs: int) -> VoxelDecoder:
     Raises:
         UsageError: the family has no decoder.
     """
-    return VoxelDecoder(encoder.make_decoder(outputs))
+    decoder = VoxelDecoder(encoder.make_decoder(outputs))
+    guard_convolutions(decoder)
+    return decoder
