@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import importlib.util
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from headctssl.errors import UsageError
@@ -222,3 +224,33 @@ def test_known_layers_pass() -> None:
     known = (nn.Conv3d(3, 3, 1), nn.BatchNorm3d(3), nn.GroupNorm(1, 3), nn.MaxPool3d(2), nn.AvgPool3d(2), nn.GELU())
     check_layers(nn.Sequential(*known))
     check_layers(build_encoder("resenc_test"))
+
+
+def _half(rank: int, folder: str, norm: nn.BatchNorm3d, x: Tensor, visible: Tensor) -> None:
+    torch.set_num_threads(1)
+    norm = copy.deepcopy(norm)  # the parameters came in shared memory
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    rows = slice(2 * rank, 2 * rank + 2)
+    part = x[rows].clone().requires_grad_()
+    out = sparse_batch_norm(norm, part, visible[rows])
+    (out**3).sum().backward()
+    torch.save({"out": out.detach(), "grad": part.grad, "state": norm.state_dict()}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.evidence
+def test_batch_norm_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
+    """Also where one process sees more places than the other."""
+    torch.manual_seed(0)
+    norm = nn.BatchNorm3d(3).train()
+    visible = (torch.rand(4, 1, 2, 3, 4) > torch.tensor([0.2, 0.3, 0.6, 0.8]).view(-1, 1, 1, 1, 1)).float()
+    x = (torch.randn(4, 3, 2, 3, 4) * visible).requires_grad_()
+    torch.multiprocessing.spawn(_half, (str(tmp_path), norm, x.detach(), visible), nprocs=2)
+    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
+    out = sparse_batch_norm(norm, x, visible)
+    (out**3).sum().backward()
+    torch.testing.assert_close(torch.cat([part["out"] for part in found]), out.detach(), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(torch.cat([part["grad"] for part in found]), x.grad, atol=1e-4, rtol=1e-3)
+    for part in found:
+        for name, value in norm.state_dict().items():
+            torch.testing.assert_close(part["state"][name], value, msg=name)
