@@ -135,8 +135,9 @@ class Conversion:
 
     def _remember(self, screened: Screened) -> None:
         """Take over earlier rejections by the image, where neither the source nor the way of reading changed."""
+        known = self.data.known()
         for candidate in screened.passed:
-            record = self.data.records.get(candidate.case_id)
+            record = known.get(candidate.case_id)
             if candidate.case_id in self._present or record is None or record.status != "reject":
                 continue
             if record.read_with == self.reading.text() and record.source_state == source_state(candidate):
@@ -198,11 +199,12 @@ class Conversion:
 
     def _skip(self, candidates: Sequence[Candidate]) -> None:
         """Name the scans that were in the dataset already, and those of them whose source has changed."""
+        known = self.data.known()
         for candidate in candidates:
             if candidate.case_id not in self._present or candidate.case_id in self._finished:
                 continue
             told = f"in the dataset already as {candidate.case_id}"
-            record = self.data.records.get(candidate.case_id)
+            record = known.get(candidate.case_id)
             if record is not None and record.source_state and record.source_state != source_state(candidate):
                 told += "; its source has changed since: --overwrite converts it again"
             self.skipped.append(Ignored(candidate.scan.source, told))

@@ -35,7 +35,7 @@ class GrowingDataset:
     folder: Path
     info: DatasetInfo
     cases: pd.DataFrame
-    records: dict[str, ScanRecord]  # by case id
+    records: dict[str, ScanRecord]  # of the report as it was found, by case id
     key: bytes
     key_folder: Path
     journal: Journal | None  # None in a dry run
@@ -49,6 +49,10 @@ class GrowingDataset:
         listed = {str(c): str(i) for c, i in there.itertuples(index=False)}
         listed |= {entry.cells["case_id"]: entry.cells["image"] for entry in self.entries if entry.cells}
         return {case_id for case_id, image in listed.items() if image and (self.folder / image).exists()}
+
+    def known(self) -> dict[str, ScanRecord]:
+        """The last decision on every scan, by case id; those of a killed conversion included."""
+        return {**self.records, **{entry.record.case_id: entry.record for entry in self.entries}}
 
     def check(self, candidates: Sequence[Candidate]) -> None:
         """Raise for what would make the table unusable, before hours of work.
@@ -144,7 +148,6 @@ def growing(folder: Path, found: Found, key: bytes, key_file: Path, *, dry_run: 
         if journal is not None:
             _clean(folder)
             data.entries = journal.entries()
-            records.update({entry.record.case_id: entry.record for entry in data.entries})
         yield data
     finally:
         if journal is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,26 @@ def test_a_kill_while_the_files_are_written_loses_nothing(
     read.clear()
     assert len(run(source).skipped) == 4
     assert read == []
+    assert content(roots, 900) == content(roots, 901)
+
+
+def test_the_order_in_which_workers_finish_leaves_no_trace(
+    source: Path, roots: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(source, 901)
+    map_items = conversion.map_items
+
+    def interrupted(function: object, items: list[object], workers: int) -> Iterator[tuple[int, object]]:
+        for position, item in reversed(list(enumerate(items))[-3:]):
+            yield position, next(iter(map_items(function, [item], workers)))[1]
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(conversion, "map_items", interrupted)
+        patch.setattr(growing.GrowingDataset, "save", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(source)
+    assert len(run(source).skipped) == 3
     assert content(roots, 900) == content(roots, 901)
 
 
