@@ -50,7 +50,7 @@ def test_every_documented_command_parses(page: Path) -> None:
     for words in headct_commands(page):
         name, rest = (words[1], words[2:]) if words[0] == "headct" else (words[0].removeprefix("headct_"), words[1:])
         assert name in COMMANDS, f"{page.name}: {' '.join(words)}"
-        if "--help" not in rest:
+        if not {"--help", "--list"} & set(rest):
             parser_of(name).parse_args(rest)
 
 
