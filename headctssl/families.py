@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, PlainValidator, SerializeAsAny, ValidationError
 
-from headctssl.errors import unknown_name
+from headctssl.errors import UsageError
 from headctssl.plugins import ENCODER_GROUP, find_plugins
 from headctssl.settings import Settings
 
@@ -259,7 +259,12 @@ def settings_class(family: str) -> type[FamilySettings]:
         return FAMILIES[family]
     plugins = find_plugins(ENCODER_GROUP)
     if family not in plugins:
-        raise unknown_name("encoder family", family, {*FAMILIES, *plugins})
+        raise UsageError(
+            f"Unknown encoder family '{family}'.",
+            got=family,
+            expected="one of " + ", ".join(sorted({*FAMILIES, *plugins})),
+            do="Install the package that this encoder comes from.",
+        )
     found = getattr(plugins[family].load(), "Settings", None)
     if not (isinstance(found, type) and issubclass(found, FamilySettings)):
         raise plugins[family].fault(f"Settings = {found!r}", "a class with an attribute Settings, a FamilySettings")

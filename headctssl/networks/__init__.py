@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from headctssl.errors import unknown_name
+from headctssl.families import settings_class
 from headctssl.plugins import ENCODER_GROUP, find_plugins
 from headctssl.presets import EncoderSettings, encoder_preset, encoder_presets
 from headctssl.settings import JsonValue, with_overrides
@@ -40,14 +40,13 @@ def encoder_class(family: str) -> type[Encoder]:
         module, _, name = ENCODERS[family].partition(":")
         found: type[Encoder] = getattr(importlib.import_module(module), name)
         return found
-    plugins = find_plugins(ENCODER_GROUP)
-    if family not in plugins:
-        raise unknown_name("encoder family", family, {*ENCODERS, *plugins})
-    added = plugins[family].load()
+    settings_class(family)  # says what is wrong with an unknown family or its package
+    plugin = find_plugins(ENCODER_GROUP)[family]
+    added = plugin.load()
     from headctssl.networks.encoder import Encoder  # imports torch, which listing names must not
 
     if not issubclass(added, Encoder):
-        raise plugins[family].fault(added, "a subclass of headctssl.networks.encoder.Encoder")
+        raise plugin.fault(added, "a subclass of headctssl.networks.encoder.Encoder")
     return added
 
 

@@ -66,6 +66,12 @@ class OtherName(Dino):
     facts = METHOD_FACTS["mae"]
 
 
+class NoEncoder:
+    """A class with settings that is no encoder."""
+
+    Settings = ColumnSettings
+
+
 class TakenPreset(ColumnEncoder):
     """An encoder whose preset has a name that exists."""
 
@@ -206,13 +212,18 @@ def test_two_packages_with_one_name_are_refused(add: Add) -> None:
 
 
 def test_classes_of_the_wrong_kind_are_refused(add: Add) -> None:
-    add((METHOD, "extra", "collections:Counter"), (ENCODER, "column", "collections:Counter"))
+    add(
+        (METHOD, "extra", "collections:Counter"),
+        (ENCODER, "column", NoEncoder),
+        (ENCODER, "other", "collections:Counter"),
+    )
     with pytest.raises(UsageError, match=r"(?s)'extra'.*a subclass of headctssl\.methods"):
         methods.method_class("extra")
     with pytest.raises(UsageError, match=r"(?s)'column'.*a subclass of headctssl\.networks"):
         networks.encoder_class("column")
-    with pytest.raises(UsageError, match="Settings"):
-        settings_class("column")
+    for ask in (settings_class, networks.encoder_class):
+        with pytest.raises(UsageError, match="Settings = None"):
+            ask("other")
 
 
 def test_built_in_names_need_no_plug_in_to_be_loaded(add: Add) -> None:

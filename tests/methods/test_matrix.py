@@ -136,8 +136,6 @@ def same(one: object, other: object) -> bool:
 
 @pytest.mark.parametrize(("method", "preset"), ALLOWED)
 def test_pair(method: str, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if ENCODER_PRESETS[preset].settings.family in ("swin_unetr", "segresnet"):
-        pytest.importorskip("monai")
     watch = Watch(tmp_path / "at_stop.pt", monkeypatch)
     folder = go(method, preset)
 
