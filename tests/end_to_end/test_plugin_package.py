@@ -63,22 +63,25 @@ def test_the_example_is_installed_trained_and_fine_tuned(site: Path, world: dict
     listed = headct(world, *listing, site=site)
     assert re.search(r"^ denoise +│ from the package headctssl-example", listed.stdout, re.M), listed.stderr
     assert re.search(r"^ strided_s +│ strided +│ three strided convolutions", listed.stdout, re.M)
-    assert len(runs) == 2
-    short = ("--set", "training.num_steps=20", "--set", "training.batch_size=4", "--set", "training.num_workers=0")
+
+    def short(steps: int) -> list[str]:
+        small = (f"training.num_steps={steps}", "training.batch_size=4", "training.num_workers=0")
+        return ["--device", "cpu", *(word for text in small for word in ("--set", text))]
+
     results = Path(world["headctssl_results"])
-    for words in runs:
-        done = headct(world, *words, *short, "--device", "cpu", site=site)
+    for words, steps in zip(runs, (20, 2), strict=True):
+        done = headct(world, *words, *short(steps), site=site)
         assert done.returncode == 0, done.stdout + done.stderr
     folder = next(results.glob("Dataset001_*/pretrain/denoise__strided_s__plans"))
     losses = [json.loads(line)["loss"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
-    again = headct(world, *runs[0], *short, "--device", "cpu", "--continue", site=site)
+    again = headct(world, *runs[0], *short(20), "--continue", site=site)
     assert again.returncode == 0, again.stderr
     tune = ("finetune", "-d", 1, "-w", folder, "--set", "training.num_epochs=1", "--device", "cpu", "--num_workers", 0)
     done = headct(world, *tune, site=site)
     assert done.returncode == 0, done.stdout + done.stderr
     # The weights are a built-in method's too: mae trains the package's encoder.
-    mae = headct(world, "pretrain", "-d", 1, "-m", "mae", "-c", "strided_s", *short, "--device", "cpu", site=site)
+    mae = headct(world, "pretrain", "-d", 1, "-m", "mae", "-c", "strided_s", *short(2), site=site)
     assert mae.returncode == 0, mae.stdout + mae.stderr
     gone = headct(world, *tune, "--overwrite")
     assert gone.returncode == 2
