@@ -36,8 +36,16 @@ class SwinUNETREncoder(Encoder):
         # MONAI reads numbers from tensors while it builds, and those of the meta device have none.
         device = torch.get_default_device()
         with torch.device("cpu"):
-            whole = _swin_unetr(settings, outputs=1)
-        self.network = whole.swinViT.to(device)
+            network = _nets(settings.family).swin_unetr.SwinTransformer(
+                in_chans=settings.in_channels,
+                embed_dim=settings.feature_size,
+                window_size=(settings.window,) * 3,
+                patch_size=(2, 2, 2),
+                depths=settings.depths,
+                num_heads=settings.heads,
+                drop_path_rate=settings.drop_path,
+            )
+        self.network = network.to(device)
 
     def make_decoder(self, outputs: int) -> SwinUNETRDecoder:
         """The convolutions of SwinUNETR."""
@@ -69,7 +77,12 @@ class SwinUNETRDecoder(nn.Module):
         super().__init__()
         device = torch.get_default_device()
         with torch.device("cpu"):
-            whole = _swin_unetr(settings, outputs)
+            whole = _nets(settings.family).SwinUNETR(
+                in_channels=settings.in_channels,
+                out_channels=outputs,
+                depths=(1, 1, 1, 1),  # of the transformer, which goes
+                feature_size=settings.feature_size,
+            )
         del whole.swinViT
         self.network = whole.to(device)
 
@@ -158,18 +171,6 @@ def _nets(family: str) -> Any:
             do="pip install headctssl[monai]",
         ) from None
     return nets
-
-
-def _swin_unetr(settings: SwinUNETRSettings, outputs: int) -> Any:
-    return _nets(settings.family).SwinUNETR(
-        in_channels=settings.in_channels,
-        out_channels=outputs,
-        depths=settings.depths,
-        num_heads=settings.heads,
-        window_size=settings.window,
-        feature_size=settings.feature_size,
-        dropout_path_rate=settings.drop_path,
-    )
 
 
 def _seg_res_net(settings: SegResNetSettings, outputs: int) -> Any:

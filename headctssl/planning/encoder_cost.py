@@ -29,7 +29,7 @@ PRIMUS_ELEMENTS = 30.0
 """Elementwise work of an EVA-02 block per token and channel beyond that of a plain one, in GELUs: rotations of queries
 and keys, the norm after attention, the gate and norm of the wider MLP."""
 
-WINDOW_ELEMENTS = 8.0
+WINDOW_ELEMENTS = 16.0
 """Elementwise work of window attention per pair of places and head, in GELUs: scores, bias, mask and softmax are
 tensors of their own in MONAI, where fused attention keeps none."""
 

@@ -113,6 +113,11 @@ def measure(run: RunSettings, method: str, steps: int = 4) -> float:
         pytest.param("dino", "resenc_s", 4, 0.3, marks=pytest.mark.evidence),
         pytest.param("mae", "resenc_s", 4, 0.3, marks=pytest.mark.evidence),
         pytest.param("dino", "vit_s", 2, 0.3, marks=pytest.mark.evidence),
+        pytest.param("dino", "primus_s", 1, 0.3, marks=pytest.mark.evidence),
+        pytest.param("dino", "unet3d", 1, 0.3, marks=pytest.mark.evidence),
+        pytest.param("mae", "unet3d", 1, 0.3, marks=pytest.mark.evidence),
+        pytest.param("mae", "segresnet", 2, 0.3, marks=pytest.mark.evidence),
+        pytest.param("mae", "swin_unetr", 1, 0.3, marks=pytest.mark.evidence),
     ],
 )
 def test_the_estimate_is_within_a_third_of_a_measured_step(
