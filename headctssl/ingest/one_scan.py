@@ -95,16 +95,19 @@ def record_of(
     scan, cells = candidate.scan, candidate.cells
     words = identifying_words(scan)
 
-    def clean(texts: Iterable[str]) -> tuple[str, ...]:
-        plain = (without_paths(text, _paths(scan), (scan.source,)) for text in texts)
-        return tuple(scrub(text, words, long_numbers=False) for text in plain)
+    descriptions = _descriptions(scan)
+
+    def clean(text: str) -> str:
+        for description in descriptions:  # by itself, for its numbers are no measures
+            text = text.replace(description, scrub(description, words))
+        return scrub(without_paths(text, _paths(scan), (scan.source,)), words, long_numbers=False)
 
     return ScanRecord(
         case_id=candidate.case_id,
         status=status,
         stage=stage,
-        reasons=clean(reasons),
-        notes=clean(notes),
+        reasons=tuple(clean(text) for text in reasons),
+        notes=tuple(clean(text) for text in notes),
         subject_id=cells["subject_id"],
         session_id=cells["session_id"],
         model=scan.facts.model if scan.facts else cells.get("model", ""),
@@ -118,6 +121,14 @@ def _paths(scan: Scan) -> list[Path]:
     """Every file and folder that a sentence on a scan may name."""
     inside = () if scan.files or not scan.path.is_dir() else scan.path.iterdir()
     return [scan.path, *scan.files, *inside, *(path for _, path in scan.masks)]
+
+
+def _descriptions(scan: Scan) -> list[str]:
+    """Free texts of the headers that a reason may quote, the longest first."""
+    facts = scan.facts
+    texts = [text for name, text in scan.columns if name == "study_description"]
+    texts += [facts.study_description, facts.series_description, facts.protocol_name] if facts is not None else []
+    return sorted({" ".join(text.split()) for text in texts} - {""}, key=len, reverse=True)
 
 
 _SHOWN = ("slice_thickness_mm", "kvp", "convolution_kernel", "manufacturer", "contrast", "age", "sex")

@@ -43,8 +43,11 @@ REMOVED = "#"
 _LONG_NUMBER = re.compile(r"\d{5,}")
 _MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
 _DATE = re.compile(
-    r"\b(?:\d{1,4}([-./])\d{1,2}\1\d{1,4}"
-    rf"|\d{{1,2}}[-. ]?{_MONTH}[-. ,]*\d{{2,4}}|{_MONTH}[-. ]?\d{{1,2}}[-. ,]+\d{{2,4}})\b",
+    # With the year first whatever stands beside it: 2020-02-29T10:15:00, scan_20200229, 20200229101500.
+    r"(?<!\d)(?:19|20)\d\d(?:([-./_])\d{1,2}\1\d{1,2}|(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:\d{4}|\d{6})?)"
+    r"(?:[T ]\d\d:?\d\d(?::?\d\d)?)?(?!\d)"
+    r"|(?<![^\W_])(?:\d{1,4}([-./])\d{1,2}\2\d{1,4}"
+    rf"|\d{{1,2}}[-. ]?{_MONTH}[-. ,]*\d{{2,4}}|{_MONTH}[-. ]?\d{{1,2}}[-. ,]+\d{{2,4}})(?![^\W_])",
     re.IGNORECASE,
 )
 _DATE_WORD = re.compile(
@@ -195,7 +198,9 @@ def without_paths(text: str, paths: Iterable[Path], names: Iterable[str] = ()) -
         {str(path) for path in listed} | {name for name in names if len(name) > 1}, key=len, reverse=True
     ):
         text = text.replace(whole, "the scan")
-    # Longer names first: the name of a folder is often the beginning of those of its files.
-    for name in sorted({path.name for path in listed if path.name in text}, key=len, reverse=True):
+    # Longer names first: the name of a folder is often the beginning of those of its files. The numbers 1, 2, 3, ...
+    # by which many exports name their slices tell nobody, and stand for something else in a sentence.
+    known = {path.name for path in listed if path.name in text and not re.fullmatch(r"[1-9]\d{0,3}|.", path.name)}
+    for name in sorted(known, key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "a file", text)
     return _PATH.sub("a path", text)

@@ -45,6 +45,9 @@ def run(source: Path, **options: object) -> ConvertResult:
         ("acc 1234567 x1234", [], "acc # x1234"),
         ("a (b) [c", ["(b)", "[c"], "a # #"),
         ("A B", ["A", ""], "A B"),  # one letter is no name
+        ("2020-02-29T10:15:00 2020-02-29 10:15", [], "# #"),
+        ("scan_2020_02_29_a HEAD20200229 20200229101500", [], "scan_#_a HEAD# #"),
+        ("2020 voxels, 20201345", [], "2020 voxels, #"),  # no date, but a long number
     ],
 )
 def test_texts_lose_names_dates_and_long_numbers(text: str, words: list[str], kept: str) -> None:
@@ -61,6 +64,27 @@ def test_sentences_lose_paths() -> None:
     path = Path("/data/Doe_Jane/ct")
     told = without_paths(f"{path}/0001.dcm and {path} and /mnt/Roe/x.nii failed: 3/4", [path, path / "0001.dcm"])
     assert told == "the scan and the scan and a path failed: 3/4"
+
+
+def test_slices_named_by_numbers_do_not_garble_sentences() -> None:
+    files = [Path(f"/data/a/{number}") for number in range(1, 40)] + [Path("/data/a/0012")]
+    sentence = "It is a gap of 16.00 mm above slice 12 of 23, in 0012."
+    assert without_paths(sentence, [Path("/data/a"), *files]) == sentence.replace("0012", "a file")
+
+
+def test_quoted_descriptions_lose_numbers_too(tmp_path: Path, roots: Path) -> None:
+    tags = {
+        "PatientName": "Doe^Jane",
+        "StudyDescription": "CT HEAD 98765432",
+        "SeriesDescription": "MIP 87654321 20200229",
+        "ConvolutionKernel": "Hr40",
+    }
+    series(tmp_path / "in/a", 1, head=True, tags=tags)
+    allowed = tmp_path / "allowed.csv"
+    allowed.write_text("Study Description,KVP,Convolution Kernel\nCT HEAD 98765432,120,Hr40\n")
+    record = read_report(run(tmp_path / "in", scan_filter=allowed).folder).scans[0]
+    assert record.reasons[0].startswith("The series is called 'MIP # #': is it a scan?")
+    assert record.notes[0] == "Allowed by allowed.csv, line 2: 'CT HEAD #', 120 kV, kernel Hr40."
 
 
 def test_files_of_a_folder_that_cannot_be_read_are_not_named(tmp_path: Path, roots: Path) -> None:
