@@ -131,6 +131,29 @@ def growing(folder: Path, found: Found, key: bytes, key_file: Path, *, dry_run: 
         DataError: the dataset's files cannot be used, or it was made with another key.
         UsageError: another conversion into it is running.
     """
+    if dry_run:
+        yield _opened(folder, found, key, key_file, None)
+        return
+    # Held before anything is read: what another conversion adds must not be overwritten by what was there before it.
+    with Journal(key_file.parent, folder.name) as journal:
+        data = _opened(folder, found, key, key_file, journal)
+        _clean(folder)
+        # Not those of a dataset of the same name elsewhere, nor those whose image was lost with the machine.
+        data.entries = [entry for entry in journal.entries() if _is_there(folder, entry)]
+        try:
+            yield data
+        finally:
+            data.save()
+            journal.done = True
+            _remove_empty(folder)
+
+
+def _opened(folder: Path, found: Found, key: bytes, key_file: Path, journal: Journal | None) -> GrowingDataset:
+    """The dataset as it is on disk.
+
+    Raises:
+        DataError: its files cannot be used, or it was made with another key.
+    """
     report = read_report(folder)
     if report.key_check and report.key_check != key_check(key):
         raise DataError(
@@ -141,27 +164,16 @@ def growing(folder: Path, found: Found, key: bytes, key_file: Path, *, dry_run: 
         )
     info, cases = _contents(folder, found)
     records = {record.case_id: record for record in report.scans}
-    journal = None if dry_run else Journal(key_file.parent, folder.name)
-    data = GrowingDataset(folder, info, cases, records, key, key_file.parent, journal)
-    saved = False
-    try:
-        if journal is not None:
-            _clean(folder)
-            data.entries = journal.entries()
-        yield data
-    finally:
-        if journal is not None:
-            try:
-                data.save()
-                saved = True
-            finally:
-                journal.close(done=saved)
-            _remove_empty(folder)
+    return GrowingDataset(folder, info, cases, records, key, key_file.parent, journal)
+
+
+def _is_there(folder: Path, entry: Entry) -> bool:
+    return not entry.cells or (folder / entry.cells["image"]).is_file()
 
 
 def _clean(folder: Path) -> None:
     """Remove the half-written files that a killed conversion left."""
-    for leftover in folder.glob("*/.*.tmp*"):
+    for leftover in folder.rglob(".*.tmp*"):
         leftover.unlink(missing_ok=True)
 
 

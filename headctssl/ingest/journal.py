@@ -9,9 +9,8 @@ import csv
 import fcntl
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TextIO
+from typing import Self, TextIO
 
 from pydantic import Field, ValidationError
 
@@ -37,7 +36,7 @@ class Entry(Settings):
 
 
 class Journal:
-    """The journal of one dataset, held by one conversion at a time.
+    """The journal of one dataset, held by one conversion at a time; a context manager.
 
     Args:
         folder: where the key is.
@@ -49,38 +48,48 @@ class Journal:
 
     def __init__(self, folder: Path, dataset: str) -> None:
         self.path = folder / f".ingest_{dataset}.jsonl"
-        with ExitStack() as closing:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-            except OSError as error:
-                raise UsageError(
-                    "Nothing can be written beside the key.",
-                    got=f"{folder}: {error.strerror}",
-                    expected="a folder for the list of sources and for what is needed to go on",
-                    do="Put the key into a folder of your own and name it with --key.",
-                ) from None
-            self._file: TextIO = closing.enter_context(os.fdopen(handle, "a+", encoding="utf-8"))
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(
-                    f"Another conversion into {dataset} is running.",
-                    got=f"{self.path} is locked",
-                    expected="one conversion into a dataset at a time",
-                    do="Wait for it to end; a killed one leaves no lock.",
-                ) from None
-            closing.pop_all()
+        self.done = False  # everything is in the files of the dataset, and the journal is no longer needed
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = _locked(self.path)
+        except BlockingIOError:
+            raise UsageError(
+                f"Another conversion into {dataset} is running.",
+                got=f"{self.path} is locked",
+                expected="one conversion into a dataset at a time",
+                do="Wait for it to end; a killed one leaves no lock.",
+            ) from None
+        except OSError as error:
+            raise UsageError(
+                "Nothing can be written beside the key.",
+                got=f"{folder}: {error.strerror}",
+                expected="a folder for the list of sources and for what is needed to go on",
+                do="Put the key into a folder of your own and name it with --key.",
+            ) from None
+
+    def __enter__(self) -> Self:
+        """The journal itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the dataset; remove the journal when it is `done`, or empty."""
+        self._file.flush()
+        if self.done or not os.fstat(self._file.fileno()).st_size:
+            self.path.unlink(missing_ok=True)
+        self._file.close()
 
     def entries(self) -> list[Entry]:
         """What an interrupted conversion had finished; a last line that was cut off is passed over."""
         self._file.seek(0)
         found: list[Entry] = []
+        line = "\n"
         for line in self._file:
             try:
                 found.append(Entry.model_validate_json(line))
             except ValidationError:  # the line that was being written: its scan is converted once more
                 continue
+        if not line.endswith("\n"):
+            self._file.write("\n")  # what comes next is a line of its own
         return found
 
     def add(self, entry: Entry) -> None:
@@ -88,22 +97,46 @@ class Journal:
         self._file.write(entry.model_dump_json(exclude_defaults=True) + "\n")
         self._file.flush()
 
-    def close(self, *, done: bool) -> None:
-        """Let go of the dataset; `done`: everything is in its files and the journal is no longer needed."""
-        if done:
-            self.path.unlink(missing_ok=True)
-        self._file.close()
+
+def _locked(path: Path, *, wait: bool = False) -> TextIO:
+    """Open a file for reading and appending, readable by its owner only, and lock it.
+
+    Raises:
+        BlockingIOError: another process has locked it, and this one is not to wait.
+    """
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        file = os.fdopen(handle, "a+", encoding="utf-8")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(path) and os.path.samestat(os.fstat(handle), os.stat(path)):
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # it was removed by who had locked it
 
 
 def write_sources(folder: Path, dataset: str, entries: Sequence[Entry]) -> Path:
     """Update ingest_sources.csv beside the key: where each case came from, for the user's eyes only.
+
+    Conversions into other datasets, which may end at the same moment, wait for each other.
 
     Args:
         folder: where the key is.
         dataset: name of the dataset's folder.
         entries: scans of this conversion; they take the place of older lines of the same case.
     """
-    path = folder / SOURCES_FILE
+    path, guard = folder / SOURCES_FILE, folder / f".{SOURCES_FILE}.lock"
+    with _locked(guard, wait=True):
+        try:
+            _write_sources(path, dataset, entries)
+        finally:
+            guard.unlink(missing_ok=True)
+    return path
+
+
+def _write_sources(path: Path, dataset: str, entries: Sequence[Entry]) -> None:
     old = read_table(path).to_dict("records") if path.exists() else []
     lines = {(str(row["dataset"]), str(row["case_id"])): [str(row[name]) for name in _SOURCE_COLUMNS] for row in old}
     for entry in entries:
@@ -115,4 +148,3 @@ def write_sources(folder: Path, dataset: str, entries: Sequence[Entry]) -> Path:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(_SOURCE_COLUMNS)
             writer.writerows(lines.values())
-    return path

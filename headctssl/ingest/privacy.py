@@ -102,15 +102,7 @@ def subject_key(path: Path, *, create: bool) -> bytes:
     """
     if not path.exists():
         key = secrets.token_bytes(_KEY_BYTES)
-        if create:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            except FileExistsError:  # another import wrote it at the same moment
-                return subject_key(path, create=False)
-            with os.fdopen(handle, "w", encoding="ascii") as file:
-                file.write(key.hex() + "\n")
-        return key
+        return _written(path, key) if create else key
     text = path.read_text(encoding="ascii", errors="replace").strip()
     try:
         key = bytes.fromhex(text)
@@ -123,6 +115,37 @@ def subject_key(path: Path, *, create: bool) -> bytes:
             expected=f"{2 * _KEY_BYTES} hexadecimal digits",
             do="Put the key back that was used before; with a new key subjects get other ids.",
         )
+    return key
+
+
+def _written(path: Path, key: bytes) -> bytes:
+    """Write a new key, whole or not at all; the key of another import that wrote one at the same moment goes before.
+
+    Raises:
+        UsageError: the folder cannot be written to.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
+            file.write(key.hex() + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)  # fails where another import wrote one at this moment; a rename would replace it
+        except PermissionError:  # a file system without links
+            os.replace(temporary, path)
+    except FileExistsError:
+        return subject_key(path, create=False)
+    except OSError as error:
+        raise UsageError(
+            "The key cannot be written.",
+            got=f"{path}: {error.strerror}",
+            expected="a place for a file that only you can read",
+            do="Name another place with --key.",
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
     return key
 
 

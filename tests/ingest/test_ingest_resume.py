@@ -16,8 +16,8 @@ import headctssl.ingest.growing as growing
 from headctssl.dataset.table import read_table
 from headctssl.errors import UsageError
 from headctssl.ingest.convert import ConvertResult, convert
-from headctssl.ingest.journal import Journal
-from headctssl.ingest.report import read_report
+from headctssl.ingest.journal import Entry, Journal, write_sources
+from headctssl.ingest.report import ScanRecord, read_report
 
 KILLED_AT_THE_THIRD = """
 import os, signal, sys
@@ -30,12 +30,21 @@ def killed(job):
     seen.append(job)
     if len(seen) == 3:
         (job.folder / "images" / ".half.nii.gz.1.tmp.nii.gz").write_bytes(b"half")
+        (job.folder / "masks/segmentation").mkdir(parents=True)
+        (job.folder / "masks/segmentation/.half.nii.gz.1.tmp.nii.gz").write_bytes(b"half")
+        (job.folder / ".cases.csv.1.tmp").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
     return convert_scan(job)
 
 conversion.convert_scan = killed
 convert(sys.argv[1], 900, source_format="folder", num_workers=1, quiet=True)
 """
+
+
+def add_lines(folder: Path, dataset: str) -> None:
+    for number in range(40):
+        entry = Entry(record=ScanRecord(case_id=f"case_{number}", status="accept"), source="s", path="/s")
+        write_sources(folder, dataset, [entry])
 
 
 def run(source: Path, dataset: int = 900, **options: object) -> ConvertResult:
@@ -132,9 +141,55 @@ def test_a_line_of_the_journal_that_was_cut_off_is_passed_over(tmp_path: Path) -
     assert [entry.record.case_id for entry in journal.entries()] == ["c"]
     with pytest.raises(UsageError, match="Another conversion into Dataset900_HeadCT is running"):
         Journal(tmp_path, "Dataset900_HeadCT")
-    journal.close(done=False)
-    Journal(tmp_path, "Dataset900_HeadCT").close(done=True)
+    with journal:
+        journal.add(Entry(record=ScanRecord(case_id="d", status="accept")))
+    with Journal(tmp_path, "Dataset900_HeadCT") as again:
+        assert [entry.record.case_id for entry in again.entries()] == ["c", "d"]
+        again.done = True
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_read_before_the_dataset_is_held(source: Path, roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conversion that begins while another one ends must not overwrite its cases with what was there before."""
+    seen = []
+    read_report = growing.read_report
+
+    def noted(folder: Path) -> object:
+        with pytest.raises(UsageError, match="Another conversion"):
+            Journal(roots, folder.name)
+        seen.append(folder)
+        return read_report(folder)
+
+    monkeypatch.setattr(growing, "read_report", noted)
+    run(source)
+    assert len(seen) == 1
+
+
+def test_conversions_into_two_datasets_lose_no_line_of_the_sources(tmp_path: Path) -> None:
+    script = "import sys; sys.path[:0] = sys.argv[3:]; from pathlib import Path; import test_ingest_resume as m; "
+    script += "m.add_lines(Path(sys.argv[1]), sys.argv[2])"
+    here = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "dataset")]
+    running = [
+        subprocess.Popen([sys.executable, "-c", script, tmp_path, name, *here]) for name in ("Dataset1_A", "Dataset2_B")
+    ]
+    assert [process.wait() for process in running] == [0, 0]
+    assert len(read_table(tmp_path / "ingest_sources.csv")) == 80
+    assert [path.name for path in tmp_path.iterdir()] == ["ingest_sources.csv"]
+
+
+def test_a_journal_of_a_dataset_of_the_same_name_elsewhere_adds_no_cases(
+    source: Path, roots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = tmp_path / "safe/key"
+    with monkeypatch.context() as patch:
+        patch.setattr(growing.GrowingDataset, "save", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(source, key=key)
+    monkeypatch.setenv("headctssl_raw", str(tmp_path / "other_raw"))
+    image(tmp_path / "more/s9.nii.gz", 9)
+    folder = run(tmp_path / "more", key=key).folder
+    cases = read_table(folder / "cases.csv")
+    assert [(folder / name).is_file() for name in cases["image"]] == [True]
 
 
 def test_only_what_is_new_is_read(source: Path, roots: Path, read: list[str]) -> None:
