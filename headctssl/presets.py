@@ -239,6 +239,17 @@ METHOD_FACTS: dict[str, MethodFacts] = {
             smallest_batch=1,
         ),
         MethodFacts(
+            "models_genesis",
+            "unet3d",
+            (("global", 1.0),),
+            (),
+            "arXiv 1908.06912 and its public code",
+            global_views=1,
+            paper="Zhou et al. 2019, arXiv 1908.06912",
+            smallest_batch=1,
+            predicts_voxels=True,
+        ),
+        MethodFacts(
             "simmim",
             "vit_b",
             (("global", 1.0),),
@@ -297,6 +308,16 @@ def encoder_presets() -> Mapping[str, EncoderPreset]:
     Raises:
         UsageError: a package's encoder cannot be used, or takes a name that exists.
     """
+        MethodFacts(
+            "volume_fusion",
+            "unet3d",
+            (("global", 1.0),),
+            (),
+            "arXiv 2306.16925 and its public code",
+            paper="Wang et al. 2023, arXiv 2306.16925",
+            smallest_batch=1,
+            predicts_voxels=True,
+        ),
     presets = dict(ENCODER_PRESETS)
     for plugin in find_plugins(ENCODER_GROUP).values():
         if plugin.name in FAMILIES:

@@ -43,6 +43,10 @@ METHODS: dict[str, MethodEntry] = {
         "headctssl.methods.simmim.simmim:Simmim", "reconstruction of masked tokens by a linear head (arXiv 2111.09886)"
     ),
     "spark": MethodEntry(
+    "models_genesis": MethodEntry(
+        "headctssl.methods.models_genesis.models_genesis:ModelsGenesis",
+        "repair of shuffled, remapped and painted scans (arXiv 1908.06912)",
+    ),
         "headctssl.methods.spark.spark:Spark", "reconstruction of masked blocks by a sparse CNN (arXiv 2301.03580)"
     ),
     "supervised": MethodEntry(
@@ -53,6 +57,10 @@ METHODS: dict[str, MethodEntry] = {
 """Every built-in method by name. Third parties add theirs through the entry-point group ``headctssl.methods``."""
 
 
+    "volume_fusion": MethodEntry(
+        "headctssl.methods.volume_fusion.volume_fusion:VolumeFusion",
+        "two crops mixed in boxes, each voxel's share is told (arXiv 2306.16925)",
+    ),
 @functools.cache
 def _methods() -> dict[str, MethodEntry]:
     """The table and the entry points in one."""

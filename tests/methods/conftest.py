@@ -24,9 +24,11 @@ SMALL: dict[str, dict[str, JsonValue]] = {
     "lejepa": {"head_hidden": 32, "head_outputs": 8, "directions": 16},
     "mae": {"decoder_width": 48, "decoder_depth": 1, "decoder_heads": 3},
     "simmim": {},
+    "models_genesis": {"shuffle_windows": 500},
     "spark": {},
     "supervised": {},
 }
+    "volume_fusion": {"smallest_side": 3},
 
 CLASSES = ("bright", "middle")
 """Classes of the views: what is above 0.6 in the first channel, and what is between 0.4 and 0.6."""
