@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -119,7 +120,9 @@ class Conversion:
             record = ScanRecord(case_id=case_id, status="reject", stage="file", reasons=reasons)
             self.data.add(Entry(record=record, source=verdict.source))
         for scan in found.others:
-            candidate = make_candidate(scan, self.data.key, ())
+            kind = "/".join((scan.facts.modality, *scan.facts.image_type)) if scan.facts is not None else ""
+            # Not under the id of a scan of the same series, whose record it would replace.
+            candidate = make_candidate(replace(scan, identity=f"other:{kind}:{scan.identity}"), self.data.key, ())
             reasons = judge_facts(scan.facts)[1] if scan.facts is not None else ()
             self._enter(candidate, record_of(candidate, "reject", "headers", reasons), {})
 

@@ -98,3 +98,14 @@ def test_the_file_is_one_line_per_scan_and_an_older_one_is_refused(tmp_path: Pat
     with pytest.raises(DataError, match="does not fit its schema") as error:
         read_report(tmp_path)
     assert "Move it away" in str(error.value.do)
+
+
+def test_a_localiser_of_the_same_series_has_a_record_of_its_own(tmp_path: Path, roots: Path) -> None:
+    same = {"study_uid": "1.2.3", "series_uid": "1.2.3.4"}
+    series(tmp_path / "in", 1, head=True, **same)
+    localiser = {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}
+    series(tmp_path / "in", 2, prefix="scout", plane="coronal", tags=localiser, **same)
+    for _ in range(2):  # the second time the scan is there already and is not read
+        folder = convert(tmp_path / "in", 900, source_format="dicom", num_workers=1, quiet=True).folder
+        found = sorted((record.status, record.stage) for record in read_report(folder).scans)
+        assert found == [("accept", "image"), ("reject", "headers")]
