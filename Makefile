@@ -46,6 +46,7 @@ benchmark-input: .venv/bench
 
 docs: .venv/base
 	$(BIN)/python -c "from pathlib import Path; from headctssl.reporting.settings_page import write_settings_page as w; w(Path('documentation/settings.md'))"
+	$(BIN)/python -c "from pathlib import Path; from headctssl.reporting.encoders_page import write_encoders_table as w; w(Path('documentation/encoders.md'))"
 	$(BIN)/python -c "from pathlib import Path; from headctssl.reporting.methods_page import write_methods_page as w; w(Path('documentation/methods/README.md'))"
 
 clean:
