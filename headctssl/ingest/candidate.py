@@ -8,12 +8,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from headctssl.dataset.table import STANDARD_COLUMNS
-from headctssl.ingest.privacy import capped_age, is_date_column, keyed_hash, scrub, study_day
+from headctssl.ingest.privacy import capped_age, is_date_column, is_identifying_column, keyed_hash, scrub, study_day
 from headctssl.ingest.scan import Scan
 
 __all__ = [
     "Candidate",
-    "date_remarks",
+    "column_remarks",
     "filter_cells",
     "identifying_words",
     "late_columns",
@@ -98,8 +98,8 @@ def _column_cells(scan: Scan, key: bytes, labels: Collection[str]) -> dict[str, 
             cells[name] = capped_age(text)
         elif renamed := renamed_dates([name]).get(name):
             cells[renamed] = study_day(key, scan.subject, text)
-        elif is_date_column(name):
-            continue  # a day of birth: with a study day it would tell the age to the day
+        elif is_date_column(name) or is_identifying_column(name):
+            continue  # also a day of birth: with a study day it would tell the age to the day
         elif name == "study_description":
             cells[name] = scrub(" ".join(text.split()), words)
         elif name in STANDARD_COLUMNS:
@@ -115,20 +115,23 @@ def renamed_dates(names: Collection[str]) -> dict[str, str]:
     return {name: re.sub("date", "day", name, count=1, flags=re.IGNORECASE) for name in kept}
 
 
-def date_remarks(candidates: Collection[Candidate]) -> list[str]:
-    """Sentences on what became of the date columns that a source brought.
+def column_remarks(candidates: Collection[Candidate]) -> list[str]:
+    """Sentences on what became of the dates, and of the columns that identify somebody, that a source brought.
 
     Args:
         candidates: distinct scans.
     """
     filled: Counter[str] = Counter()
     lost: Counter[str] = Counter()
+    names: set[str] = set()
     for candidate in candidates:
         for name, text in candidate.scan.columns:
             if text and is_date_column(name):
                 day = renamed_dates([name]).get(name)
                 (filled if day in candidate.cells else lost)[name] += 1
-    remarks = []
+            elif name not in candidate.cells and is_identifying_column(name):
+                names.add(name)
+    remarks = [f"'{name}' was left out: by its name it tells who a patient is." for name in sorted(names)]
     for name in sorted({*filled, *lost}):
         day = renamed_dates([name]).get(name)
         if day is None:

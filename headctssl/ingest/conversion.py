@@ -11,7 +11,7 @@ from headctssl.console import progress
 from headctssl.dataset.parallel import map_items
 from headctssl.dataset.table import STANDARD_COLUMNS
 from headctssl.errors import HeadCTSSLError
-from headctssl.ingest.candidate import Candidate, date_remarks, make_candidate
+from headctssl.ingest.candidate import Candidate, column_remarks, make_candidate
 from headctssl.ingest.growing import GrowingDataset
 from headctssl.ingest.journal import Entry
 from headctssl.ingest.one_scan import Job, Outcome, Reading, convert_scan, failed, record_of, source_state
@@ -62,7 +62,7 @@ class Conversion:
         """
         self._present = self.data.present()
         candidates = self._distinct(found)
-        self.remarks = date_remarks(candidates)
+        self.remarks = column_remarks(candidates)
         self.data.order = {candidate.case_id: place for place, candidate in enumerate(candidates)}
         if self.rules.where is not None:
             columns = {name for candidate in candidates for name in candidate.cells}

@@ -18,6 +18,7 @@ __all__ = [
     "OLDEST",
     "capped_age",
     "is_date_column",
+    "is_identifying_column",
     "key_check",
     "key_path",
     "keyed_hash",
@@ -52,6 +53,11 @@ _DATE = re.compile(
 )
 _DATE_WORD = re.compile(
     r"(study|scan|series|acquisition|acq|content|exam|visit|admission|birth|death)?date(time|s)?|dob|birthday"
+)
+_PERSON = re.compile(
+    r" (mrn|ssn|surname|initials|accession|telephone|phone|mobile|email|mail|address|street|postcode|zip|insurance"
+    r"|(patient|subject|person|first|last|family|given|middle|full|maiden|physician|doctor|referrer|operator) ?names?"
+    r"|patient ?(id|nr|no|number)) |^ names? $"
 )
 _PATH = re.compile(r"(?<![\w./])(?:[A-Za-z]:)?[/\\](?:[^/\\\s'\":,]+[/\\])+[^/\\\s'\":,]*")
 
@@ -182,8 +188,16 @@ def study_day(key: bytes, subject: str, date: str) -> str:
 
 def is_date_column(name: str) -> bool:
     """Whether a column holds dates by its name: `study_date`, `DateOfBirth`, `studydate`; not `candidate`."""
-    words = re.sub(r"(?<=[a-z])(?=[A-Z])|[^A-Za-z]+", " ", name).lower().split()
-    return any(_DATE_WORD.fullmatch(word) for word in words)
+    return any(_DATE_WORD.fullmatch(word) for word in _column_words(name))
+
+
+def is_identifying_column(name: str) -> bool:
+    """Whether a column by its name tells who somebody is: `PatientName`, `mrn`, `Phone`; not `model_name`."""
+    return bool(_PERSON.search(f" {' '.join(_column_words(name))} "))
+
+
+def _column_words(name: str) -> list[str]:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|[^A-Za-z]+", " ", name).lower().split()
 
 
 def capped_age(text: str) -> str:

@@ -14,7 +14,15 @@ from hypothesis import strategies as st
 from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.errors import DataError, UsageError
 from headctssl.ingest.convert import ConvertResult, convert
-from headctssl.ingest.privacy import is_date_column, parse_date, scrub, study_day, subject_key, without_paths
+from headctssl.ingest.privacy import (
+    is_date_column,
+    is_identifying_column,
+    parse_date,
+    scrub,
+    study_day,
+    subject_key,
+    without_paths,
+)
 from headctssl.ingest.report import read_report
 
 PATIENT = {
@@ -173,6 +181,15 @@ def test_date_columns_are_known_by_name(name: str) -> None:
     assert not any(is_date_column(other) for other in ("candidate", "update", "outdated", "validation", "age", "day"))
 
 
+@pytest.mark.parametrize(
+    "name", ["PatientName", "patient name", "name", "MRN", "patient_id", "Last_Name", "e-mail", "ssn"]
+)
+def test_columns_that_tell_who_somebody_is_are_known_by_name(name: str) -> None:
+    assert is_identifying_column(name)
+    plain = ("model_name", "subject_id", "zipped", "filename", "admission", "patient_age", "device name", "mailed")
+    assert not any(is_identifying_column(other) for other in plain)
+
+
 def test_the_place_beside_the_key_must_be_writable(tmp_path: Path, roots: Path) -> None:
     image(tmp_path / "in/a.nii.gz")
     key = tmp_path / "safe/key"
@@ -187,9 +204,9 @@ def test_dates_and_texts_of_a_table_of_labels(tmp_path: Path, roots: Path, capsy
         image(tmp_path / f"in/s{number}.nii.gz", number)
     table = tmp_path / "labels.csv"
     table.write_text(
-        "image,subject_id,study_date,birth_date,visit_date,age,comment,bleed\n"
-        "s1,P77,2021-01-01,1930-01-01,20210203,91,P77 seen 2021-01-02,1\n"
-        "s2,P77,2021-01-31,1930-01-01,03.02.2021,91,good,0\n"
+        "image,subject_id,study_date,birth_date,visit_date,age,comment,bleed,PatientName\n"
+        "s1,P77,2021-01-01,1930-01-01,20210203,91,P77 seen 2021-01-02,1,Doe\n"
+        "s2,P77,2021-01-31,1930-01-01,03.02.2021,91,good,0,Doe\n"
     )
     run(tmp_path / "in", source_format="folder", labels=table, quiet=False)
     told = capsys.readouterr().out
@@ -197,7 +214,8 @@ def test_dates_and_texts_of_a_table_of_labels(tmp_path: Path, roots: Path, capsy
     assert "Dates of 'study_date' became days in 'study_day', counted" in told
     assert "'visit_day', counted from a secret origin of each subject. 1 were left out: not written as" in told
     cases = load_raw_dataset(900).cases
-    assert {"study_date", "birth_date"} & set(cases.columns) == set()
+    assert "'PatientName' was left out: by its name it tells who a patient is." in told
+    assert {"study_date", "birth_date", "PatientName"} & set(cases.columns) == set()
     days = sorted(int(day) for day in cases["study_day"])
     assert days[1] - days[0] == 30
     assert set(cases["age"]) == {"90"}

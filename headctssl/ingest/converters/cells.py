@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from headctssl.contract import LabelSpec
 from headctssl.dataset.table import STANDARD_COLUMNS, label_value
 from headctssl.errors import DataError
-from headctssl.ingest.privacy import OLDEST, is_date_column
+from headctssl.ingest.privacy import OLDEST, is_date_column, is_identifying_column
 from headctssl.ingest.scan import Scan
 
 __all__ = [
@@ -143,7 +143,8 @@ def copied_remark(scans: Iterable[Scan], known: Iterable[str] = STANDARD_COLUMNS
     """
     columns = dict.fromkeys(name for scan in scans for name, _ in scan.columns)
     others = set(known)
-    copied = [name for name in columns if name not in others and not is_date_column(name)]
+    gone = {name for name in columns if is_date_column(name) or is_identifying_column(name)}
+    copied = [name for name in columns if name not in others | gone]
     if not copied:
         return ()
     return (f"Columns copied as they are: {', '.join(copied)}. Remove names, numbers and dates of patients.",)
