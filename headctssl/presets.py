@@ -165,7 +165,7 @@ class MethodFacts:
     name: str
     default_preset: str  # when `-c` is not given and the data do not force a smaller one
     student_views: tuple[tuple[str, float], ...]  # (view group, share of its tokens the student encodes)
-    teacher_views: tuple[str, ...]  # view groups that are also encoded without gradient
+    teacher_views: tuple[str, ...]  # view groups whose used tokens are also all encoded without gradient
     reference: str  # sources of the numbers
     global_views: int = 2  # global views per scan
     local_views: int = 0  # local views per scan
@@ -276,6 +276,18 @@ METHOD_FACTS: dict[str, MethodFacts] = {
             why_families="only a CNN of convolutions and norms can be made sparse; choose mae or simmim there.",
         ),
         MethodFacts(
+            "jepa",
+            "vit_b",
+            (("global", 0.2),),
+            ("global",),
+            "arXiv 2511.18640 and its public code; arXiv 2301.08243",
+            global_views=1,
+            paper="Kondepudi et al. 2025, arXiv 2511.18640",
+            smallest_batch=1,
+            families=("vit", "primus"),
+            why_families="it leaves tokens out of what the student sees; choose lejepa or dino there.",
+        ),
+        MethodFacts(
             "lejepa",
             "vit_b",
             (("global", 1.0), ("local", 1.0)),
@@ -296,6 +308,16 @@ METHOD_FACTS: dict[str, MethodFacts] = {
             smallest_batch=1,
             predicts_voxels=True,
         ),
+        MethodFacts(
+            "volume_fusion",
+            "unet3d",
+            (("global", 1.0),),
+            (),
+            "arXiv 2306.16925 and its public code",
+            paper="Wang et al. 2023, arXiv 2306.16925",
+            smallest_batch=1,
+            predicts_voxels=True,
+        ),
     )
 }
 """Cost facts of every method by name. Code is in `headctssl.methods`."""
@@ -308,16 +330,6 @@ def encoder_presets() -> Mapping[str, EncoderPreset]:
     Raises:
         UsageError: a package's encoder cannot be used, or takes a name that exists.
     """
-        MethodFacts(
-            "volume_fusion",
-            "unet3d",
-            (("global", 1.0),),
-            (),
-            "arXiv 2306.16925 and its public code",
-            paper="Wang et al. 2023, arXiv 2306.16925",
-            smallest_batch=1,
-            predicts_voxels=True,
-        ),
     presets = dict(ENCODER_PRESETS)
     for plugin in find_plugins(ENCODER_GROUP).values():
         if plugin.name in FAMILIES:

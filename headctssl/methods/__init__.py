@@ -32,6 +32,10 @@ METHODS: dict[str, MethodEntry] = {
         "headctssl.methods.dinov2.dinov2:Dinov2",
         "self-distillation of scans and of masked tokens (arXiv 2304.07193)",
     ),
+    "jepa": MethodEntry(
+        "headctssl.methods.jepa.jepa:Jepa",
+        "prediction of a teacher's tokens from a part of the scan (arXiv 2511.18640)",
+    ),
     "lejepa": MethodEntry(
         "headctssl.methods.lejepa.lejepa:Lejepa",
         "views meet at one point, all scans form a Gaussian (arXiv 2511.08544)",
@@ -39,28 +43,28 @@ METHODS: dict[str, MethodEntry] = {
     "mae": MethodEntry(
         "headctssl.methods.mae.mae:Mae", "reconstruction of masked patches or blocks (arXiv 2111.06377)"
     ),
-    "simmim": MethodEntry(
-        "headctssl.methods.simmim.simmim:Simmim", "reconstruction of masked tokens by a linear head (arXiv 2111.09886)"
-    ),
-    "spark": MethodEntry(
     "models_genesis": MethodEntry(
         "headctssl.methods.models_genesis.models_genesis:ModelsGenesis",
         "repair of shuffled, remapped and painted scans (arXiv 1908.06912)",
     ),
+    "simmim": MethodEntry(
+        "headctssl.methods.simmim.simmim:Simmim", "reconstruction of masked tokens by a linear head (arXiv 2111.09886)"
+    ),
+    "spark": MethodEntry(
         "headctssl.methods.spark.spark:Spark", "reconstruction of masked blocks by a sparse CNN (arXiv 2301.03580)"
     ),
     "supervised": MethodEntry(
         "headctssl.methods.supervised.supervised:Supervised",
         "segmentation with labels that each dataset has a part of (SuPreM, arXiv 2501.11253)",
     ),
-}
-"""Every built-in method by name. Third parties add theirs through the entry-point group ``headctssl.methods``."""
-
-
     "volume_fusion": MethodEntry(
         "headctssl.methods.volume_fusion.volume_fusion:VolumeFusion",
         "two crops mixed in boxes, each voxel's share is told (arXiv 2306.16925)",
     ),
+}
+"""Every built-in method by name. Third parties add theirs through the entry-point group ``headctssl.methods``."""
+
+
 @functools.cache
 def _methods() -> dict[str, MethodEntry]:
     """The table and the entry points in one."""

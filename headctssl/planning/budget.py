@@ -110,15 +110,21 @@ def method_cost(
             2 * params, 0, 0, prototypes * 4 * views.global_count + hidden * 8, 40, hidden * 12 + prototypes * 12
         )
         student, teacher = work.times(rows), work.times(views.global_count)
-    decoder = _number(method, "decoder_width")
-    if decoder and encoder.drops_tokens:
+    decoder, predictor = _number(method, "decoder_width"), _number(method, "predictor_width")
+    if (decoder or predictor) and encoder.drops_tokens:
+        part = "decoder" if decoder else "predictor"
         tokens = prod(shape) / prod(encoder.token_size) * _number(method, "token_share", 1.0)
-        patch = prod(encoder.token_size) * encoder.in_channels
+        # A decoder gives the voxels of a patch, a predictor a token of the teacher.
+        outputs = prod(encoder.token_size) * encoder.in_channels if decoder else width
         blocks, params = transformer_blocks(
-            tokens + 1, decoder, _number(method, "decoder_depth", 8), _number(method, "decoder_mlp_ratio", 4.0), half
+            tokens + 1,
+            decoder or predictor,
+            _number(method, f"{part}_depth", 8),
+            _number(method, f"{part}_mlp_ratio", 4.0),
+            half,
         )
-        ends = decoder * (patch + width)
-        student = blocks + Cost(2 * tokens * ends, 0, 0, tokens * patch * 8, 40, tokens * patch * 16)
+        ends = (decoder or predictor) * (outputs + width)
+        student = blocks + Cost(2 * tokens * ends, 0, 0, tokens * outputs * 8, 40, tokens * outputs * 16)
         student, params = student.times(views.global_count), params + ends
     elif decoder or facts.predicts_voxels:
         one, params = decoder_cost(encoder, shape, encoder.in_channels, half)
@@ -153,7 +159,7 @@ def step_parts(
             one, encoder_params = encoder_cost(encoder, shape, share * used, half)
             student += one.times(count)
             if group in facts.teacher_views:
-                teacher += one.times(count)
+                teacher += encoder_cost(encoder, shape, used, half)[0].times(count)
     extra, extra_teacher, extra_params = method_cost(facts, method, encoder, views, input_spec.shape, half)
     student = (student + extra).times(facts.overhead, ops=facts.overhead)
     teacher, params = teacher + extra_teacher, encoder_params + extra_params

@@ -16,15 +16,16 @@ __all__ = ["for_length", "sizes"]
 _REFERENCE_BATCH = 256  # the batch that the published momenta belong to
 _TEACHER_TURNOVERS = 20.0  # how often the teacher must be able to renew itself within a run
 _SLOWEST, _FASTEST = 0.9999, 0.9
+_CHANNELS_PER_HEAD = {"decoder": 48, "predictor": 64}  # of what stands on a transformer's tokens
 
 
 def sizes(asked: Asked, method_settings: type[Settings], encoder: FamilySettings, profile: str) -> Settings:
     """The method's defaults, its heads and decoders no larger than the encoder deserves, then the user's values.
 
     Rule: the hidden width of a projection head is at most 4 times the encoder's width (2048 for
-    768, as published, and less for smaller encoders); a transformer's decoder is no wider than its
-    encoder, with one head per 48 channels as published; the runs of phantoms and templates use a
-    decoder of 2 blocks. Source: arXiv 2502.02779; arXiv 2111.06377, table 1 (the decoder can be
+    768, as published, and less for smaller encoders); a transformer's decoder or predictor is no
+    wider than its encoder, with one head per 48 or 64 channels as published; the runs of phantoms
+    and templates use one of 2 blocks. Source: arXiv 2502.02779; arXiv 2111.06377, table 1 (the decoder can be
     narrow, and for fine-tuning shallow: 1 block is as good as 8).
     """
     method = method_settings()
@@ -34,13 +35,14 @@ def sizes(asked: Asked, method_settings: type[Settings], encoder: FamilySettings
     hidden = getattr(method, "head_hidden", None)
     if isinstance(hidden, int):
         changes["head_hidden"] = min(hidden, 4 * width)
-    decoder = getattr(method, "decoder_width", None)
-    if isinstance(decoder, int) and encoder.drops_tokens and decoder > width:
-        changes["decoder_width"] = width
-        if "decoder_heads" in fields:
-            changes["decoder_heads"] = _heads(width)
-    if "decoder_depth" in fields and profile != "real":
-        changes["decoder_depth"] = 2
+    for part, channels in _CHANNELS_PER_HEAD.items():
+        published = getattr(method, f"{part}_width", None)
+        if isinstance(published, int) and encoder.drops_tokens and published > width:
+            changes[f"{part}_width"] = width
+            if f"{part}_heads" in fields:
+                changes[f"{part}_heads"] = _heads(width, channels)
+        if f"{part}_depth" in fields and profile != "real":
+            changes[f"{part}_depth"] = 2
     return with_overrides(method, {**changes, **asked.section("method")}, "method.")
 
 
@@ -49,7 +51,7 @@ def for_length(ledger: Ledger, asked: Asked, method: Settings, training: Trainin
 
     Rule: m = m_published ^ (batch / 256), so that the teacher forgets per scan, not per step; but
     never so slow that it could renew itself fewer than 20 times within the run, and always between
-    .9 and .9999. It rises to 1 by a cosine as published. Source: scaling of averages with the batch,
+    .9 and .9999. It rises to 1 as published. Source: scaling of averages with the batch,
     arXiv 2307.13813, definition 1.2. Assumption: 20 renewals are enough, fewer leave the teacher
     where it was initialised.
     """
@@ -97,6 +99,6 @@ def _center(ledger: Ledger, asked: Asked, method: Settings, published_teacher: f
     return method.model_copy(update={"center_momentum": chosen})
 
 
-def _heads(width: int) -> int:
-    """The number of heads nearest to one per 48 channels that divides the width."""
-    return min((h for h in range(1, width + 1) if width % h == 0), key=lambda h: abs(width / h - 48))
+def _heads(width: int, channels: int) -> int:
+    """The number of heads nearest to one per so many channels that divides the width."""
+    return min((h for h in range(1, width + 1) if width % h == 0), key=lambda h: abs(width / h - channels))

@@ -21,14 +21,15 @@ Shape = tuple[int, int, int]
 SMALL: dict[str, dict[str, JsonValue]] = {
     "dino": {"prototypes": 64, "head_hidden": 32, "head_bottleneck": 16},
     "dinov2": {"prototypes": 64, "head_hidden": 32, "head_bottleneck": 16},
+    "jepa": {"predictor_width": 48, "predictor_depth": 1, "predictor_heads": 3},
     "lejepa": {"head_hidden": 32, "head_outputs": 8, "directions": 16},
     "mae": {"decoder_width": 48, "decoder_depth": 1, "decoder_heads": 3},
-    "simmim": {},
     "models_genesis": {"shuffle_windows": 500},
+    "simmim": {},
     "spark": {},
     "supervised": {},
-}
     "volume_fusion": {"smallest_side": 3},
+}
 
 CLASSES = ("bright", "middle")
 """Classes of the views: what is above 0.6 in the first channel, and what is between 0.4 and 0.6."""
@@ -78,7 +79,7 @@ def make_views(
     seed: int = 0,
     detail: int = 4,
 ) -> Views:
-    """Smooth random views, interpolated between `detail` random values per axis, all voxels stored and labelled."""
+    """Smooth random views, interpolated between `detail` random values per axis, all stored, tissue and labelled."""
     generator = torch.Generator().manual_seed(seed)
 
     def view(shape: Shape) -> torch.Tensor:
@@ -94,8 +95,16 @@ def make_views(
         for name, members in groups.items()
     }
     known = torch.ones(batch, len(CLASSES), dtype=torch.bool)
+    tissue = {name: tuple(i > 0 for i in members) for name, members in inside.items()}
     return Views(
-        groups, inside, torch.arange(batch), seed=seed, epoch=0, segmentation=segmentation, known_classes=known
+        groups,
+        inside,
+        torch.arange(batch),
+        seed=seed,
+        epoch=0,
+        segmentation=segmentation,
+        known_classes=known,
+        tissue=tissue,
     )
 
 

@@ -22,6 +22,13 @@ Toolbox = tuple[Callable[..., RunSettings], Callable[..., Method], Callable[...,
 
 ENCODERS = ("vit_test", "resenc_test")
 PAIRS = [(m, e) for m in METHODS for e in ENCODERS if pair_refusal(m, e) is None]
+
+
+def coupled(name: str) -> bool:
+    """Whether the loss couples samples; with centring dino's does only through what earlier steps left."""
+    return method_class(name).batch_coupled
+
+
 LOCAL = {"local_count": 2, "local_shape": [12, 12, 12]}
 
 
@@ -77,7 +84,7 @@ def test_bf16_step_keeps_the_loss_in_float32(name: str, encoder: str, toolbox: T
         result.loss.backward()
         assert result.loss.dtype == torch.float32
         losses.append(result.loss.item())
-    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert losses[1] == pytest.approx(losses[0], rel=0.1 if coupled(name) else 0.05)
 
 
 @pytest.mark.parametrize(("name", "encoder"), PAIRS)
@@ -91,7 +98,7 @@ def test_views_of_another_grid_than_the_input(name: str, encoder: str, toolbox: 
     assert torch.isfinite(method.training_step(views, Clock(0, 10, 0, 5)).loss)
 
 
-@pytest.mark.parametrize(("name", "encoder"), PAIRS)
+@pytest.mark.parametrize(("name", "encoder"), [p for p in PAIRS if p[0] == "dino" or not coupled(p[0])])
 def test_loss_is_a_mean_over_samples(name: str, encoder: str, toolbox: Toolbox) -> None:
     run_settings, make_method, make_views = toolbox
     method = make_method(run_settings(name, encoder))
@@ -107,6 +114,7 @@ def test_loss_is_a_mean_over_samples(name: str, encoder: str, toolbox: Toolbox) 
             whole,
             groups=of(whole.groups),
             inside=of(whole.inside),
+            tissue=of(whole.tissue),
             segmentation=of(whole.segmentation),
             known_classes=known,
             sample_index=whole.sample_index[rows],
@@ -128,7 +136,7 @@ def test_param_groups_by_name(name: str, encoder: str, toolbox: Toolbox) -> None
     assert sorted(listed) == sorted(n for n, p in method.named_parameters() if p.requires_grad)
     assert not any(n.startswith("teacher") for n in listed)
     for n in groups[True]:
-        assert n.endswith("weight") or n == "head.prototypes"
+        assert n.endswith("weight") or n.split(".")[-1] == "prototypes"
         assert "norm" not in n
         assert method.get_parameter(n).ndim > 1
     if encoder == "vit_test":
