@@ -20,7 +20,7 @@ Edges = NDArray[np.float64]
 def share_in_view(mask: Tensor, draw: ViewDraw, box: Edges, spacing: NDArray[np.float64], out: Tensor) -> None:
     """The share of marked voxels under each voxel of a view, found with the weights of the view itself.
 
-    It is above 0 exactly where a marked voxel went into the view, however little of it.
+    It is above 0 exactly where a marked voxel went into the view, however little of it, also through a blur.
 
     Args:
         mask: bool (D, H, W) on the voxels that were read.
@@ -37,6 +37,8 @@ def share_in_view(mask: Tensor, draw: ViewDraw, box: Edges, spacing: NDArray[np.
         margin = augment.rotation_margin(grid.shape, (z, y, x), draw.rotation_deg)
         wide, _ = crop_and_resize(numbers, grid.widened(margin), box, fill=0.0)
         out.copy_(augment.rotate(wide[None], grid.shape, (z, y, x), draw.rotation_deg, 0.0)[0])
+    if draw.blur_sigma > 0.0:
+        augment.blur_(out[None], draw.blur_sigma)
     out.clamp_(0.0, 1.0)
 
 

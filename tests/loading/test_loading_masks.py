@@ -30,6 +30,9 @@ SIDE = 20
 WINDOW = Window(level=0, width=4000)
 SPEC = InputSpec(rule="fixed_spacing", shape=(16, 16, 16), spacing_mm=(1.2, 1.2, 1.2), windows=(WINDOW,))
 GEOMETRY = ViewGroup("global", 2, (16, 16, 16), (0.4, 1.0), (0.5, 0.5, 0.5), 0.5, 35.0)
+BLURRED = dataclasses.replace(
+    GEOMETRY, blur_probability=(0.7, 0.2), gamma_probability=(0.5,), gamma=(0.3, 1.0), shift_probability=0.5, shift=0.2
+)
 
 
 def meta_of(name: str, classes: dict[str, int] | None = None) -> MaskMeta:
@@ -149,22 +152,27 @@ def drawn(seed: int, marked: float) -> PretrainBatch:
     )
 
 
-def both(batch: PretrainBatch) -> Views:
-    return make_views(batch, ViewPlan((GEOMETRY,)), SPEC)
+def both(batch: PretrainBatch, group: ViewGroup = GEOMETRY) -> Views:
+    return make_views(batch, ViewPlan((group,)), SPEC)
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), marked=st.sampled_from([0.0, 0.001, 0.02]))
-def test_anonymised_voxels_only_ever_remove(seed: int, marked: float) -> None:
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    marked=st.sampled_from([0.0, 0.001, 0.02]),
+    group=st.sampled_from([GEOMETRY, BLURRED]),
+)
+def test_anonymised_voxels_only_ever_remove(seed: int, marked: float, group: ViewGroup) -> None:
     batch = drawn(seed, marked)
     rng = np.random.default_rng(seed + 1)
-    views = both(batch)
+    views = both(batch, group)
     anonymised = batch.masks["anonymization"]
     # Other values under the mask change the view nowhere that counts: nothing of them is left in the loss.
     noise = torch.from_numpy(rng.integers(-1000, 1900, anonymised.shape, dtype=np.int16))
-    other = both(dataclasses.replace(batch, volume=torch.where(anonymised, noise, batch.volume)))
-    free = both(dataclasses.replace(batch, masks={}))
-    more = both(dataclasses.replace(batch, masks={"anonymization": anonymised | (torch.rand(anonymised.shape) < 0.01)}))
+    other = both(dataclasses.replace(batch, volume=torch.where(anonymised, noise, batch.volume)), group)
+    free = both(dataclasses.replace(batch, masks={}), group)
+    wider = {"anonymization": anonymised | (torch.rand(anonymised.shape) < 0.01)}
+    more = both(dataclasses.replace(batch, masks=wider), group)
     for index in range(GEOMETRY.count):
         valid = views.valid("global", index)
         assert torch.equal(views.groups["global"][index], free.groups["global"][index])
