@@ -246,6 +246,8 @@ def _stated(settings: FamilySettings, shape: Shape, share: float, half: bool) ->
             do="Define forward_cost(shape) in its settings class.",
         )
     transformer = settings.kind == "transformer"
+    if not settings.drops_tokens:
+        share = 1.0  # what is masked is encoded too
     cost = Cost(
         matmul=2 * stated.multiply_adds * share if transformer else 0.0,
         attention=2 * stated.attention * share * share,

@@ -15,6 +15,7 @@ from headctssl.errors import UsageError
 from headctssl.families import FAMILIES, FamilySettings, ForwardCost, ViTSettings, settings_class
 from headctssl.methods.dino.dino import Dino
 from headctssl.networks.vit import ViTEncoder
+from headctssl.planning.encoder_cost import encoder_cost
 from headctssl.presets import ENCODER_PRESETS, METHOD_FACTS, EncoderPreset, MethodFacts, pair_refusal
 
 Add = Callable[..., None]
@@ -231,3 +232,17 @@ def test_built_in_names_need_no_plug_in_to_be_loaded(add: Add) -> None:
     assert presets.method_facts("dino").name == "dino"
     assert presets.encoder_preset("vit_s").name == "vit_s"
     assert pair_refusal("dino", "vit_s") is None
+
+
+class PlainSettings(ColumnSettings):
+    """A family that leaves masked tokens out."""
+
+    kind: ClassVar[Literal["transformer", "cnn"]] = "transformer"
+    drops_tokens: ClassVar[bool] = True
+
+
+def test_a_view_costs_less_only_where_its_masked_tokens_are_left_out() -> None:
+    whole, part = (encoder_cost(ColumnSettings(), (8, 8, 8), share, False)[0] for share in (1.0, 0.25))
+    assert part == whole
+    whole, part = (encoder_cost(PlainSettings(), (8, 8, 8), share, False)[0] for share in (1.0, 0.25))
+    assert (part.matmul, part.elements, part.stored) == (whole.matmul / 4, whole.elements / 4, whole.stored / 4)
