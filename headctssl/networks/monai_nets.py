@@ -46,6 +46,8 @@ class SwinUNETREncoder(Encoder):
                 drop_path_rate=settings.drop_path,
             )
         self.network = network.to(device)
+        tables = (name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table"))
+        self.no_weight_decay = tuple(tables)  # as the published code of Swin (arXiv 2103.14030)
 
     def make_decoder(self, outputs: int) -> SwinUNETRDecoder:
         """The convolutions of SwinUNETR."""

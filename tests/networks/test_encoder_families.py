@@ -271,10 +271,11 @@ def test_weight_decay_is_on_matrices_and_kernels_only(name: str) -> None:
     encoder = encoder_of(name)
     encoder.add_mask_token()
     exempt = no_decay_names(encoder)
+    tables = {"mask_token", "cls_token", "pos_embed", "relative_position_bias_table"}
     for parameter_name, parameter in encoder.named_parameters():
-        assert (parameter_name in exempt) == (
-            parameter.ndim <= 1 or parameter_name in {"mask_token", "cls_token", "pos_embed"}
-        ), parameter_name
+        assert (parameter_name in exempt) == (parameter.ndim <= 1 or parameter_name.rpartition(".")[2] in tables), (
+            parameter_name
+        )
 
 
 @pytest.mark.parametrize("name", ["vit_test", "primus_test"])
