@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from headctssl.dataset.detached import data_files
 from headctssl.dataset.intensity import check_intensity, repair
-from headctssl.dataset.label_map import LabelMap, straight_label_map
+from headctssl.dataset.label_map import LabelMap, MaskRule, straight_label_map
 from headctssl.dataset.raw_image import Geometry, RawImage, unreadable
 from headctssl.dataset.straightening import SliceStack, distinct
 from headctssl.errors import ImageReadError
@@ -157,7 +157,12 @@ def read_series(
 
 
 def read_label_map(
-    path: Path, *, keep_detail: bool = False, fill_gaps: bool = False, any_part: bool = False
+    path: Path,
+    *,
+    keep_detail: bool = False,
+    fill_gaps: bool = False,
+    any_part: bool = False,
+    rule: MaskRule | None = None,
 ) -> LabelMap:
     """Read a mask or segmentation on the grid that `read` gives its image; values are never mixed.
 
@@ -166,12 +171,13 @@ def read_label_map(
         keep_detail: as its image was read.
         fill_gaps: as its image was read.
         any_part: mark every voxel that any marked part reaches, as for anonymised voxels; else the largest part.
+        rule: make a mask of 0 and 1 of it, before it is straightened.
 
     Raises:
         ImageReadError: the path cannot be read as one volume, or it is no label map.
     """
     return straight_label_map(
-        _read_raw(path), str(path), keep_detail=keep_detail, fill_gaps=fill_gaps, any_part=any_part
+        _read_raw(path), str(path), keep_detail=keep_detail, fill_gaps=fill_gaps, any_part=any_part, rule=rule
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,10 @@ from headctssl.dataset.straightening import SliceStack
 from headctssl.errors import ImageReadError
 from headctssl.volume.geometry import to_spl
 
-__all__ = ["LabelMap", "straight_label_map"]
+__all__ = ["LabelMap", "MaskRule", "straight_label_map"]
+
+MaskRule = Literal["nonzero", "zero"]
+"""Which voxels of a mask file are inside: those that are not 0 (0 and 255), or those that are 0 (inverted)."""
 
 _MOST_VALUES = 256
 _WHOLE = 4096  # stands for a voxel that is all of one value, in int16 with room for the arithmetic
@@ -28,7 +32,13 @@ class LabelMap:
 
 
 def straight_label_map(
-    raw: RawImage, name: str, *, keep_detail: bool = False, fill_gaps: bool = False, any_part: bool = False
+    raw: RawImage,
+    name: str,
+    *,
+    keep_detail: bool = False,
+    fill_gaps: bool = False,
+    any_part: bool = False,
+    rule: MaskRule | None = None,
 ) -> LabelMap:
     """Put a label map on the grid that its image gets, without mixing values.
 
@@ -43,6 +53,8 @@ def straight_label_map(
         fill_gaps: as the image was read.
         any_part: a voxel is marked when any part of it is, however small, as anonymised voxels need
             it; of several values the largest part still counts.
+        rule: make a mask of 0 and 1 of it; negative numbers stay, for no mask can have them. What straightening adds
+            around the stack is never inside.
 
     Raises:
         ImageReadError: the voxels do not lie on a volume, or a stack that must be straightened has
@@ -51,6 +63,9 @@ def straight_label_map(
     stack = SliceStack(raw.geometry, name)
     limits = np.iinfo(np.int16)
     stored = np.clip(raw.hu, limits.min, limits.max).astype(np.int16, copy=False)
+    if rule is not None:
+        inside = stored == 0 if rule == "zero" else stored != 0
+        stored = np.where(stored < 0, stored, inside.astype(np.int16))
 
     def straightened(part: NDArray[np.int16]) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
         return stack.straight(part, keep_detail=keep_detail, fill_gaps=fill_gaps)

@@ -9,7 +9,7 @@ import numpy as np
 
 from headctssl.contract import SegmentationClass
 from headctssl.dataset.image_io import read_label_map
-from headctssl.dataset.label_map import LabelMap
+from headctssl.dataset.label_map import LabelMap, MaskRule
 from headctssl.errors import DataError
 from headctssl.types import Volume
 
@@ -31,6 +31,7 @@ def read_mask(
     *,
     keep_detail: bool = False,
     fill_gaps: bool = False,
+    rule: MaskRule | None = None,
 ) -> LabelMap:
     """Read one mask of a case and check it.
 
@@ -41,6 +42,7 @@ def read_mask(
         classes: segmentation only: the classes of dataset.json; without any, every value is taken.
         keep_detail: as the image was read.
         fill_gaps: as the image was read.
+        rule: which values are inside, of a file that is no label map of a raw dataset yet.
 
     Returns:
         The mask on the voxels of the image. `anatomy_mask` and `anonymization_mask` mark what is above 0.
@@ -49,7 +51,7 @@ def read_mask(
         DataError: the file cannot be read, does not lie on the voxels of the image, or has values
             that a mask cannot have or that dataset.json does not name.
     """
-    mask = read_label_map(path, keep_detail=keep_detail, fill_gaps=fill_gaps, any_part=name == ANONYMIZATION)
+    mask = read_label_map(path, keep_detail=keep_detail, fill_gaps=fill_gaps, any_part=name == ANONYMIZATION, rule=rule)
     if mask.values.shape != image.hu.shape or not np.allclose(mask.affine, image.affine, atol=_SAME_MM):
         spacing = np.linalg.norm(mask.affine[:3, :3], axis=0)
         raise DataError(

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from headctssl import __version__
 from headctssl.contract import SegmentationClass
 from headctssl.dataset.image_io import read, read_series, write_nifti
@@ -204,15 +202,13 @@ def _masks(job: Job, volume: Volume) -> dict[str, Volume]:
     rules = dict(scan.mask_rules)
     found: dict[str, Volume] = {}
     for column, path in scan.masks:
-        classes = () if column in rules else job.classes
+        rule = rules.get(column)
+        options = {"keep_detail": how.keep_detail, "fill_gaps": how.fill_gaps}
         try:
-            mask = read_mask(column, path, volume, classes, keep_detail=how.keep_detail, fill_gaps=how.fill_gaps)
+            mask = read_mask(column, path, volume, () if rule else job.classes, rule=rule, **options)
         except DataError as error:  # as of an image: the verdict on the scan holds until its files change
             raise ImageReadError(error.what, got=error.got, expected=error.expected, do=error.do) from None
-        values = mask.values
-        if column in rules:
-            values = ((values == 0) if rules[column] == "zero" else (values != 0)).astype(np.int16)
-        found[column] = Volume(values, volume.affine, volume.info)
+        found[column] = Volume(mask.values, volume.affine, volume.info)
     return found
 
 

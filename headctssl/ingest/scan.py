@@ -7,21 +7,18 @@ from pathlib import Path
 from typing import Literal
 
 from headctssl.contract import LabelSpec
+from headctssl.dataset.label_map import MaskRule
 from headctssl.ingest.verdict import ScanVerdict
 
 __all__ = [
     "Found",
     "Ignored",
-    "MaskRule",
     "Orientation",
     "Scan",
     "SeriesFacts",
 ]
 
 Orientation = Literal["", "axial", "coronal", "sagittal", "oblique"]
-
-MaskRule = Literal["nonzero", "zero"]
-"""Which voxels of a mask file are inside: those that are not 0 (0 and 255), or those that are 0 (inverted)."""
 
 
 @dataclass(frozen=True)

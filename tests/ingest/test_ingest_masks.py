@@ -111,6 +111,36 @@ def test_a_mask_of_a_sheared_image_is_straightened_with_it(tmp_path: Path, roots
     assert set(np.unique(values)) == {0, 1, 2}  # no class between two
 
 
+def test_an_inverted_mask_of_a_sheared_image_marks_nothing_outside(
+    tmp_path: Path, roots: Path, found: list[Found]
+) -> None:
+    """Voxels that straightening adds are 0 as stored, and what lies outside is never inside."""
+    volume = crude_head(1, shape=(40, 40, 40), spacing=(5.0, 6.0, 6.0))
+    affine = np.diag([-6.0, -6.0, 5.0, 1.0])
+    affine[1, 2] = 1.0
+    nib.save(nib.Nifti1Image(volume.hu.transpose(2, 1, 0), affine), tmp_path / "a.nii.gz")
+    brain = np.zeros((40, 40, 40), np.uint8)
+    brain[5:35, 3:37, 10:30] = 1
+    columns = {"plain": ("segmentation", 255 * brain), "inverted": ("anatomy_mask", 7 * (1 - brain))}
+    for name, (_, stored) in columns.items():
+        nib.save(nib.Nifti1Image(stored.astype(np.uint8), affine), tmp_path / f"{name}.nii.gz")
+    one = scan(
+        tmp_path / "a.nii.gz",
+        masks=tuple((column, tmp_path / f"{name}.nii.gz") for name, (column, _) in columns.items()),
+        mask_rules=(("segmentation", "nonzero"), ("anatomy_mask", "zero")),
+    )
+    found.append(Found((one,), segmentation_classes=(("brain", 1),)))
+    assert len(run(tmp_path).accepted) == 1
+    data = load_raw_dataset(900)
+    plain, inverted = (
+        read_label_map(data.folder / data.cases[column].iloc[0]).values for column, _ in columns.values()
+    )
+    assert plain.size > brain.size  # straightening added some
+    np.testing.assert_array_equal(plain, inverted)
+    assert plain.sum() == pytest.approx(brain.sum(), rel=0.05)
+    assert not inverted[:, [0, -1]].any()
+
+
 def test_classes_of_another_meaning_are_refused_before_the_work(
     tmp_path: Path, roots: Path, found: list[Found]
 ) -> None:
