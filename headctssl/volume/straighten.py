@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from headctssl.errors import DataError
 from headctssl.volume.geometry import AIR_HU
 
-__all__ = ["HOLE", "Stack", "straighten", "straighten_affine"]
+__all__ = ["HOLE", "Stack", "straighten"]
 
 HOLE = 1.75
 """A gap more than this many times the usual one is a hole: slices are missing. Less is taken as uneven spacing."""
@@ -249,24 +249,6 @@ def straighten(
         plane = sum((moved[i] * np.float32(row[i]) for i in used[1:]), moved[used[0]] * np.float32(row[used[0]]))
         out[k] = np.rint(plane)
     return out, _affine(stack, float(heights[0]), gap, corner)
-
-
-def straighten_affine(
-    array: NDArray[np.int16], affine: ArrayLike, *, keep_detail: bool = False
-) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
-    """Straighten an array with a sheared affine, as some NIfTI files have; see `straighten`.
-
-    Args:
-        array: (slices, rows, columns) int16 HU; the first axis is the one that is sheared against the other two.
-        affine: (4, 4), index of ``array`` -> (S, P, L) mm.
-        keep_detail: see `Stack.new_gap_mm`.
-
-    Returns:
-        As `straighten`.
-    """
-    matrix = np.asarray(affine, np.float64)
-    stack = Stack.of_affine(matrix, array.shape[0])
-    return straighten(array, stack, keep_detail=keep_detail, single_gap_mm=float(np.linalg.norm(matrix[:3, 0])))
 
 
 def _affine(stack: Stack, height: float, gap: float, corner: NDArray[np.float64]) -> NDArray[np.float64]:

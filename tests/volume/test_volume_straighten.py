@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from headctssl.errors import DataError
 from headctssl.volume.geometry import is_straight, to_spl
-from headctssl.volume.straighten import Stack, straighten, straighten_affine
+from headctssl.volume.straighten import Stack, straighten
 
 PIXEL_MM = 0.488
 GE_GAPS_MM = [4.0] * 13 + [1.08] + [7.0] * 13  # a real series: thin slices at the base, thick ones above
@@ -189,8 +189,9 @@ def test_a_real_sheared_nifti_becomes_straight() -> None:
     array = np.asanyarray(image.dataobj).T.astype(np.int16)
     affine = to_spl_axes @ image.affine @ order
     assert not is_straight(affine)
-    assert Stack.of_affine(affine, len(array)).tilt_deg == pytest.approx(18.5, abs=0.1)
-    out, straight = straighten_affine(array, affine)
+    stack = Stack.of_affine(affine, len(array))
+    assert stack.tilt_deg == pytest.approx(18.5, abs=0.1)
+    out, straight = straighten(array, stack)
     turned, spl = to_spl(out, straight)
     assert is_straight(straight)
     assert is_straight(spl)
