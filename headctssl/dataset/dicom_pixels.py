@@ -8,6 +8,7 @@ Hounsfield units as it is; without rescaling the stored numbers are the picture,
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,13 @@ from pydicom.uid import (
     UID,
     CTImageStorage,
     DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
 )
 from scipy.ndimage import binary_propagation
 
-from headctssl.dataset.dicom_header import series_error
+from headctssl.dataset.dicom_header import quietly, series_error
 from headctssl.dataset.dicom_slices import Slice
 from headctssl.dataset.raw_image import hounsfield
 from headctssl.errors import ImageReadError
@@ -36,6 +38,7 @@ from headctssl.volume.geometry import AIR_HU
 __all__ = ["PixelReader"]
 
 _UID = UID("1.2.3")  # of a file that lives for one decoding
+_PLAIN = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)  # pixels as they are
 _COPIED = ("Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "SamplesPerPixel")
 
 
@@ -53,6 +56,7 @@ class PixelReader:
             ImageReadError: it cannot be decoded; the slice is named.
         """
         common = one.common
+        _require_bytes(one)
         inverted = common.photometric == "MONOCHROME1"
         if one.frame is None and not inverted:
             rescaled = hounsfield(self._decoded(one, Path(one.file)), 1.0, 0.0, Path(one.file))
@@ -72,14 +76,17 @@ class PixelReader:
         """The numbers as they are stored."""
         if self._file != one.file:
             try:
-                self._data = pydicom.dcmread(one.file, force=True)
+                with quietly():
+                    self._data = pydicom.dcmread(one.file, force=True)
             except Exception as error:  # pydicom raises errors of many types on damaged files
                 raise _undecodable(one, str(error)) from None
             self._file = one.file
         with tempfile.TemporaryDirectory() as folder:
             plain = Path(folder) / "slice.dcm"
             try:
-                _plain_slice(self._data, one.frame or 0, one.common.frames).save_as(plain, enforce_file_format=True)
+                with quietly():
+                    bare = _plain_slice(self._data, one.frame or 0, one.common.frames)
+                    bare.save_as(plain, enforce_file_format=True)
             except Exception as error:  # a fragment that is missing, pixels that are cut off
                 raise _undecodable(one, str(error)) from None
             return self._decoded(one, plain)
@@ -94,6 +101,21 @@ class PixelReader:
             raise _undecodable(one, f"a picture of shape {pixels.shape}")
         picture: NDArray[Any] = pixels[0]
         return picture
+
+
+def _require_bytes(one: Slice) -> None:
+    """A file must be as large as its pixels: the decoder takes memory for what the header states, however much.
+
+    Raises:
+        ImageReadError: the file is smaller.
+    """
+    common = one.common
+    if common.syntax and common.syntax not in _PLAIN:
+        return
+    needed = common.rows * common.columns * common.samples * common.frames * (1 if 0 < common.bits <= 8 else 2)
+    size = os.path.getsize(one.file)
+    if size < needed:
+        raise _undecodable(one, f"{size} bytes where {common.rows} x {common.columns} pixels need {needed}")
 
 
 def _undecodable(one: Slice, reason: str) -> ImageReadError:

@@ -37,6 +37,9 @@ SAME_POSITION_MM = 0.01
 SAME_DIRECTION = 1e-3
 """Slices whose direction cosines differ by no more are parallel: 0.06 degrees."""
 
+_LARGEST_SIDE = 8192
+"""Pixels. Scanners make up to 4096; a header that states more is damaged, and would take all memory."""
+
 _DO_SERIES = "Give each series its own folder, or use headct_convert --from dicom, which separates them."
 
 
@@ -87,10 +90,12 @@ def read_dicom(files: Sequence[Path]) -> RawImage:
         ImageReadError: as `dicom_geometry`, and a slice whose pixels cannot be decoded; it is named.
     """
     geometry, ordered = _sorted_stack(files)
-    hu: NDArray[np.int16] | NDArray[np.int32] = np.empty(geometry.shape, np.int16)
     reader = PixelReader()
+    # Before memory is taken for all: a header may state more rows and columns than there are pixels.
+    picture = reader.hounsfield(ordered[0])
+    hu: NDArray[np.int16] | NDArray[np.int32] = np.empty(geometry.shape, np.int16)
     for index, one in enumerate(ordered):
-        picture = reader.hounsfield(one)
+        picture = reader.hounsfield(one) if index else picture
         if picture.dtype != hu.dtype:
             hu = hu.astype(np.int32)  # a slice with numbers beyond 16 bits, which `check_intensity` tells
         hu[index] = picture
@@ -156,7 +161,8 @@ def _require_one_series(folder: Path, slices: Sequence[Slice]) -> None:
             raise series_error(
                 folder, f"colour pictures ({one.name})", "one value per pixel", "Remove secondary captures."
             )
-        if min(common.rows, common.columns) < 1 or min(common.spacing_mm) <= 0:
+        sides = (common.rows, common.columns)
+        if min(sides) < 1 or max(sides) > _LARGEST_SIDE or min(common.spacing_mm) <= 0:
             size = f"{common.rows} rows, {common.columns} columns, PixelSpacing {list(common.spacing_mm)}"
             raise series_error(folder, f"{one.name} with {size}", "a picture with a size", "Export the series again.")
     told: tuple[tuple[str, Callable[[Common], object]], ...] = (

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from pydicom.tag import BaseTag
 
 from headctssl.dataset.dicom_header import Header, HeaderError, open_header, tags_of
@@ -208,9 +209,12 @@ def _common(header: Header) -> Common:
 def vector(header: Header, tags: Mapping[str, BaseTag], name: str, count: int) -> tuple[tuple[float, ...], str]:
     """The numbers of a tag that the geometry needs, or () and what is wrong."""
     try:
-        return header.numbers(tags[name], name, count), ""
+        found = header.numbers(tags[name], name, count)
     except HeaderError as error:
         return (), str(error)
+    if name == "ImageOrientationPatient" and not any(np.cross(found[:3], found[3:])):
+        return (), f"{name} {list(found)}, where two directions at right angles belong"
+    return found, ""
 
 
 def _identifying(header: Header) -> tuple[str, ...]:

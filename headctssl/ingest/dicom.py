@@ -19,11 +19,11 @@ __all__ = ["find_scans"]
 
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 
-_Key = tuple[str, str, str]  # study UID, series UID, and the folder of files without a series UID
+_Key = tuple[str, str, str, str]  # study UID, series UID, the folder of files without a series UID, PatientID
 
 
 def find_scans(source: Path, num_workers: int | None = 1) -> Found:
-    """Walk a tree and group its CT slices by study and series UID, those without a series UID by folder.
+    """Walk a tree and group its CT slices by patient, study and series UID, those without a series UID by folder.
 
     Localisers, secondary captures and other modalities are ignored and counted; `Found.others` has them with their
     facts. Slices that are there twice count once: the same SOP instance UID, or the same pixels at the same place. A
@@ -87,7 +87,13 @@ def _by_series(source: Path, tree: Tree) -> dict[_Key, list[Slice]]:
     for one in tree.slices:
         uid = one.common.series_uid
         # Files that name no series belong together when they lie together.
-        found[(one.common.study_uid, uid, "" if uid else os.path.dirname(one.file))].append(one)
+        folder = "" if uid else os.path.dirname(one.file)
+        # Some programs that take names out give several patients the same UIDs.
+        found[(one.common.study_uid, uid, folder, one.common.patient)].append(one)
+    for key in [key for key in found if not key[3]]:
+        named = [other for other in found if other[:3] == key[:3] and other != key]
+        if len(named) == 1:  # slices that lack the PatientID of the others
+            found[named[0]] += found.pop(key)
     return dict(found)
 
 
@@ -146,9 +152,8 @@ def _below(source: Path, file: str) -> str:
 
 
 def _scan(source: Path, key: _Key, part: Part, kind: str = "") -> Scan:
-    study, uid, _ = key
+    study, uid, _, patient = key
     slices = part.slices
-    common = slices[0].common
     files = tuple(Path(file) for file in dict.fromkeys(one.file for one in slices))
     folder = _below(source, os.path.commonpath([os.path.dirname(file) for file in files]))
     # Without a series UID the slices themselves say which scan it is, wherever it lies.
@@ -157,9 +162,12 @@ def _scan(source: Path, key: _Key, part: Part, kind: str = "") -> Scan:
     return Scan(
         source=f"{folder} ({len(slices)} {what})",
         path=files[0].parent,
-        identity=f"study:{study}:{identity}" + (f":part:{part.name}" if part.name else ""),
+        identity=f"study:{study}:{identity}"
+        + (f":part:{part.name}" if part.name else "")
+        + (f":patient:{patient}" if patient else "")
+        + (f":no scan:{kind}" if kind else ""),  # a dose sheet has the UID of the series it lies in
         files=files,
-        subject=common.patient or (f"study:{study}" if study else ""),
+        subject=patient or (f"study:{study}" if study else ""),
         session=study,
         identifying=tuple(
             sorted({word for one in {id(s.common): s.common for s in slices}.values() for word in one.identifying})

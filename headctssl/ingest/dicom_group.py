@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -31,15 +32,39 @@ class Part:
 def without_copies(slices: Iterable[Slice]) -> tuple[list[Slice], int]:
     """Slices whose file is there more than once are taken once; and how many were left out.
 
-    A copy has the same SOP instance UID and the same position. Some programs that take names out give all slices one
-    UID; these are no copies.
+    A copy has the same SOP instance UID, the same position and the same picture. Some programs that take names out give
+    all slices one UID, or two patients the same UIDs; these are no copies.
     """
-    kept: dict[Hashable, Slice] = {}
+    first: dict[Hashable, Slice] = {}
+    same = _Copies()
+    kept: list[Slice] = []
     count = 0
     for one in slices:
         count += 1
-        kept.setdefault((one.instance or one.file, one.frame, one.position), one)
-    return list(kept.values()), count - len(kept)
+        before = first.setdefault((one.instance or one.file, one.frame, one.position), one)
+        if before is one or not same(before, one):
+            kept.append(one)
+    return kept, count - len(kept)
+
+
+class _Copies:
+    """Whether two slices of one name are the same: their files byte by byte, and where these differ their pictures."""
+
+    def __init__(self) -> None:
+        self._files: dict[tuple[str, str], bool] = {}  # multi-frame files are asked for frame by frame
+        self._readers = PixelReader(), PixelReader()  # each holds the multi-frame file it read last
+
+    def __call__(self, one: Slice, other: Slice) -> bool:
+        pair = one.file, other.file
+        if pair not in self._files:
+            self._files[pair] = filecmp.cmp(*pair, shallow=False)
+        if self._files[pair]:
+            return True
+        try:
+            pictures = [reader.hounsfield(s) for reader, s in zip(self._readers, (one, other), strict=True)]
+        except ImageReadError:  # reading the scan names the slice
+            return False
+        return np.array_equal(*pictures)
 
 
 def split_series(slices: Sequence[Slice]) -> list[Part]:

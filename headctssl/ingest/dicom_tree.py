@@ -81,9 +81,9 @@ def _files(source: Path, ignored: Counter[str]) -> Iterator[str]:
             if entry.name.startswith("."):
                 continue
             path = os.path.join(folder, entry.name)
-            if entry.is_dir():
+            if os.path.isdir(source / path):  # entry.is_dir() raises for a link to itself
                 folders.append(path)
-            elif not entry.is_file():  # to open a pipe would wait for ever
+            elif not os.path.isfile(source / path):  # to open a pipe would wait for ever
                 ignored["links that lead nowhere, or special files"] += 1
             elif entry.name.upper() == "DICOMDIR":
                 ignored["DICOMDIR (an index; the files themselves are read)"] += 1

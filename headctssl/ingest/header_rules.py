@@ -183,7 +183,10 @@ def _judge_extent(facts: SeriesFacts, reject: list[str], review: list[str]) -> N
         reject.append(few_slices(facts.num_positions))
     if facts.pixel_spacing_mm is not None and facts.rows and facts.columns:
         height, width = facts.rows * facts.pixel_spacing_mm[0], facts.columns * facts.pixel_spacing_mm[1]
-        if min(height, width) < MIN_EXTENT_MM:
+        if min(facts.pixel_spacing_mm) <= 0:
+            spacing = " x ".join(f"{s:g}" for s in facts.pixel_spacing_mm)
+            reject.append(f"Its header states a pixel spacing of {spacing} mm.")
+        elif min(height, width) < MIN_EXTENT_MM:
             reject.append(
                 f"Its slices measure {height:.0f} x {width:.0f} mm; a head needs at least {MIN_EXTENT_MM:.0f} mm."
             )

@@ -68,7 +68,7 @@ def test_a_tree_of_everything(tmp_path: Path, hu: np.ndarray) -> None:
     }
     assert [verdict.source for verdict in found.rejected] == ["empty.dcm", "text.ima"]
     assert found.remarks == ("1 slices were there more than once and were taken once.",)
-    over_two = next(scan for scan in found.scans if scan.identity == "study:1.2.3:series:1.2.3.4")
+    over_two = next(scan for scan in found.scans if scan.identity == "study:1.2.3:series:1.2.3.4:patient:4711")
     np.testing.assert_array_equal(values(over_two), hu + np.int16(2))
     assert len({str(scan.files) for scan in found.scans}) == 4
 
@@ -197,7 +197,7 @@ def test_a_dose_sheet_in_a_series_is_left_out_and_told(tmp_path: Path, hu: np.nd
     sheet = {"ImagePositionPatient": None, "ImageOrientationPatient": None, "ImageType": ["DERIVED", "SECONDARY"]}
     write_dicom(tmp_path, hu, slice_tags={11: sheet}, **UIDS)
     found = find_scans(tmp_path)
-    assert [scan.identity for scan in found.scans] == ["study:1.2.3:series:1.2.3.4"]
+    assert [scan.identity for scan in found.scans] == ["study:1.2.3:series:1.2.3.4:patient:4711"]
     assert len(found.scans[0].files) == 11
     assert reasons(found) == {"1 pictures without a place in the patient, in a series that has one"}
     assert [len(scan.files) for scan in found.others] == [1]
