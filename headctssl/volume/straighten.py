@@ -22,6 +22,14 @@ __all__ = ["HOLE", "Stack", "straighten"]
 HOLE = 1.75
 """A gap more than this many times the usual one is a hole: slices are missing. Less is taken as uneven spacing."""
 
+LARGEST_EXTENT_MM = 2500.0
+"""No table moves farther: a slice beyond has a wrong position."""
+
+LARGEST_MOVE_MM = 1000.0
+"""In the plane of the slices. A gantry tilted by 30 degrees moves them by 600 mm over a metre."""
+
+MOST_PLANES = 10_000
+
 _EXACT_MM = 0.05  # a position may be off the straight, even grid by this much and still be called straight
 _SAME_GAP_MM = 0.1  # gaps that differ by no more are one spacing
 _REGULAR = 3  # so many equal gaps in a row are a spacing of the scan, not as many holes of one size
@@ -33,7 +41,8 @@ class Stack:
     """Where the slices of a scan lie. Vectors are (S, P, L) mm.
 
     Raises:
-        DataError: the rows and columns are not at right angles, or two slices lie at one height.
+        DataError: the rows and columns are not at right angles, two slices lie at one height, or a slice lies where no
+            scanner reaches.
     """
 
     positions_mm: NDArray[np.float64]  # (n, 3), centre of the first pixel of each slice, in any order
@@ -82,6 +91,16 @@ class Stack:
                 got=f"{len(self.positions_mm)} slices, smallest gap {np.diff(np.sort(self._heights)).min():.4f} mm",
                 expected="one slice per height",
                 do="Split the series (repeated or dynamic scans) and convert one part.",
+            )
+        extent = float(np.ptp(self._heights)) if len(self.positions_mm) > 1 else 0.0
+        planes = 0.0 if self.is_straight_and_even else extent / self.new_gap_mm()
+        if extent > LARGEST_EXTENT_MM or self.displacement_mm > LARGEST_MOVE_MM or planes > MOST_PLANES:
+            raise DataError(
+                "The slices lie farther apart than a scanner reaches, or far too unevenly.",
+                got=f"{extent:.0f} mm along their normal, {self.displacement_mm:.0f} mm in their plane"
+                + (f", {planes:.0f} slices on an even grid" if planes > MOST_PLANES else ""),
+                expected=f"up to {LARGEST_EXTENT_MM:.0f} and {LARGEST_MOVE_MM:.0f} mm, and {MOST_PLANES} slices",
+                do="Look at the positions of the slices, and export the scan again.",
             )
 
     @property
