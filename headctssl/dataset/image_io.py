@@ -15,6 +15,7 @@ from headctssl.dataset.detached import data_files
 from headctssl.dataset.intensity import check_intensity, repair
 from headctssl.dataset.label_map import LabelMap, MaskRule, straight_label_map
 from headctssl.dataset.raw_image import Geometry, RawImage, unreadable
+from headctssl.dataset.slice_levels import level_notes
 from headctssl.dataset.straightening import SliceStack, distinct
 from headctssl.errors import ImageReadError
 from headctssl.paths import atomic_path
@@ -231,6 +232,7 @@ def _finish(raw: RawImage, name: str, *, keep_detail: bool, fill_gaps: bool, rep
     geometry = raw.geometry
     stack = SliceStack(geometry, name)
     hu, told = _intensity(raw.hu, repair_intensity=repair_intensity)
+    told += level_notes(hu, stack.axes[0])
     straight, affine = stack.straight(hu, keep_detail=keep_detail, fill_gaps=fill_gaps)
     turned, affine = to_spl(straight, affine)
     values: NDArray[np.int16] = np.ascontiguousarray(turned, dtype=np.int16)

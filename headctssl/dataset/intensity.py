@@ -39,6 +39,7 @@ __all__ = [
 
 IntensityKind = Literal["HU", "offset", "cormack", "windowed", "wrapped", "not_ct", "doubtful"]
 _SAMPLE_PER_AXIS = 96
+_HIGHEST = (1 << 16) + (1 << 12)  # of 16 bits without a sign, and any intercept
 _NOT_HU = "The values are not Hounsfield units: "
 _DOUBTFUL = "The values may not be Hounsfield units: "
 
@@ -101,9 +102,14 @@ def check_intensity(values: Values) -> IntensityCheck:
     sample: Sample = values[:: stride[0], :: stride[1], :: stride[2]].astype(np.int32).ravel()
     low, high = int(values.min()), int(values.max())
     found = f"values from {low} to {high}"
-    wrong = _wrong_sign(values, sample, found)
-    if wrong is not None:
-        return wrong
+    check = _wrong_sign(values, sample, found) or _unit(sample, low, high, found)
+    if check.kind == "HU" and high > _HIGHEST:
+        return _doubtful(f"{found}; no CT number is as high, nor 16 bits")
+    return check
+
+
+def _unit(sample: Sample, low: int, high: int, found: str) -> IntensityCheck:
+    """What values with right signs are."""
     if air_share(sample) >= SMALLEST_AIR_SHARE:
         return _with_air(sample, found)
     if offset := offset_of(sample, [o for o in OFFSETS if o > 0]):
@@ -118,7 +124,9 @@ def check_intensity(values: Values) -> IntensityCheck:
 
 def _wrong_sign(values: Values, sample: Sample, found: str) -> IntensityCheck | None:
     """Misread signs, exchanged light and dark, and the intercept applied twice."""
-    if int(values.max()) > np.iinfo(np.int16).max and is_hu(_signed_16(sample)):
+    above = float(np.count_nonzero(sample > np.iinfo(np.int16).max)) / sample.size
+    # Of the air, not of single odd voxels.
+    if above >= SMALLEST_AIR_SHARE and int(values.max()) <= _HIGHEST and is_hu(_signed_16(sample)):
         return _not_hu("wrapped", f"{found}; negative numbers of 16 bits were read as positive ones", bits=16)
     if is_inverted(sample):
         return _not_hu("not_ct", f"{found}, most of them near +1000; light and dark seem to be exchanged")
