@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -79,5 +80,7 @@ def _reader(path: Path, source_format: str) -> SimpleITK.ImageFileReader:
 def _reason(error: RuntimeError) -> str:
     """The telling line of an ITK exception, without its address and path."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = [line for line in lines if not line.startswith(("Exception thrown", "/", "sitk::ERROR: The file"))]
-    return (told or lines or ["SimpleITK cannot read it"])[-1][:200]
+    passed_over = ("Exception thrown", "/", "sitk::ERROR: The file", "Reason: Success")
+    told = [line for line in lines if not line.startswith(passed_over) and "File cannot be read" not in line]
+    # What it quotes are names of files and pieces of what is in them.
+    return re.sub(r'"[^"]*("|$)', "'...'", (told or ["it cannot be parsed, or is cut off"])[-1])[:200]

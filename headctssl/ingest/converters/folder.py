@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -112,16 +113,23 @@ def _not_images(root: Path, source: Path, images: Sequence[Path], masks: set[Pat
         return ()
     folders = [image for image in images if image.is_dir()]
     known = {*images, *masks}
-    others = [
-        file
-        for file in sorted(root.rglob("*"))
-        if file.is_file()
-        and file not in known
-        and file.resolve() not in masks
-        and not any(folder in file.parents for folder in folders)
-    ]
+    others: list[Path] = []
+    broken = 0
+    closed: list[OSError] = []
+    for name, subfolders, files in os.walk(root, onerror=closed.append):
+        subfolders[:] = [one for one in subfolders if Path(name, one) not in folders]
+        for file in (Path(name, one) for one in files):
+            if not file.is_file():
+                broken += 1
+            elif file not in known and file.resolve() not in masks:
+                others.append(file)
     suffixes = sorted({file.suffix or "none" for file in others})
-    return (Ignored("", f"{len(others)} files that are no images (suffixes: {', '.join(suffixes)})"),) if others else ()
+    told = (
+        (len(others), f"files that are no images (suffixes: {', '.join(suffixes)})"),
+        (broken, "links that lead nowhere, or special files"),
+        (len(closed), "folders that cannot be opened"),
+    )
+    return tuple(Ignored("", f"{count} {what}") for count, what in told if count)
 
 
 def _match(

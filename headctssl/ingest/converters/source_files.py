@@ -68,6 +68,8 @@ def identified(scans: Iterable[Scan]) -> Identified:
 def _unreadable(path: Path) -> str:
     if not path.exists():
         return "The file does not exist."
+    if path.is_file() and path.stat().st_size == 0:
+        return "The file is empty."
     return "" if is_image(path) else f"Files ending in '{path.suffix}' are not read."
 
 
