@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
-__all__ = ["GlobalBatchNorm3d"]
+__all__ = ["GlobalBatchNorm3d", "running_statistics"]
 
 
 class GlobalBatchNorm3d(nn.BatchNorm3d):
@@ -39,6 +39,12 @@ class GlobalBatchNorm3d(nn.BatchNorm3d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
         return out.to(x.dtype)
+
+
+def running_statistics(module: nn.Module) -> list[Tensor]:
+    """The running statistics of every BatchNorm in a module, which a forward pass moves before anyone sees its loss."""
+    norms = (part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm))
+    return [buffer for norm in norms for buffer in norm.buffers(recurse=False)]
 
 
 def _mean_over_processes(values: Tensor) -> Tensor:

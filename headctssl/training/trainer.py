@@ -15,6 +15,7 @@ from headctssl.errors import StoppedError, TrainingError
 from headctssl.loading.sampler import steps_per_epoch
 from headctssl.loading.views import ViewPlan, make_views
 from headctssl.methods.method import ParamGroup
+from headctssl.networks.batch_norm import running_statistics
 from headctssl.planning.run_settings import TrainingSettings
 from headctssl.seeding import derive_seed
 from headctssl.training.batches import to_device
@@ -142,6 +143,7 @@ class Trainer:
         )
         plan = learner.views()
         meter = Meter(self.process, training.batch_size, self.elapsed)
+        statistics = running_statistics(self.module)
         self.module.train()
         with (
             stop_flag() as stop,
@@ -153,6 +155,7 @@ class Trainer:
                 rate = set_rates(self.optimizer, training, self.step)
                 torch.manual_seed(derive_seed(training.seed, self.step, self.process.rank, "torch"))
                 self.optimizer.zero_grad(set_to_none=True)
+                before = [values.clone() for values in statistics]
 
                 for position, batch in enumerate(passes, start=1):
                     views = make_views(to_device(batch, self.device), plan, self.input_spec)
@@ -169,6 +172,9 @@ class Trainer:
                 if finite := self._all_finite(norm, meter.last_losses(), stop):
                     self.scaler.step(self.optimizer)
                     learner.after_step(clock)
+                else:
+                    for values, old in zip(statistics, before, strict=True):
+                        values.copy_(old)
                 self.scaler.update()
 
                 self.step += 1

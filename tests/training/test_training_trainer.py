@@ -184,6 +184,22 @@ def test_weights_stand_still_in_a_bad_step(tmp_path: Path) -> None:
     assert same(seen[1], seen[2])
 
 
+def test_a_bad_step_leaves_no_trace_in_running_statistics(tmp_path: Path) -> None:
+    seen: list[dict[str, torch.Tensor]] = []
+    learner = Toy(bad_steps=(1,))
+    learner.layer.append(nn.BatchNorm1d(4))
+    broken = learner.layer[1].register_forward_hook(
+        lambda module, inputs, out: out * float("nan") if learner.calls[-1] == "forward 1" else out
+    )
+    trainer = make_trainer(tmp_path, learner, num_steps=3)
+    learner.on_step = lambda clock: seen.append(weights(trainer))
+    trainer.run()
+    broken.remove()
+    assert not torch.equal(seen[0]["learner.layer.2.running_mean"], seen[1]["learner.layer.2.running_mean"])
+    assert same(seen[1], seen[2])
+    assert all(bool(torch.isfinite(t).all()) for t in weights(trainer).values())
+
+
 def test_ten_bad_steps_in_a_row_end_the_run(tmp_path: Path) -> None:
     enough = tuple(range(1, 10)) + tuple(range(11, 30))  # nine in a row, one good, then ten
     learner = Toy(bad_steps=enough)
