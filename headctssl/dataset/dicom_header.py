@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +19,7 @@ from pydicom.tag import BaseTag, Tag
 
 from headctssl.errors import ImageReadError
 
-__all__ = ["Header", "HeaderError", "is_dicom", "open_header", "series_error", "tags_of"]
+__all__ = ["Header", "HeaderError", "is_dicom", "open_header", "quietly", "series_error", "tags_of"]
 
 _MARK_AT = 128
 _TEXT_NUMBERS = ("DS", "IS", "LO", "SH")  # what a faulty file may say where a binary number belongs
@@ -37,6 +39,22 @@ def tags_of(keywords: str) -> dict[str, BaseTag]:
     found = {word: tag_for_keyword(word) for word in keywords.split()}
     assert None not in found.values(), f"no DICOM keyword: {[w for w, t in found.items() if t is None]}"
     return {word: Tag(tag) for word, tag in found.items() if tag is not None}
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without pydicom's warnings, which name files and values: a verdict tells what a fault of a file leads to."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """Without pydicom's warnings, which name files and values: what a fault of a file leads to is told by its verdict."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def is_dicom(path: Path) -> bool:
@@ -72,12 +90,13 @@ def open_header(path: Path | str, tags: Sequence[BaseTag]) -> Header:
         HeaderError: it is not DICOM, or damaged.
     """
     try:
-        try:
-            data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
-        except InvalidDicomError:
-            if not is_dicom(Path(path)):
-                raise HeaderError("no DICOM file") from None
-            data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags), force=True)
+        with quietly():
+            try:
+                data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags))
+            except InvalidDicomError:
+                if not is_dicom(Path(path)):
+                    raise HeaderError("no DICOM file") from None
+                data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(tags), force=True)
     except HeaderError:
         raise
     except Exception as error:  # pydicom raises errors of many types on damaged files
@@ -100,7 +119,8 @@ class Header:
     def syntax(self) -> str:
         """UID of the transfer syntax, '' where the file does not state it."""
         meta = getattr(self.data, "file_meta", None)
-        return str(meta.get("TransferSyntaxUID", "") or "") if meta is not None else ""
+        with quietly():
+            return str(meta.get("TransferSyntaxUID", "") or "") if meta is not None else ""
 
     def raw(self, tag: BaseTag) -> object:
         """What stands in the file, for comparing."""
@@ -173,7 +193,9 @@ class Header:
         """The items of a sequence."""
         if tag not in self.data:
             return []
-        value = self.data[tag].value
+        with quietly():
+            with quietly():
+            value = self.data[tag].value
         return [Header(item, self._charsets()) for item in value] if isinstance(value, Items) else []
 
     def _value(self, tag: BaseTag) -> object:
@@ -183,13 +205,15 @@ class Header:
     def _decoded(self, value: bytes) -> str:
         if value.isascii() and b"\x1b" not in value:
             return value.decode("ascii")
-        return decode_bytes(value, self._charsets(), {ord(c) for c in "\\^="})
+        with quietly():
+            with quietly():
+            return decode_bytes(value, self._charsets(), {ord(c) for c in "\\^="})
 
     def _charsets(self) -> list[str]:
         if self._encodings is None:
-            stated = self.data.get("SpecificCharacterSet", None)
             try:
-                self._encodings = convert_encodings(stated)
+                with quietly():
+                    self._encodings = convert_encodings(self.data.get("SpecificCharacterSet", None))
             except LookupError:  # a character set that does not exist
                 self._encodings = ["iso8859"]
         return self._encodings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import nibabel as nib
@@ -137,3 +138,21 @@ def test_a_link_to_a_folder_above_is_not_followed_for_ever(tmp_path: Path, head:
     write_nifti(tmp_path / "a" / "x.nii.gz", head)
     (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
     assert find_images(tmp_path) == [tmp_path / "a" / "x.nii.gz"]
+
+
+def test_no_warning_of_pydicom_names_a_file(
+    tmp_path: Path, head: Volume, recwarn: pytest.WarningsRecorder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    positions = np.array([[0.0, 0.0, 8.0 * k] for k in range(len(head.hu))])
+    row, column = np.array([0.0, 1.0, 0.0]), np.array([1.0, 0.0, 0.0])
+    tags = {"SpecificCharacterSet": "ISO_IR 999", "StudyDescription": "Sch\u00e4del", "StudyDate": "garbage"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        files = write_series(tmp_path / "Doe", head.hu, positions, row, column, 6.0, **tags)
+    first, second = (path.read_bytes() for path in files[:2])
+    files[0].write_bytes(first.replace(b"1.2.840.10008.1.2.1", b"1.2.84\xcf.10008.1.2.1"))
+    files[1].write_bytes(second[:-100])
+    with pytest.raises(ImageReadError):
+        read(tmp_path / "Doe")
+    assert [str(warning.message) for warning in recwarn] == []
+    assert capfd.readouterr() == ("", "")
