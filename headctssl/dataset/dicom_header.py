@@ -49,14 +49,6 @@ def quietly() -> Iterator[None]:
         yield
 
 
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without pydicom's warnings, which name files and values: what a fault of a file leads to is told by its verdict."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM: 'DICM' after 128 bytes, or without them a data set that begins with group 8.
 
@@ -194,7 +186,6 @@ class Header:
         if tag not in self.data:
             return []
         with quietly():
-            with quietly():
             value = self.data[tag].value
         return [Header(item, self._charsets()) for item in value] if isinstance(value, Items) else []
 
@@ -206,7 +197,6 @@ class Header:
         if value.isascii() and b"\x1b" not in value:
             return value.decode("ascii")
         with quietly():
-            with quietly():
             return decode_bytes(value, self._charsets(), {ord(c) for c in "\\^="})
 
     def _charsets(self) -> list[str]:

@@ -77,7 +77,6 @@ class PixelReader:
         if self._file != one.file:
             try:
                 with quietly():
-                    with quietly():
                     self._data = pydicom.dcmread(one.file, force=True)
             except Exception as error:  # pydicom raises errors of many types on damaged files
                 raise _undecodable(one, str(error)) from None
