@@ -61,10 +61,10 @@ class _Copies:
         if self._files[pair]:
             return True
         try:
-            pictures = [reader.hounsfield(s) for reader, s in zip(self._readers, (one, other), strict=True)]
+            first, second = (reader.hounsfield(s) for reader, s in zip(self._readers, (one, other), strict=True))
         except ImageReadError:  # reading the scan names the slice
             return False
-        return np.array_equal(*pictures)
+        return np.array_equal(first, second)
 
 
 def split_series(slices: Sequence[Slice]) -> list[Part]:
