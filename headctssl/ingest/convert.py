@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from headctssl.dataset.where import parse_where
@@ -88,7 +88,7 @@ def convert(
     )
     folder = folder_of(dataset_id, name)
     key_file = key_path(data_root("raw"), key)
-    found = _find(find_scans, path, source_format, labels, num_workers)
+    found = _find(find_scans, path, source_format, labels, {"num_workers": num_workers, "quiet": quiet})
     secret = subject_key(key_file, create=not dry_run)
     with growing(folder, found, secret, key_file, dry_run=dry_run) as data:
         work = Conversion(data, rules, Reading(keep_detail, fill_gaps, repair_intensity), dry_run=dry_run)
@@ -103,13 +103,13 @@ def _find(
     path: Path,
     source_format: str,
     labels: str | Path | None,
-    num_workers: int | None,
+    how: Mapping[str, object],
 ) -> Found:
     """Run the converter with what it takes."""
     if source_format == "dicom" and not path.is_dir():
         raise UsageError("The source is a file.", got=path, expected="a folder", do="Name the folder of the slices.")
     taken = inspect.signature(find_scans).parameters
-    options: dict[str, object] = {"num_workers": num_workers} if "num_workers" in taken else {}
+    options = {name: value for name, value in how.items() if name in taken}
     if labels is not None:
         if "labels" not in taken:
             raise UsageError(

@@ -22,7 +22,7 @@ _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _Key = tuple[str, str, str, str]  # study UID, series UID, the folder of files without a series UID, PatientID
 
 
-def find_scans(source: Path, num_workers: int | None = 1) -> Found:
+def find_scans(source: Path, num_workers: int | None = 1, *, quiet: bool = True) -> Found:
     """Walk a tree and group its CT slices by patient, study and series UID, those without a series UID by folder.
 
     Localisers, secondary captures and other modalities are ignored and counted; `Found.others` has them with their
@@ -32,6 +32,7 @@ def find_scans(source: Path, num_workers: int | None = 1) -> Found:
     Args:
         source: a folder.
         num_workers: processes that read headers; None = one per core where there are files enough.
+        quiet: print no progress.
 
     Returns:
         One scan per stack, with its facts. Subject, session and case are identified by PatientID and UIDs, which
@@ -40,7 +41,7 @@ def find_scans(source: Path, num_workers: int | None = 1) -> Found:
     Raises:
         HeadCTSSLError: a worker process died.
     """
-    tree = read_tree(source, num_workers)
+    tree = read_tree(source, num_workers, quiet=quiet)
     sorted_out = _SortedOut()
     for key, slices in _by_series(source, tree).items():
         _sort_out(source, key, slices, sorted_out)

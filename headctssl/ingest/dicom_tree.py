@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from headctssl.console import progress
 from headctssl.dataset.dicom_header import HeaderError, is_dicom
 from headctssl.dataset.dicom_series import DICOM_SUFFIXES
 from headctssl.dataset.dicom_slices import Cache, Common, Slice, slices_of
@@ -18,6 +19,8 @@ from headctssl.errors import HeadCTSSLError
 __all__ = ["Tree", "read_tree"]
 
 _CHUNK = 256  # files per piece of work: small beside a tree, large beside the cost of sending it to a process
+
+_MANY = 10  # such pieces; fewer are read in some seconds
 
 
 @dataclass
@@ -29,7 +32,7 @@ class Tree:
     ignored: Counter[str] = field(default_factory=Counter)  # what is no DICOM picture -> how many files
 
 
-def read_tree(source: Path, num_workers: int | None = 1) -> Tree:
+def read_tree(source: Path, num_workers: int | None = 1, *, quiet: bool = True) -> Tree:
     """Read the headers of a tree.
 
     Links are followed, each folder is entered once: a link to a folder above makes no loop. Names that begin with a
@@ -38,6 +41,7 @@ def read_tree(source: Path, num_workers: int | None = 1) -> Tree:
     Args:
         source: the folder.
         num_workers: processes; None = one per core where there are files enough.
+        quiet: print no progress.
 
     Raises:
         HeadCTSSLError: a worker process died.
@@ -47,7 +51,9 @@ def read_tree(source: Path, num_workers: int | None = 1) -> Tree:
     chunks = [files[at : at + _CHUNK] for at in range(0, len(files), _CHUNK)]
     parts: list[Tree | None] = [None] * len(chunks)
     shared: dict[Common, Common] = {}
-    for position, part in map_items(partial(_read_chunk, source), chunks, num_workers):
+    results = map_items(partial(_read_chunk, source), chunks, num_workers)
+    told = f"headers read of {len(files):,} files, in lots of {_CHUNK}"
+    for position, part in progress(results, told, len(chunks), quiet=quiet or len(chunks) < _MANY):
         if isinstance(part, HeadCTSSLError):
             raise part
         part.slices = [one._replace(common=shared.setdefault(one.common, one.common)) for one in part.slices]

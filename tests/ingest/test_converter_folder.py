@@ -65,3 +65,16 @@ def test_folder_masks_are_written_beside_their_image(tmp_path: Path, roots: Path
     values = read_label_map(data.folder / data.cases.iloc[0]["segmentation"]).values
     assert np.unique(values).tolist() == [0, 2]
     assert data.cases.shape[0] == 1
+
+
+def test_many_files_are_identified_in_processes_with_the_same_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(70):
+        stub(tmp_path / f"{number:02d}.nii", number)
+    (tmp_path / "33.nii").write_bytes(b"")
+    alone, together = find_scans(tmp_path), find_scans(tmp_path, num_workers=2, quiet=False)
+    assert alone == together
+    assert len(alone.scans) == 69
+    assert [verdict.source for verdict in alone.rejected] == ["33.nii"]
+    assert capsys.readouterr().out.splitlines()[-1] == "files identified: 70/70"

@@ -13,6 +13,7 @@ import pytest
 from dicom_writer import Options, write_dicom
 from pydicom.uid import generate_uid
 
+import headctssl.ingest.dicom_tree as dicom_tree
 from headctssl.dataset.image_io import read_series
 from headctssl.ingest.dicom import find_scans
 from headctssl.ingest.scan import Found, Scan
@@ -291,3 +292,14 @@ def test_odd_optional_values_are_unknown(tmp_path: Path, hu: np.ndarray) -> None
     assert facts is not None
     assert (facts.kvp, facts.age, facts.study_date) == ("", "", "")
     assert pydicom.dcmread(tmp_path / "0001.dcm", stop_before_pixels=True).get_item("KVP").value == b"12kV"
+
+
+def test_the_search_of_a_large_tree_tells_how_far_it_is(
+    tmp_path: Path, hu: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_dicom(tmp_path, hu)
+    find_scans(tmp_path, quiet=False)
+    assert capsys.readouterr().out == ""  # not of one that takes some seconds
+    monkeypatch.setattr(dicom_tree, "_CHUNK", 1)
+    find_scans(tmp_path, quiet=False)
+    assert capsys.readouterr().out.splitlines()[-1] == "headers read of 12 files, in lots of 1: 12/12"

@@ -61,7 +61,7 @@ class _Masks:
     remarks: list[str] = field(default_factory=list)
 
 
-def find_scans(source: Path) -> Found:
+def find_scans(source: Path, num_workers: int | None = 1, *, quiet: bool = True) -> Found:
     """Every image of a BIDS dataset whose suffix is `ct`; the others are counted.
 
     BIDS has no data type for CT: `ct/`, `anat/` and any other folder of a subject are searched for
@@ -72,6 +72,8 @@ def find_scans(source: Path) -> Found:
 
     Args:
         source: the folder with `sub-*` folders.
+        num_workers: processes that read the files; None = one per core.
+        quiet: print no progress.
 
     Raises:
         DataError: there is no `sub-*` folder, or a table or a JSON file cannot be read.
@@ -93,7 +95,7 @@ def find_scans(source: Path) -> Found:
             own = masks.of_image.get(entities, {})
             scans.append(_scan(source, image, tables, own))
             used |= set(own.values())
-    result = identified(scans)
+    result = identified(scans, num_workers, quiet=quiet)
     labels = tuple(LabelSpec(name=name) for name in binary_columns([dict(scan.columns) for scan in result.scans]))
     unused = len({path for of in masks.of_image.values() for path in of.values()} - used)
     about = read_object(source / "dataset_description.json") if (source / "dataset_description.json").is_file() else {}

@@ -40,7 +40,7 @@ LABELS = tuple(LabelSpec(name=name, mirror=_MIRRORED.get(name, "self")) for name
 _NUMBER = re.compile(r"CQ500[-_ ]?CT[-_ ]?(\d+)", re.IGNORECASE)
 
 
-def find_scans(source: Path, num_workers: int | None = 1) -> Found:
+def find_scans(source: Path, num_workers: int | None = 1, *, quiet: bool = True) -> Found:
     """Every CT series of CQ500, with the labels of its study.
 
     A label is what at least two of the three readers say (`R1:ICH`, `R2:ICH`, `R3:ICH`, ...); it belongs
@@ -51,13 +51,14 @@ def find_scans(source: Path, num_workers: int | None = 1) -> Found:
             any depth, with `reads.csv` in it or at most two folders below. Without the table the scans
             have no labels.
         num_workers: processes that read headers; None = one per core where there are files enough.
+        quiet: print no progress.
 
     Raises:
         DataError: `source` is a file, or the table has another layout, an unknown value, or a study twice.
     """
     if not source.is_dir():
         raise layout_error(source, "cq500", "the folder of the unpacked archives")
-    found = find_dicom(source, num_workers)
+    found = find_dicom(source, num_workers, quiet=quiet)
     table = find_named(source, "reads.csv")
     studies = _studies(table) if table else {}
     numbers = [_number(scan, source) for scan in found.scans]

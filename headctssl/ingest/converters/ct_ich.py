@@ -22,7 +22,7 @@ _FRACTURE = "Fracture_Yes_No"
 _MASK_CLASS = "hemorrhage"
 
 
-def find_scans(source: Path) -> Found:
+def find_scans(source: Path, num_workers: int | None = 1, *, quiet: bool = True) -> Found:
     """Every scan of `ct_scans/`, with its mask and the labels of its patient.
 
     A label is 1 when any slice of `hemorrhage_diagnosis_raw_ct.csv` has it and 0 when all are known
@@ -31,6 +31,8 @@ def find_scans(source: Path) -> Found:
     Args:
         source: the folder with `ct_scans/049.nii`, `masks/049.nii`, the table of slices and
             `Patient_demographics.csv`. Each but `ct_scans` may be missing.
+        num_workers: processes that read the files; None = one per core.
+        quiet: print no progress.
 
     Raises:
         DataError: there is no `ct_scans`, or a table has another layout or an unknown value.
@@ -46,7 +48,8 @@ def find_scans(source: Path) -> Found:
     facts = _demographics(people) if people else {}
     masks = {stem(path): path for path in find_images(source / "masks")} if (source / "masks").is_dir() else {}
     images = find_images(folder)
-    result = identified(_scan(source, image, masks, labels, facts) for image in images)
+    scans = [_scan(source, image, masks, labels, facts) for image in images]
+    result = identified(scans, num_workers, quiet=quiet)
     numbers = {_number(stem(image)) for image in images}
     remarks = ["A scan has a label when any of its slices has it."] if slices else ["The scans have no labels."]
     if without := len(labels.keys() - numbers):

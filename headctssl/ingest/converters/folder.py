@@ -24,7 +24,7 @@ _HASHED = ("subject_id", "session_id")
 _Row = dict[str, str]
 
 
-def find_scans(source: Path, labels: Path | None = None) -> Found:
+def find_scans(source: Path, labels: Path | None = None, num_workers: int | None = 1, *, quiet: bool = True) -> Found:
     """Every image under a folder (or the one file) as a scan.
 
     Args:
@@ -34,6 +34,8 @@ def find_scans(source: Path, labels: Path | None = None) -> Found:
             a column of 0, 1 and empty cells that is no standard column is a binary label. The columns
             `anatomy_mask`, `anonymization_mask` and `segmentation` name mask files relative to the source,
             which are no scans themselves.
+        num_workers: processes that read the files; None = one per core.
+        quiet: print no progress.
 
     Returns:
         The scans. A scan is recognised again by its content.
@@ -61,7 +63,8 @@ def find_scans(source: Path, labels: Path | None = None) -> Found:
         of_image = _match(table, rows, labels, images, names, _names_of(rows), remarks)
         specs = tuple(LabelSpec(name=name) for name in binary_columns(rows) if name not in _KEYS)
         remarks.insert(0, f"Labels found in {labels.name}: {', '.join(s.name for s in specs) or 'none'}.")
-    result = identified(_scan(image, name, row, root) for image, name, row in zip(images, names, of_image, strict=True))
+    scans = [_scan(image, name, row, root) for image, name, row in zip(images, names, of_image, strict=True)]
+    result = identified(scans, num_workers, quiet=quiet)
     return Found(
         result.scans,
         ignored=_not_images(root, source, images, masks),

@@ -40,7 +40,7 @@ class _Level:
     infos: tuple[Object, ...]
 
 
-def find_scans(source: Path) -> Found:
+def find_scans(source: Path, num_workers: int | None = 1, *, quiet: bool = True) -> Found:
     """Every CT image of nnssl's hierarchy collection, dataset, subject, session, image.
 
     Paths may begin with `$NAME`, an environment variable; other relative ones are relative to the file.
@@ -50,6 +50,8 @@ def find_scans(source: Path) -> Found:
 
     Args:
         source: `pretrain_data.json`, or the folder that holds it.
+        num_workers: processes that read the files; None = one per core.
+        quiet: print no progress.
 
     Raises:
         DataError: there is no such file, or it does not fit; the place is named.
@@ -60,7 +62,7 @@ def find_scans(source: Path) -> Found:
         raise layout_error(source, "nnssl", _FILE)
     told = _Told()
     scans = list(_scans(path, read_object(path), told))
-    result = identified(scans)
+    result = identified(scans, num_workers, quiet=quiet)
     return Found(
         result.scans,
         ignored=(

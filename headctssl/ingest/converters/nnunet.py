@@ -42,7 +42,7 @@ class _Image:
     label: Path | None
 
 
-def find_scans(source: Path) -> Found:
+def find_scans(source: Path, num_workers: int | None = 1, *, quiet: bool = True) -> Found:
     """Every CT image of a raw nnU-Net dataset.
 
     Channels are CT when their name in `dataset.json` says so (`channel_names`, `modality` in version 1);
@@ -54,6 +54,8 @@ def find_scans(source: Path) -> Found:
         source: a folder `DatasetXXX_Name` with `dataset.json`, `imagesTr/CASE_0000.nii.gz` and
             `labelsTr/CASE.nii.gz`; also version 1 and Decathlon folders (files without a channel number), and
             version 2 with a list of files under `dataset` in `dataset.json`.
+        num_workers: processes that read the files; None = one per core.
+        quiet: print no progress.
 
     Raises:
         DataError: there is no `dataset.json`, or it does not fit.
@@ -73,7 +75,7 @@ def find_scans(source: Path) -> Found:
             scans.append(_scan(source, image, len(channels), masks=classes.usable))
         else:
             others[name or f"number {image.channel}"] += 1
-    result = identified(scans)
+    result = identified(scans, num_workers, quiet=quiet)
     return Found(
         result.scans,
         ignored=left_out(others, "images of the channel"),

@@ -27,7 +27,7 @@ _INFO = (
 _NO_SESSION = "ses-DEFAULT"
 
 
-def find_scans(source: Path) -> Found:
+def find_scans(source: Path, num_workers: int | None = 1, *, quiet: bool = True) -> Found:
     """Every image of `openneuro_metadata.csv` whose modality is CT; the others are counted.
 
     The published OpenMind holds no CT at all (it is MR and PET); the layout is read for collections that
@@ -36,6 +36,8 @@ def find_scans(source: Path) -> Found:
 
     Args:
         source: the folder with `openneuro_metadata.csv` and `OpenMind/ds000001/sub-01/...`.
+        num_workers: processes that read the files; None = one per core.
+        quiet: print no progress.
 
     Raises:
         DataError: there is no such table, or it lacks `image_path` or `modality`.
@@ -51,7 +53,7 @@ def find_scans(source: Path) -> Found:
             scans.append(_scan(root, row))
         else:
             others[row["modality"]] += 1
-    result = identified(scans)
+    result = identified(scans, num_workers, quiet=quiet)
     return Found(
         result.scans,
         ignored=left_out(others, "images of modality"),

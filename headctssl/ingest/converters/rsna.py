@@ -49,7 +49,7 @@ class _Slices:
         return [_CELLS[code] for code in self.codes[row * len(_NAMES) : (row + 1) * len(_NAMES)]]
 
 
-def find_scans(source: Path, num_workers: int | None = 1) -> Found:
+def find_scans(source: Path, num_workers: int | None = 1, *, quiet: bool = True) -> Found:
     """Every series of the challenge as a scan; slices are grouped by SeriesInstanceUID.
 
     A series has a label when any of its slices has it, has not when all its slices are known not to,
@@ -59,6 +59,7 @@ def find_scans(source: Path, num_workers: int | None = 1) -> Found:
         source: the folder of the challenge with `stage_2_train.csv` and the folders of `ID_*.dcm`, or one of
             these folders with the table beside it. Without the table the scans have no labels.
         num_workers: processes that read headers; None = one per core where there are files enough.
+        quiet: print no progress.
 
     Raises:
         DataError: `source` is a file, or the table has another layout or an unknown value.
@@ -67,7 +68,7 @@ def find_scans(source: Path, num_workers: int | None = 1) -> Found:
         raise layout_error(source, "rsna", "the folder with stage_2_train.csv and the folders of ID_*.dcm")
     table = _table(source)
     slices = _read(table) if table else _Slices()
-    found = find_dicom(source, num_workers)
+    found = find_dicom(source, num_workers, quiet=quiet)
     return replace(
         found,
         scans=tuple(_labelled(scan, slices, labelled=table is not None) for scan in found.scans),

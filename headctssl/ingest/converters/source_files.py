@@ -9,8 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from headctssl.console import progress
 from headctssl.dataset.image_io import is_image, source_digest
-from headctssl.errors import DataError, ImageReadError
+from headctssl.dataset.parallel import map_items
+from headctssl.errors import DataError, HeadCTSSLError, ImageReadError
 from headctssl.ingest.scan import Ignored, Scan
 from headctssl.ingest.verdict import ScanVerdict
 from headctssl.settings import JsonValue
@@ -26,6 +28,7 @@ __all__ = [
 ]
 
 _MISSING_SHOWN = 3
+_MANY = 64  # scans; fewer are read before a process has started
 
 
 @dataclass(frozen=True)
@@ -37,25 +40,33 @@ class Identified:
     remarks: tuple[str, ...]
 
 
-def identified(scans: Iterable[Scan]) -> Identified:
+def identified(scans: Iterable[Scan], num_workers: int | None = 1, *, quiet: bool = True) -> Identified:
     """Give every scan of an image file its identity, which is its content.
 
     Args:
         scans: scans without an identity. What cannot be read is rejected by its `source`; a mask that
             does not exist is left out, which a remark tells.
+        num_workers: processes that read the files; None = one per core. Few files are read in this process.
+        quiet: print no progress.
+
+    Raises:
+        HeadCTSSLError: a worker process died.
     """
+    listed = list(scans)
+    few = len(listed) < _MANY
+    contents = map_items(_content, [scan.path for scan in listed], 1 if few else num_workers)
+    digests = [("", "")] * len(listed)
+    for position, content in progress(contents, "files identified", len(listed), quiet=quiet or few):
+        if isinstance(content, HeadCTSSLError):
+            raise content
+        digests[position] = content
     known: list[Scan] = []
     rejected: list[ScanVerdict] = []
     missing: list[str] = []
-    for scan in scans:
-        reason = _unreadable(scan.path)
-        if not reason:
-            try:
-                digest = source_digest(scan.path)[0]
-            except (ImageReadError, OSError) as error:
-                reason = _told(error).replace(str(scan.path), scan.source)
+    for scan, (digest, reason) in zip(listed, digests, strict=True):
         if reason:
-            rejected.append(ScanVerdict(source=scan.source, status="reject", reasons=(reason,)))
+            told = reason.replace(str(scan.path), scan.source)
+            rejected.append(ScanVerdict(source=scan.source, status="reject", reasons=(told,)))
             continue
         there = tuple((name, path) for name, path in scan.masks if path.is_file())
         missing += [f"{name} of {scan.source}" for name, path in scan.masks if not path.is_file()]
@@ -63,6 +74,17 @@ def identified(scans: Iterable[Scan]) -> Identified:
     shown = ", ".join(missing[:_MISSING_SHOWN]) + (", ..." if len(missing) > _MISSING_SHOWN else "")
     remarks = (f"{len(missing)} masks do not exist and are left out: {shown}.",) if missing else ()
     return Identified(tuple(known), tuple(rejected), remarks)
+
+
+def _content(path: Path) -> tuple[str, str]:
+    """The digest of a file, and why it has none (in a worker process)."""
+    reason = _unreadable(path)
+    if not reason:
+        try:
+            return source_digest(path)[0], ""
+        except (ImageReadError, OSError) as error:
+            reason = _told(error)
+    return "", reason
 
 
 def _unreadable(path: Path) -> str:
