@@ -15,6 +15,7 @@ from headctssl.methods.method import Method
 from headctssl.methods.spark.spark import Spark, SparkSettings
 from headctssl.methods.spark.spark_decoder import SparkDecoder
 from headctssl.networks import build_from_settings
+from headctssl.networks.thin_convolution import GuardedConv3d
 from headctssl.networks.tokens import mask_from_indices, unpatchify, voxels_of_mask
 from headctssl.planning.run_settings import RunSettings
 from headctssl.types import Clock, Views
@@ -102,6 +103,24 @@ def test_mask_tokens_fill_the_holes_of_every_stage() -> None:
     assert decoder(pyramid, visible).shape == (1, 2, 4, 4, 8)
     tokens = {n for n, p in decoder.named_parameters() if n.endswith("token")}
     assert len(tokens) == 3
+
+
+def test_every_stage_is_added_on_the_way_to_the_voxels() -> None:
+    """SparK, section 3.2: D_i = up(D_(i+1)) + the densified stage i."""
+    torch.manual_seed(0)
+    decoder = SparkDecoder((3, 5, 6), ((1, 1, 1), (2, 2, 2), (4, 4, 4)), outputs=2, width=16)
+    visible = torch.rand(1, 2, 3, 4) < 0.5
+    pyramid = tuple(torch.randn(1, c, 8 // s, 12 // s, 16 // s) for c, s in zip((3, 5, 6), (1, 2, 4), strict=True))
+    first, second, last = (fill(stage, visible) for fill, stage in zip(decoder.densify, pyramid, strict=True))
+    wanted = decoder.predict(decoder.up[0](decoder.up[1](last) + second) + first)
+    torch.testing.assert_close(decoder(pyramid, visible), wanted)
+
+
+@pytest.mark.parametrize("preset", CNNS)
+def test_its_convolutions_are_guarded(preset: str, toolbox: Toolbox) -> None:
+    layers = [layer for layer in build(toolbox, preset).modules() if isinstance(layer, nn.Conv3d)]
+    assert layers
+    assert all(isinstance(layer, GuardedConv3d) for layer in layers)
 
 
 @pytest.mark.parametrize("finest", [(1, 1, 1), (1, 2, 2)])

@@ -15,6 +15,7 @@ from headctssl.methods.method import Method, Requirement, check_views
 from headctssl.methods.spark.spark_decoder import SparkDecoder
 from headctssl.methods.spark.sparse import check_layers, sparse_layers
 from headctssl.networks.encoder import Encoder
+from headctssl.networks.thin_convolution import guard_convolutions
 from headctssl.networks.tokens import gather_tokens, grid_of, mask_from_indices, patchify
 from headctssl.planning.run_settings import RunSettings
 from headctssl.presets import OptimizerDefaults
@@ -103,6 +104,7 @@ class Spark(Method):
         self.masking = Masking(block, self.settings.mask_ratio)
         width = channels[-1] if self.settings.decoder_width is None else self.settings.decoder_width
         self.decoder = SparkDecoder(channels, strides, len(run.input.windows), width)
+        guard_convolutions(self.decoder)
 
     def views(self) -> ViewPlan:
         """Global views only; each one is a sample of its own."""
