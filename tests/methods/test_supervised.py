@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from math import exp, log
@@ -171,6 +172,16 @@ def test_without_classes_there_is_nothing_to_learn(toolbox: Toolbox) -> None:
     run = run_settings("supervised", "vit_test").model_copy(update={"segmentation_classes": ()})
     with pytest.raises(UsageError, match="needs classes"):
         make_method(run)
+
+
+@pytest.mark.parametrize("name", ["left_ventricle", "Caudate (Right)"])
+def test_classes_with_a_side_are_not_flipped(name: str, toolbox: Toolbox) -> None:
+    run_settings, make_method, _ = toolbox
+    flipped, still = (run_settings("supervised", "vit_test", views={"flip_lr": flip}) for flip in (True, False))
+    with pytest.raises(UsageError, match=f"wrong side(?s:.)*'{re.escape(name)}'(?s:.)*flip_lr=false"):
+        make_method(flipped.model_copy(update={"segmentation_classes": ("SDH", name)}))
+    make_method(still.model_copy(update={"segmentation_classes": ("SDH", name)}))
+    make_method(flipped.model_copy(update={"segmentation_classes": ("SDH", "upright")}))
 
 
 def test_published_numbers(toolbox: Toolbox) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -73,7 +74,7 @@ class Supervised(Method):
         """See `Method.build`.
 
         Raises:
-            UsageError: the run has no classes.
+            UsageError: the run has no classes, or flips left and right although a class has a side in its name.
         """
         if not run.segmentation_classes:
             raise UsageError(
@@ -81,6 +82,16 @@ class Supervised(Method):
                 got="datasets without segmentation_classes",
                 expected="a column 'segmentation' in cases.csv, and segmentation_classes in dataset.json",
                 do="Add them, or choose a method that needs no masks.",
+            )
+        sided = [
+            name for name in run.segmentation_classes if {"left", "right"} & set(re.findall("[a-z]+", name.lower()))
+        ]
+        if sided and run.views.flip_lr:
+            raise UsageError(
+                "Flipping left and right would show the model classes on the wrong side.",
+                got=f"views.flip_lr=true with the class '{sided[0]}'",
+                expected="no such flips where the name of a class says left or right",
+                do="Add --set views.flip_lr=false.",
             )
         self.encoder = encoder
         group = global_group(run.views, run.input)
