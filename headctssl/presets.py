@@ -169,6 +169,7 @@ class MethodFacts:
     reference: str  # sources of the numbers
     global_views: int = 2  # global views per scan
     local_views: int = 0  # local views per scan
+    base_grid: int = 0  # rows and columns of a grid of views as large as local ones, the group "base"
     paper: str = ""  # authors, year and arXiv number of the objective
     smallest_batch: int = 2  # scans per step below which the objective says little
     families: tuple[str, ...] | None = None  # families of encoders it works with, None = all
@@ -296,6 +297,15 @@ METHOD_FACTS: dict[str, MethodFacts] = {
             local_views=6,
             paper="Balestriero and LeCun 2025, arXiv 2511.08544",
             smallest_batch=4,
+        ),
+        MethodFacts(
+            "simclr",
+            "vit_b",
+            (("global", 1.0),),
+            (),
+            "arXiv 2002.05709; arXiv 2412.17041",
+            paper="Chen et al. 2020, arXiv 2002.05709; in 3D Wald et al. 2024, arXiv 2412.17041",
+            smallest_batch=8,
         ),
         MethodFacts(
             "supervised",

@@ -102,6 +102,9 @@ class Views:
     known_classes: Tensor | None = None  # bool (B, K), the classes that the scan's dataset marks; with segmentation
     tissue: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     """Name -> per view bool (B, 1, D, H, W), True above -500 HU; only where the view plan asks for it."""
+    boxes: dict[str, Tensor] = field(default_factory=dict)
+    """Name -> float32 (V, B, 3, 2) on the CPU: the box (z, y, x) that each view shows, before any rotation, in voxels
+    of the read volume; comparable between the views of one scan."""
 
     def valid(self, group: str, index: int) -> Tensor:
         """Where a view shows what was measured: at least half a stored voxel, and nothing of an anonymised one.

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headctssl.contract import InputSpec
+from headctssl.loading.placement import room_for
 from headctssl.loading.view_plan import ViewGroup
 from headctssl.types import Triple
 
-__all__ = ["Grid", "ViewDraw", "centred_grid", "draw_view", "frame_of"]
+__all__ = ["Grid", "ViewDraw", "anchor_of", "centred_grid", "draw_view", "frame_of"]
 
 Edges = NDArray[np.float64]
 """(3, 2): start and stop per axis (z, y, x) in voxels of the read volume, voxel i covering [i, i + 1)."""
@@ -32,6 +34,13 @@ class Grid:
         start = tuple(s - m * step for s, m, step in zip(self.start, margin, self.step, strict=True))
         shape = tuple(n + 2 * m for n, m in zip(self.shape, margin, strict=True))
         return Grid((start[0], start[1], start[2]), self.step, (shape[0], shape[1], shape[2]), self.flip)
+
+    @property
+    def edges(self) -> Edges:
+        """The box that the samples tile, before any rotation."""
+        step = np.asarray(self.step)
+        start = np.asarray(self.start) - 0.5 * step + 0.5
+        return np.stack([start, start + step * np.asarray(self.shape)], axis=1)
 
 
 @dataclass(frozen=True)
@@ -84,13 +93,15 @@ def draw_view(
     target: Edges,
     generator: np.random.Generator,
     focus: NDArray[np.float64] | None = None,
+    anchor: Grid | None = None,
 ) -> ViewDraw:
     """Draw one view.
 
     The side of the crop is a drawn share of the frame's side, for each axis by itself (HeadCT-Foundation crops
     112 to 224 voxels per axis and resizes to a cube). Its place is uniform over the places inside the frame
     where it holds as much of the head as it can, so that views are not mostly air; or it is centred on `focus`,
-    as far as the frame allows.
+    as far as the frame allows. Groups whose views overlap or lie in a grid have rules of their own
+    (`loading.placement`).
 
     Args:
         group: what to draw.
@@ -99,15 +110,14 @@ def draw_view(
         target: (3, 2) the part of the head that was read.
         generator: the sample's own generator; a fixed count of numbers is taken from it.
         focus: (3,) where the middle of the view is wanted, or None.
+        anchor: the view that this one depends on, see `anchor_of`.
     """
     u = generator.random(23)
-    side = _between(group.scale, u[0:3]) * (frame[:, 1] - frame[:, 0])
-    low = np.minimum(target[:, 0], target[:, 1] - side)
-    high = np.maximum(target[:, 0], target[:, 1] - side)
-    low, high = np.maximum(low, frame[:, 0]), np.minimum(high, frame[:, 1] - side)
-    place = low + u[3:6] * np.maximum(high - low, 0.0)
+    share = _between(group.scale, u[0:3])
+    room = room_for(group, position, share, frame, target, generator, None if anchor is None else anchor.edges)
+    side, place = room.side, room.low + u[3:6] * (room.high - room.low)
     if focus is not None:
-        place = np.clip(focus - 0.5 * side, frame[:, 0], np.maximum(frame[:, 0], frame[:, 1] - side))
+        place = np.clip(focus - 0.5 * side, room.least, room.most)
     flip = u[6:9] < np.asarray(group.flip_probability)
     grid = centred_grid(
         np.stack([place, place + side], axis=1), group.shape, (bool(flip[0]), bool(flip[1]), bool(flip[2]))
@@ -126,6 +136,19 @@ def draw_view(
         noise_sigma=float(u[20] * group.noise_sigma) if u[19] < group.noise_probability else 0.0,
         noise_seed=math.floor(u[21] * 2**53),
     )
+
+
+def anchor_of(group: ViewGroup, position: int, drawn: Mapping[str, Sequence[ViewDraw]]) -> Grid | None:
+    """The view of the same scan that the next one depends on; None where it depends on none.
+
+    Args:
+        group: the next view's.
+        position: which view of the group it is.
+        drawn: name of a group -> its views so far.
+    """
+    if group.within:
+        return drawn[group.within][0].grid
+    return drawn[group.name][0].grid if position > 0 and (group.grid or group.overlap > 0) else None
 
 
 def _between(limits: tuple[float, float], u: NDArray[np.float64] | np.float64) -> NDArray[np.float64]:

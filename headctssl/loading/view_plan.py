@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from headctssl.contract import InputSpec
+from headctssl.errors import UsageError
 from headctssl.planning.run_settings import ViewSettings
 
 __all__ = ["ViewGroup", "ViewPlan", "global_group", "local_group", "view_plan"]
@@ -37,10 +38,20 @@ class ViewGroup:
     focus: tuple[tuple[Focus, float], ...] = ()
     """(mask, chance that a view is centred on a voxel of it, each voxel with the same chance) for scans that have it;
     the second mask is asked where the first was not drawn."""
+    overlap: float = 0.0
+    """Least share of its volume that each view after the first has in common with the first, and the first with it."""
+    grid: int = 0
+    """Above 0: the views are cells of a grid in the plane with so many rows and columns; `scale` is the side of the
+    whole grid in the plane, and a cell is as thick as it is wide, as shares of the frame."""
+    within: str = ""
+    """Name of an earlier group with the same grid: the views are as large as its cells and lie anywhere within it."""
 
     def __post_init__(self) -> None:
         assert self.count >= 1, "a group without views does not belong into a plan"
         assert 0 < self.scale[0] <= self.scale[1] <= 1, self.scale
+        assert 0 <= self.overlap <= 1, self.overlap
+        assert not (self.grid and self.overlap), "cells do not overlap"
+        assert not self.grid or self.within or self.count == self.grid**2, "a grid is drawn whole"
 
 
 @dataclass(frozen=True)
@@ -62,10 +73,21 @@ def global_group(views: ViewSettings, spec: InputSpec, count: int | None = None)
         views: the settings of the run.
         spec: what the encoder sees.
         count: views per scan; ``views.global_count`` when None.
+
+    Raises:
+        UsageError: there is to be none.
     """
+    count = views.global_count if count is None else count
+    if count < 1:
+        raise UsageError(
+            "The objective needs a global view.",
+            got="views.global_count=0",
+            expected="at least 1",
+            do="Set views.global_count to 1 or more.",
+        )
     return ViewGroup(
         name="global",
-        count=views.global_count if count is None else count,
+        count=count,
         shape=spec.shape,
         scale=views.global_scale,
         flip_probability=_flips(views),

@@ -13,7 +13,7 @@ from torch import Tensor
 from headctssl.contract import InputSpec
 from headctssl.loading import augment
 from headctssl.loading.crop_resize import crop_and_resize
-from headctssl.loading.draws import ViewDraw, centred_grid, draw_view, frame_of
+from headctssl.loading.draws import ViewDraw, anchor_of, centred_grid, draw_view, frame_of
 from headctssl.loading.view_masks import FocusMask, labels_in_view, share_in_view
 from headctssl.loading.view_plan import ViewGroup, ViewPlan, global_group, local_group, view_plan
 from headctssl.types import PretrainBatch, Views
@@ -58,10 +58,12 @@ def make_views(batch: PretrainBatch, plan: ViewPlan, spec: InputSpec) -> Views:
     focus = _Focus(batch, empty)
     for sample, generator in enumerate(empty.generators("view")):
         target = _part_read(heads[sample], boxes[sample], frames[sample])
+        drawn: dict[str, list[ViewDraw]] = {}
         for group in plan.groups:
             for position in range(group.count):
-                point = focus.draw(group, sample)
-                draw = draw_view(group, position, frames[sample], target, generator, point)
+                point, anchor = focus.draw(group, sample), anchor_of(group, position, drawn)
+                draw = draw_view(group, position, frames[sample], target, generator, point, anchor)
+                drawn.setdefault(group.name, []).append(draw)
                 groups[group.name][position].append(draw)
     out = empty
     out.known_classes = batch.known_classes
@@ -70,6 +72,7 @@ def make_views(batch: PretrainBatch, plan: ViewPlan, spec: InputSpec) -> Views:
         out.groups[name] = tuple(view for view, _, _, _ in cut)
         out.inside[name] = tuple(inside for _, inside, _, _ in cut)
         out.foreground[name] = torch.stack([share for _, _, share, _ in cut])
+        out.boxes[name] = torch.from_numpy(np.stack([[draw.grid.edges for draw in draws] for draws in views])).float()
         if plan.tissue:
             out.tissue[name] = tuple(tissue for _, _, _, tissue in cut)
         _cut_masks(batch, name, views, boxes, spacing, out)

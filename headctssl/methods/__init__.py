@@ -47,6 +47,10 @@ METHODS: dict[str, MethodEntry] = {
         "headctssl.methods.models_genesis.models_genesis:ModelsGenesis",
         "repair of shuffled, remapped and painted scans (arXiv 1908.06912)",
     ),
+    "simclr": MethodEntry(
+        "headctssl.methods.simclr.simclr:Simclr",
+        "overlapping crops of a scan find each other among all others (arXiv 2002.05709)",
+    ),
     "simmim": MethodEntry(
         "headctssl.methods.simmim.simmim:Simmim", "reconstruction of masked tokens by a linear head (arXiv 2111.09886)"
     ),

@@ -25,11 +25,16 @@ SMALL: dict[str, dict[str, JsonValue]] = {
     "lejepa": {"head_hidden": 32, "head_outputs": 8, "directions": 16},
     "mae": {"decoder_width": 48, "decoder_depth": 1, "decoder_heads": 3},
     "models_genesis": {"shuffle_windows": 500},
+    "simclr": {"head_hidden": 32, "head_outputs": 8},
     "simmim": {},
     "spark": {},
     "supervised": {},
     "volume_fusion": {"smallest_side": 3},
 }
+
+VIEWS: dict[str, dict[str, JsonValue]] = {
+}
+"""Views of methods that need others than two global ones."""
 
 CLASSES = ("bright", "middle")
 """Classes of the views: what is above 0.6 in the first channel, and what is between 0.4 and 0.6."""
@@ -56,7 +61,7 @@ def run_settings(
         encoder=with_overrides(encoder_preset(preset).settings, {"input_shape": list(shape), **(encoder or {})}),
         read_shape=shape,
         training=TrainingSettings(num_steps=100, samples_per_epoch=100, batch_size=4, lr=1e-3),
-        views=with_overrides(ViewSettings(), {"local_count": 0, **(views or {})}),
+        views=with_overrides(ViewSettings(), {"local_count": 0, **VIEWS.get(method, {}), **(views or {})}),
         method=chosen,
         segmentation_classes=CLASSES if "segmentation" in method_class(method).requires else (),
         estimate=Estimate(step_seconds=0, scans_per_second=0, memory_gb=0, hours=0),
@@ -89,6 +94,12 @@ def make_views(
     groups = {"global": tuple(view(s) for s in global_shapes)}
     if local_shapes:
         groups["local"] = tuple(view(s) for s in local_shapes)
+    # A grid of 2 x 2 cells with a side of 8 voxels, and two crops as large somewhere in it.
+    groups["base"] = tuple(view((12, 12, 12)) for _ in range(4))
+    groups["crop"] = tuple(view((12, 12, 12)) for _ in range(2))
+    starts = torch.tensor([[0.0, 8.0 * (n // 2), 8.0 * (n % 2)] for n in range(4)])[:, None].expand(4, batch, 3)
+    within = torch.rand(2, batch, 3, generator=generator) * torch.tensor([0.0, 8.0, 8.0])
+    boxes = {name: torch.stack([at, at + 8], dim=-1) for name, at in (("base", starts), ("crop", within))}
     inside = {name: tuple(torch.ones_like(v[:, :1]) for v in members) for name, members in groups.items()}
     segmentation = {
         name: tuple(((v[:, :1] > 0.6) + 2 * ((v[:, :1] > 0.4) & (v[:, :1] <= 0.6))).to(torch.int16) for v in members)
@@ -105,6 +116,7 @@ def make_views(
         segmentation=segmentation,
         known_classes=known,
         tissue=tissue,
+        boxes=boxes,
     )
 
 

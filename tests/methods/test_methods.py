@@ -80,7 +80,8 @@ def test_bf16_step_keeps_the_loss_in_float32(name: str, encoder: str, toolbox: T
     for half in (False, True):
         method = make_method(run_settings(name, encoder))
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            result = method.training_step(make_views(), Clock(0, 10, 0, 5))
+            # Norms over the rows of two scans would make much of the last bits.
+            result = method.training_step(make_views(batch=4 if coupled(name) else 2), Clock(0, 10, 0, 5))
         result.loss.backward()
         assert result.loss.dtype == torch.float32
         losses.append(result.loss.item())
