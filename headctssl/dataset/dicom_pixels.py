@@ -87,6 +87,8 @@ class PixelReader:
                 with quietly():
                     bare = _plain_slice(self._data, one.frame or 0, one.common.frames)
                     bare.save_as(plain, enforce_file_format=True)
+            except OSError:  # a full disk says nothing of the slice
+                raise
             except Exception as error:  # a fragment that is missing, pixels that are cut off
                 raise _undecodable(one, str(error)) from None
             return self._decoded(one, plain)

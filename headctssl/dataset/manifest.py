@@ -267,7 +267,8 @@ def write_raw_dataset(folder: Path, info: DatasetInfo, cases: pd.DataFrame) -> t
     if faults:
         raise faults[0].to_error(len(faults) - 1)
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "dataset.json", info)
     with atomic_path(folder / "cases.csv") as temporary:
         write_table(temporary, cases)
+    # Last: a folder with dataset.json and no table would pass for one in which every image is a case.
+    write_json(folder / "dataset.json", info)
     return folder / "dataset.json", folder / "cases.csv"

@@ -17,6 +17,7 @@ from headctssl.ingest.journal import Entry
 from headctssl.ingest.one_scan import Job, Outcome, Reading, convert_scan, failed, record_of, source_state
 from headctssl.ingest.privacy import keyed_hash, without_paths
 from headctssl.ingest.report import ScanRecord, Stage
+from headctssl.ingest.room import NoRoomError
 from headctssl.ingest.scan import Found, Ignored
 from headctssl.ingest.screening import Decision, Rules, Screened, choose, screen
 from headctssl.ingest.told import ConvertResult
@@ -59,6 +60,7 @@ class Conversion:
         Raises:
             UsageError: the condition names a column that no scan has.
             DataError: a fault of the table that is there, or of a cell that is brought.
+            NoRoomError: the disk is full.
         """
         self._present = self.data.present()
         candidates = self._distinct(found)
@@ -173,6 +175,8 @@ class Conversion:
         ]
         results = map_items(convert_scan, jobs, num_workers)
         for position, result in progress(results, "converted", len(jobs), quiet=quiet):
+            if isinstance(result, NoRoomError):  # every further scan would be read in vain
+                raise result
             job = jobs[position]
             yield job.candidate, failed(job, result) if isinstance(result, HeadCTSSLError) else result
 

@@ -17,6 +17,7 @@ from headctssl.ingest.candidate import Candidate
 from headctssl.ingest.journal import Entry, Journal, write_sources
 from headctssl.ingest.privacy import key_check
 from headctssl.ingest.report import ScanRecord, read_report, write_report
+from headctssl.ingest.room import needs_room
 from headctssl.ingest.scan import Found
 from headctssl.ingest.thumbnail import THUMBNAILS
 from headctssl.paths import data_root, dataset_folder_name, find_dataset
@@ -130,12 +131,13 @@ def growing(folder: Path, found: Found, key: bytes, key_file: Path, *, dry_run: 
     Raises:
         DataError: the dataset's files cannot be used, or it was made with another key.
         UsageError: another conversion into it is running.
+        NoRoomError: the disk is full.
     """
     if dry_run:
         yield _opened(folder, found, key, key_file, None)
         return
     # Held before anything is read: what another conversion adds must not be overwritten by what was there before it.
-    with Journal(key_file.parent, folder.name) as journal:
+    with needs_room(folder), Journal(key_file.parent, folder.name) as journal:
         data = _opened(folder, found, key, key_file, journal)
         _clean(folder)
         # Not those of a dataset of the same name elsewhere, nor those whose image was lost with the machine.

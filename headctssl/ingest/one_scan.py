@@ -16,6 +16,7 @@ from headctssl.errors import DataError, HeadCTSSLError, ImageReadError
 from headctssl.ingest.candidate import Candidate, identifying_words
 from headctssl.ingest.privacy import scrub, without_paths
 from headctssl.ingest.report import RecordStatus, ScanRecord, Stage, hu_peaks
+from headctssl.ingest.room import needs_room
 from headctssl.ingest.scan import Scan
 from headctssl.ingest.thumbnail import THUMBNAILS, write_thumbnail
 from headctssl.ingest.verdict import Status, appraise
@@ -142,6 +143,7 @@ def convert_scan(job: Job) -> Outcome:
 
     Raises:
         ImageReadError: the image or a mask cannot be read, or a mask is on another grid.
+        NoRoomError: the disk is full.
     """
     candidate = job.candidate
     scan, how = candidate.scan, job.reading
@@ -160,9 +162,10 @@ def convert_scan(job: Job) -> Outcome:
         masks = _masks(job, volume)
         cells.update({column: f"masks/{column}/{candidate.case_id}.nii.gz" for column in masks})
         if job.folder is not None:
-            for column, mask in masks.items():
-                write_nifti(job.folder / cells[column], mask)
-            write_nifti(job.folder / candidate.image, volume)
+            with needs_room(job.folder):
+                for column, mask in masks.items():
+                    write_nifti(job.folder / cells[column], mask)
+                write_nifti(job.folder / candidate.image, volume)
     seen = Candidate(scan, candidate.case_id, cells)
     record = record_of(seen, decided, stage, reasons, notes, read_with=how.text()).model_copy(
         update={
@@ -217,7 +220,8 @@ def _thumbnail(job: Job, volume: Volume, status: RecordStatus) -> str:
     if job.folder is None or status not in ("review", "reject"):
         return ""
     name = f"{THUMBNAILS}/{job.candidate.case_id}.png"
-    write_thumbnail(job.folder / name, volume)
+    with needs_room(job.folder):
+        write_thumbnail(job.folder / name, volume)
     return name
 
 

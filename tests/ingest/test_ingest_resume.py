@@ -18,6 +18,7 @@ from headctssl.errors import UsageError
 from headctssl.ingest.convert import ConvertResult, convert
 from headctssl.ingest.journal import Entry, Journal, write_sources
 from headctssl.ingest.report import ScanRecord, read_report
+from headctssl.ingest.room import NoRoomError
 
 KILLED_AT_THE_THIRD = """
 import os, signal, sys
@@ -258,3 +259,30 @@ def test_a_failure_that_says_nothing_of_the_scan_is_not_remembered(
     assert sorted(v.source for v in result.rejected) == ["damaged.nii.gz", "s2.nii.gz"]
     again = run(source)
     assert [v.source for v in again.accepted] == ["s2.nii.gz"]
+
+
+def test_a_full_disk_stops_the_conversion_and_the_same_call_goes_on(
+    source: Path, roots: Path, read: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import headctssl.ingest.one_scan as one_scan
+
+    run(source, 901)
+    write_nifti = one_scan.write_nifti
+
+    def full_disk(path: Path, volume: object) -> None:
+        if len(list(path.parent.glob("*.nii.gz"))) == 2:
+            raise OSError(28, "No space left on device")
+        write_nifti(path, volume)
+
+    read.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(one_scan, "write_nifti", full_disk)
+        with pytest.raises(NoRoomError, match="There is no room for the dataset"):
+            run(source)
+    assert read == ["damaged.nii.gz", "s1.nii.gz", "s2.nii.gz", "s3.nii.gz"]  # not the fourth
+    assert len(read_table(roots / "Dataset900_HeadCT/cases.csv")) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr(growing, "write_raw_dataset", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left")))
+        with pytest.raises(NoRoomError):
+            run(source)
+    assert [len(run(source).skipped), content(roots, 900) == content(roots, 901)] == [4, True]
