@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headctssl.contract import Window
 
-__all__ = ["Curve", "apply_tables", "can_invert", "draw_curve", "hu_map", "window_edges", "window_tables"]
+__all__ = ["TABLE", "Curve", "apply_tables", "can_invert", "draw_curve", "hu_map", "window_edges", "window_tables"]
 
 # Legend: C channels = windows, S segments between the edges of windows.
 

@@ -26,7 +26,7 @@ class Painting:
 
     boxes: Boxes
     outside: bool  # True: all but the boxes is painted over
-    noise: NDArray[np.float32]  # (D, H, W) in [0, 1), the same for all channels
+    noise: NDArray[np.uint8]  # (D, H, W), in 256ths of a window; the same for all channels
 
 
 def draw_painting(
@@ -48,7 +48,8 @@ def draw_painting(
     smallest = np.maximum(1, (sides * side[0] + 1e-9).astype(np.int64))
     largest = np.maximum(smallest, (sides * side[1] + 1e-9).astype(np.int64))
     boxes = draw_boxes(generator, count, shape, smallest, largest, MARGIN)
-    return Painting(boxes, outside, generator.random(shape, dtype=np.float32))
+    noise = np.frombuffer(generator.bytes(int(sides.prod())), dtype=np.uint8).reshape(shape)
+    return Painting(boxes, outside, noise.copy())
 
 
 def painted_voxels(painting: Painting, device: torch.device) -> Tensor:
@@ -65,5 +66,5 @@ def paint(volume: Tensor, painting: Painting) -> Tensor:
         volume: (C, D, H, W) in [0, 1].
         painting: what was drawn for its shape.
     """
-    noise = torch.from_numpy(painting.noise).to(volume.device)
+    noise = (torch.from_numpy(painting.noise).to(volume.device).to(volume.dtype) + 0.5) / 256
     return torch.where(painted_voxels(painting, volume.device), noise, volume)

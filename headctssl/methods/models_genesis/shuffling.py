@@ -39,7 +39,8 @@ def draw_shuffle(generator: np.random.Generator, shape: Shape, count: int, side:
     largest = np.minimum(np.maximum((np.asarray(shape) * side + 1e-9).astype(np.int64), 2), shape)
     windows = draw_boxes(generator, count, shape, 1, largest)
     voxels = int((windows.stop - windows.start).prod(axis=1).sum())
-    return Shuffle(windows, generator.integers(0, 2**31, size=voxels, dtype=np.int32, endpoint=False))
+    # Bytes are drawn several times faster than numbers; an odd sign is dropped where they are used.
+    return Shuffle(windows, np.frombuffer(generator.bytes(4 * voxels), dtype="<i4").copy())
 
 
 def shuffle_sources(shuffle: Shuffle, shape: Shape, device: torch.device) -> Tensor:
@@ -67,7 +68,7 @@ def shuffle_sources(shuffle: Shuffle, shape: Shape, device: torch.device) -> Ten
     corner = (start[:, 0] * h + start[:, 1]) * w + start[:, 2]
     place = corner[window] + (z * h + y) * w + x
     # Sorted by window and number, the voxels of a window stay together and come in the drawn order.
-    permuted = place[torch.argsort((window << 31) | keys, stable=True)]
+    permuted = place[torch.argsort((window << 31) | (keys & 0x7FFFFFFF), stable=True)]
     total = shape[0] * h * w
     top = torch.full((total,), -1, device=device).scatter_reduce_(0, place, window, "amax")
     seen = top[place] == window
