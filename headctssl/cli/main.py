@@ -75,8 +75,9 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    args = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
     try:
+        # Some flags do work of their own while they are parsed, such as --list.
+        args = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
         return int(module.run(args))
     except HeadCTSSLError as error:
         print(f"headct_{name}: {error.message}", file=sys.stderr)

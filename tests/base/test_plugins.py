@@ -10,6 +10,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from headctssl import methods, networks, plugins, presets
+from headctssl.cli.main import main
 from headctssl.contract import Contract, InputSpec, StorageRule, Window
 from headctssl.errors import UsageError
 from headctssl.families import FAMILIES, FamilySettings, ForwardCost, ViTSettings, settings_class
@@ -246,3 +247,14 @@ def test_a_view_costs_less_only_where_its_masked_tokens_are_left_out() -> None:
     assert part == whole
     whole, part = (encoder_cost(PlainSettings(), (8, 8, 8), share, False)[0] for share in (1.0, 0.25))
     assert (part.matmul, part.elements, part.stored) == (whole.matmul / 4, whole.elements / 4, whole.stored / 4)
+
+
+@pytest.mark.parametrize("group", [METHOD, ENCODER])
+def test_a_broken_package_is_named_when_names_are_listed(
+    group: str, add: Add, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add((group, "extra", "nowhere:Extra"))
+    assert main(["pretrain", "--list"]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("headct_pretrain: 'extra' of the package")
+    assert "Traceback" not in told
