@@ -19,7 +19,7 @@ from headctssl.networks import build_encoder, build_from_settings
 from headctssl.networks.decoders import voxel_decoder
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.primus import PrimusEncoder
-from headctssl.networks.tokens import patchify, unpatchify, voxels_of_mask
+from headctssl.networks.tokens import patchify, resized_table, unpatchify, voxels_of_mask
 from headctssl.networks.unet3d import UNet3DEncoder
 from headctssl.presets import ENCODER_PRESETS
 
@@ -194,6 +194,22 @@ def test_kept_tokens_are_those_of_the_whole_without_the_others(name: str) -> Non
         assert (tokens[0] - tokens[1]).abs().max() > 1e-3
     with pytest.raises(ValueError, match="needs them all"):
         voxel_decoder(encoder, 1)(out, x)
+
+
+def test_another_grid_covers_the_same_field_of_view() -> None:
+    """Of 4 x 4 x 4 places a grid of 2 x 4 x 8, as many, has every second along z and places in between along x."""
+    encoder = encoder_of("primus_test")
+    assert isinstance(encoder, PrimusEncoder)
+    assert encoder.reference_grid == (4, 4, 4)
+    own, other = encoder.rotations((4, 4, 4)).view(4, 4, 4, -1), encoder.rotations((2, 4, 8)).view(2, 4, 8, -1)
+    torch.testing.assert_close(other[:, :, ::2], own[::2])
+    encoder.blocks, encoder.norm = nn.ModuleList(), nn.Identity()
+    nn.init.zeros_(encoder.patch_embed.weight)
+    with torch.no_grad():
+        tokens = encoder(input_of(encoder, grid=(2, 4, 8))).tokens[0]
+    table = encoder.pos_embed.detach()
+    torch.testing.assert_close(tokens, resized_table(table, (4, 4, 4), (2, 4, 8)))
+    assert not torch.allclose(tokens, table)
 
 
 def test_rotations_are_those_of_the_kept_places() -> None:
