@@ -50,7 +50,8 @@ def repeated_images(cases: pd.DataFrame, digests: Mapping[str, str]) -> list[Fau
             continue
         got = f"the voxels of case '{other}'"
         if rows[case_id]["subject_id"] != rows[other]["subject_id"]:
-            got += ", which has another subject"
+            known = all(rows[case]["subject_id"] != case for case in (case_id, other))
+            got += ", which has another subject" if known else "; of one of them no subject is known"
         if rows[case_id]["split"] != rows[other]["split"]:
             got += f", which is in the split '{rows[other]['split'] or 'empty'}'"
         faults.append(
