@@ -173,6 +173,7 @@ class MethodFacts:
     paper: str = ""  # authors, year and arXiv number of the objective
     smallest_batch: int = 2  # scans per step below which the objective says little
     families: tuple[str, ...] | None = None  # families of encoders it works with, None = all
+    copies: int = 1  # how often the student encodes each view, changed anew every time
     predicts_voxels: bool = False  # a `voxel_decoder` stands on every global view, whatever the encoder
     overhead: float = 1.0  # work of encoder and decoder over what their layers take when nothing stands between them
     why_families: str = ""  # a sentence: why not with the others, and what to use there
@@ -317,6 +318,18 @@ METHOD_FACTS: dict[str, MethodFacts] = {
             paper="Li et al. 2024, arXiv 2501.11253",
             smallest_batch=1,
             predicts_voxels=True,
+        ),
+        MethodFacts(
+            "swin_ssl",
+            "swin_unetr",
+            (("global", 1.0),),
+            (),
+            "arXiv 2111.14791 and its public code",
+            global_views=1,
+            paper="Tang et al. 2022, arXiv 2111.14791",
+            smallest_batch=4,
+            predicts_voxels=True,
+            copies=2,
         ),
         MethodFacts(
             "volume_fusion",

@@ -61,6 +61,10 @@ METHODS: dict[str, MethodEntry] = {
         "headctssl.methods.supervised.supervised:Supervised",
         "segmentation with labels that each dataset has a part of (SuPreM, arXiv 2501.11253)",
     ),
+    "swin_ssl": MethodEntry(
+        "headctssl.methods.swin_ssl.swin_ssl:SwinSsl",
+        "turns, the other copy of a scan, and what was cut out of it (Swin UNETR, arXiv 2111.14791)",
+    ),
     "volume_fusion": MethodEntry(
         "headctssl.methods.volume_fusion.volume_fusion:VolumeFusion",
         "two crops mixed in boxes, each voxel's share is told (arXiv 2306.16925)",

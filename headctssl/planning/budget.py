@@ -128,7 +128,7 @@ def method_cost(
         student, params = student.times(views.global_count), params + ends
     elif decoder or facts.predicts_voxels:
         one, params = decoder_cost(encoder, shape, encoder.in_channels, half)
-        student = one.times(views.global_count)
+        student = one.times(views.global_count * facts.copies)
     return student, teacher, params
 
 
@@ -157,7 +157,7 @@ def step_parts(
         if count:
             used = _number(method, "token_share", 1.0)  # of a view's tokens, where a method leaves some out
             one, encoder_params = encoder_cost(encoder, shape, share * used, half)
-            student += one.times(count)
+            student += one.times(count * facts.copies)
             if group in facts.teacher_views:
                 teacher += encoder_cost(encoder, shape, used, half)[0].times(count)
     extra, extra_teacher, extra_params = method_cost(facts, method, encoder, views, input_spec.shape, half)

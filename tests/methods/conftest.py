@@ -29,6 +29,7 @@ SMALL: dict[str, dict[str, JsonValue]] = {
     "simmim": {},
     "spark": {},
     "supervised": {},
+    "swin_ssl": {"head_outputs": 16},
     "volume_fusion": {"smallest_side": 3},
 }
 
