@@ -134,7 +134,15 @@ def resolve(
     )
 
     # 9. What the method must change at this batch: prototypes, queue, weights.
-    method = resolve_batch.for_batch(ledger, asked, method, training.batch_size, num_train_cases, views.global_count)
+    method = resolve_batch.for_batch(
+        ledger,
+        asked,
+        method,
+        batch_size=training.batch_size,
+        accumulation=training.accumulation,
+        num_cases=num_train_cases,
+        global_views=views.global_count,
+    )
     step = step.with_method(method)
 
     # 10-11. Rate and length.

@@ -123,12 +123,16 @@ def test_small_batches_get_a_queue_and_more_weight_on_the_gaussian_term() -> Non
     assert of("dinov2", 8, **{"method.targets": "centring"}).queue == 0
     assert of("dino", 8).queue == 0, "centring needs none"
     assert of("dino", 8, **{"method.targets": "sinkhorn"}).queue == 512 - 16
+    assert [of("dino", batch).koleo_weight for batch in (2, 8, 32, 64)] == [0.0, 0.1, 0.1, 0.0]
+    assert of("dino", 8, **{"method.koleo_weight": 0.0}).koleo_weight == 0.0, "as asked"
+    assert of("dino", 32, **{"training.accumulation": 2}).koleo_weight == 0.0, "it would forbid accumulation"
     assert of("dinov2", 8, **{"method.queue": 64}).queue == 64
     assert [of("dinov2", batch).koleo_weight for batch in (2, 4, 64)] == [0.0, 0.1, 0.1]
     assert of("dinov2", 8, **{"method.koleo_weight": 0}).koleo_weight == 0.0
-    assert of("dino", 8).koleo_weight == 0.0
     assert [of("lejepa", batch).sigreg_weight for batch in (8, 64, 256, 1024)] == [0.5, 0.174, 0.05, 0.05]
     assert of("lejepa", 8, **{"method.sigreg_weight": 0.0}).sigreg_weight == 0.0
+    assert [of("voco", batch).inter_weight for batch in (1, 2, 64)] == [0.0, 1.0, 1.0]
+    assert of("voco", 8, **{"method.inter_weight": 0.5}).inter_weight == 0.5
 
 
 def test_too_many_prototypes_are_refused_with_the_alternative() -> None:
