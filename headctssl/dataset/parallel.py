@@ -28,9 +28,10 @@ def map_items(
         num_workers: processes; None = one per core, fewer for few items; 0 and 1 work in this process.
 
     Yields:
-        (position of the item, its result or error), in the order in which they are done. When a
-        worker process dies (out of memory, killed), the items that were not done get an error. An
-        exception that is no `HeadCTSSLError` becomes a `DataError` that names its type.
+        (position of the item, its result or error), in the order in which they are done. When a worker process dies
+        (out of memory, killed), the items that it may have held are tried once more, each in a process by itself;
+        one that dies again gets an error, and the others go on. When every one of them dies, all that were not done
+        get the error. An exception that is no `HeadCTSSLError` becomes a `DataError` that names its type.
     """
     # A process takes a second or more to start and import: by default each gets at least four items.
     workers = min(os.cpu_count() or 1, len(items) // 4) if num_workers is None else min(num_workers, len(items))
@@ -38,12 +39,49 @@ def map_items(
         for position, item in enumerate(items):
             yield position, _attempt(function, item)
         return
+    left = list(range(len(items)))
+    while left:
+        done: set[int] = set()
+        for position, result in _in_processes(function, items, left, workers):
+            if not isinstance(result, _WorkerDiedError):
+                done.add(position)
+                yield position, result
+        left = [position for position in left if position not in done]
+        # A process has one item and the pool hands out one more for each, in their order.
+        suspects, left = left[: 2 * workers + 1], left[2 * workers + 1 :]
+        alive = not suspects
+        for suspect in suspects:
+            for position, result in _in_processes(function, items, [suspect], 1):
+                alive = alive or not isinstance(result, _WorkerDiedError)
+                yield position, result
+        if not alive:
+            for position in left:
+                yield position, _WorkerDiedError()
+            return
+
+
+class _WorkerDiedError(DataError):
+    """A worker process ended before an item was done."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A worker process died before this was done.",
+            got="a process that ended by itself, most often for lack of memory",
+            expected="a result",
+            do="Run again with a smaller --num_workers; in a Python script, call it under if __name__ == '__main__'.",
+        )
+
+
+def _in_processes(
+    function: Callable[[Item], Result], items: Sequence[Item], positions: Sequence[int], workers: int
+) -> Iterator[tuple[int, Result | HeadCTSSLError]]:
+    """Apply a function to some of the items; `_WorkerDiedError` for those that were not done when a process died."""
     # spawn: SimpleITK and BLAS start threads, which a forked process would inherit half-dead.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(_attempt, function, item): position for position, item in enumerate(items)}
+        waiting = {pool.submit(_attempt, function, items[position]): position for position in positions}
         try:
-            for future in as_completed(waiting):
-                yield waiting[future], _result(future)
+            for future in as_completed(list(waiting)):
+                yield waiting.pop(future), _result(future)
         finally:  # an interrupted caller does not wait for what was not begun
             pool.shutdown(wait=False, cancel_futures=True)
 
@@ -52,12 +90,7 @@ def _result(future: Future[Result | HeadCTSSLError]) -> Result | HeadCTSSLError:
     try:
         return future.result()
     except BrokenProcessPool:
-        return DataError(
-            "A worker process died before this was done.",
-            got="a process that ended by itself, most often for lack of memory",
-            expected="a result",
-            do="Run again with a smaller --num_workers; in a Python script, call it under if __name__ == '__main__'.",
-        )
+        return _WorkerDiedError()
     except Exception as error:  # for example a result that cannot be sent between processes
         return _unexpected(error)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK
 from crude_heads import crude_head
+from dying import dies_at_a_multiple_of_7
 from stacks import write_series
 
 from headctssl.dataset.dicom_series import is_dicom
@@ -138,6 +139,22 @@ def test_a_link_to_a_folder_above_is_not_followed_for_ever(tmp_path: Path, head:
     write_nifti(tmp_path / "a" / "x.nii.gz", head)
     (tmp_path / "a" / "loop").symlink_to(tmp_path, target_is_directory=True)
     assert find_images(tmp_path) == [tmp_path / "a" / "x.nii.gz"]
+
+
+def test_a_process_that_dies_takes_only_its_own_item_with_it() -> None:
+    results = dict(map_items(dies_at_a_multiple_of_7, range(1, 17), 2))
+    died = [number for number in range(1, 17) if isinstance(results[number - 1], DataError)]
+    assert died == [7, 14]
+    assert "A worker process died" in results[6].what
+    assert [results[number - 1] for number in range(1, 17) if number not in died] == [
+        number for number in range(1, 17) if number not in died
+    ]
+
+
+def test_where_every_process_dies_not_every_item_is_tried() -> None:
+    results = dict(map_items(dies_at_a_multiple_of_7, [7] * 12, 2))
+    assert sorted(results) == list(range(12))
+    assert all(isinstance(result, DataError) for result in results.values())
 
 
 def test_no_warning_of_pydicom_names_a_file(
