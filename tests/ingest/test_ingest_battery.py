@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -204,6 +205,21 @@ def test_nobody_is_named_in_the_dataset(batches: dict[str, Batch], kind: str) ->
         for secret in secrets:
             at = where.find(secret)
             assert at < 0, (path.name, secret, where[max(0, at - 200) : at + 100])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may open every file")
+@pytest.mark.parametrize("kind", ["dicom", "folder"])
+def test_what_may_not_be_opened_is_told(tmp_path: Path, patched: pytest.MonkeyPatch, kind: str) -> None:
+    inputs = [
+        next(one for one in (DICOM_INPUTS if kind == "dicom" else IMAGE_INPUTS) if one.clean and one.counted == "")
+    ]
+    source = run_batch(tmp_path, inputs, kind, patched).source
+    (source / "closed").mkdir(mode=0)
+    try:
+        result = convert(source, 900, source_format=kind, num_workers=1, quiet=True)
+    finally:
+        (source / "closed").chmod(0o700)
+    assert any("1 folders that cannot be opened" in entry.reason for entry in result.ignored)
 
 
 def test_there_are_enough_faults_and_each_has_a_name() -> None:

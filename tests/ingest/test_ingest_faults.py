@@ -120,7 +120,8 @@ def test_labels_written_as_decimals_and_a_remark_on_copied_columns(
     assert [spec.name for spec in data.info.labels] == ["bleed"]
     assert sorted(data.labels()["bleed"].fillna(-1)) == [-1, 0]
     out = capsys.readouterr().out
-    assert "Columns copied as they are: name, age." in out
+    assert "Columns copied as they are: age." in out
+    assert "'name' was left out" in out
     assert "several files" in out
 
 
