@@ -309,6 +309,18 @@ METHOD_FACTS: dict[str, MethodFacts] = {
             smallest_batch=8,
         ),
         MethodFacts(
+            "voco",
+            "vit_b",
+            (("base", 1.0), ("local", 1.0)),
+            (),
+            "arXiv 2410.09890 and its public code",
+            global_views=0,
+            local_views=2,
+            base_grid=3,
+            paper="Wu et al. 2024, arXiv 2410.09890",
+            smallest_batch=2,
+        ),
+        MethodFacts(
             "supervised",
             "unet3d",
             (("global", 1.0),),

@@ -69,6 +69,10 @@ METHODS: dict[str, MethodEntry] = {
         "headctssl.methods.volume_fusion.volume_fusion:VolumeFusion",
         "two crops mixed in boxes, each voxel's share is told (arXiv 2306.16925)",
     ),
+    "voco": MethodEntry(
+        "headctssl.methods.voco.voco:Voco",
+        "where a crop lies is told by its likeness to the crops of a jittered grid (arXiv 2410.09890)",
+    ),
 }
 """Every built-in method by name. Third parties add theirs through the entry-point group ``headctssl.methods``."""
 

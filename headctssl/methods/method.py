@@ -101,7 +101,7 @@ def check_views(plan: ViewPlan, encoder: Encoder) -> None:
             got=problem,
             expected=f"sides that are multiples of {encoder.token_size}"
             + ("" if encoder.drops_tokens else ", more than one place in all"),
-            do=f"Set views.{group.name}_shape to fit." if group.name != "global" else "Choose another preset with -c.",
+            do="Set views.local_shape to fit." if group.name != "global" else "Choose another preset with -c.",
         )
 
 

@@ -20,7 +20,7 @@ from headctssl.planning.run_settings import Estimate, TrainingSettings, ViewSett
 from headctssl.presets import MethodFacts, method_facts
 from headctssl.settings import Settings
 
-__all__ = ["StepParts", "estimate", "method_cost", "step_parts"]
+__all__ = ["StepParts", "estimate", "method_cost", "step_parts", "view_groups"]
 
 Shape = tuple[int, int, int]
 
@@ -132,6 +132,20 @@ def method_cost(
     return student, teacher, params
 
 
+def view_groups(views: ViewSettings, shape: Shape) -> dict[str, tuple[int, Shape]]:
+    """Name of a group of views -> how many views it has per scan, and of how many voxels (z, y, x).
+
+    Args:
+        views: the settings of the run.
+        shape: voxels (z, y, x) of a global view.
+    """
+    return {
+        "global": (views.global_count, shape),
+        "local": (views.local_count, views.local_shape),
+        "base": (views.base_grid**2, views.local_shape),
+    }
+
+
 def step_parts(
     *,
     encoder: FamilySettings,
@@ -150,10 +164,9 @@ def step_parts(
     scans = training.batch_size / world_size  # per step and process
     passes = training.accumulation
     student, teacher, encoder_params = Cost(), Cost(), 0.0
+    groups = view_groups(views, input_spec.shape)
     for group, share in facts.student_views:
-        count, shape = (
-            (views.local_count, views.local_shape) if group == "local" else (views.global_count, input_spec.shape)
-        )
+        count, shape = groups[group]
         if count:
             used = _number(method, "token_share", 1.0)  # of a view's tokens, where a method leaves some out
             one, encoder_params = encoder_cost(encoder, shape, share * used, half)
@@ -165,9 +178,9 @@ def step_parts(
     teacher, params = teacher + extra_teacher, encoder_params + extra_params
     trained = 1 + BACKWARD[encoder.kind]
     work = student.times(trained, ops=trained) + teacher
-    view_voxels = views.global_count * prod(input_spec.shape) + views.local_count * prod(views.local_shape)
+    view_voxels = sum(count * prod(shape) for count, shape in groups.values())
     view_values = view_voxels * len(input_spec.windows)
-    view_count = views.global_count + views.local_count
+    view_count = sum(count for count, _ in groups.values())
     view_elements = VIEW_ELEMENTS * view_values + CROP_ELEMENTS * prod(read_shape) * view_count
     teacher_params = params if facts.teacher_views else 0.0
     update = params * OPTIMIZER_BYTES[training.optimizer] + teacher_params * EMA_BYTES

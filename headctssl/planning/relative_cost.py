@@ -65,7 +65,10 @@ def _seconds(method_name: str, method: type[Settings], preset: str) -> float:
         windows=(Window(level=40, width=80),) * encoder.in_channels,
     )
     views = ViewSettings(
-        global_count=facts.global_views, local_count=facts.local_views, local_shape=(z // 2, y // 2, x // 2)
+        global_count=facts.global_views,
+        local_count=facts.local_views,
+        local_shape=(z // 2, y // 2, x // 2),
+        base_grid=facts.base_grid,
     )
     return estimate(
         encoder=encoder,

@@ -29,19 +29,28 @@ def views(ledger: Ledger, asked: Asked, method_name: str, configuration: Configu
         global_count=facts.global_views,
         local_count=facts.local_views,
         local_shape=shape,
+        base_grid=facts.base_grid,
         flip_lr=configuration.preset == "headct_foundation",
     )
     settings = with_overrides(settings, asked.section("views"), "views.")
     ledger.note(
         "views per scan",
-        f"{settings.global_count} global of {_text(configuration.input.shape)} voxels, "
-        f"{settings.local_count} local of {_text(settings.local_shape)}",
+        _numbers(settings, configuration.input.shape),
         "as many as the method compares; a local view has half the side in whole tokens",
         f"HeadCT-Foundation (arXiv 2502.02779); {method_name}: {facts.reference}",
         f"token of {_text(configuration.token_size)} voxels"
         + ("; changed by --set views.*" if asked.section("views") else ""),
     )
     return settings
+
+
+def _numbers(settings: ViewSettings, shape: Shape) -> str:
+    """How many views of which size."""
+    local = _text(settings.local_shape)
+    found = [f"{settings.global_count} global of {_text(shape)} voxels"] if settings.global_count else []
+    if settings.base_grid:
+        found.append(f"a grid of {settings.base_grid} x {settings.base_grid} of {local}")
+    return ", ".join([*found, f"{settings.local_count} local of {local}"])
 
 
 def local_shape(configuration: ConfigurationPlan) -> Shape:

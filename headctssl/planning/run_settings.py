@@ -44,11 +44,14 @@ class TrainingSettings(Settings):
 class ViewSettings(Settings):
     """How views are drawn. Sizes are linear shares of the field of view."""
 
-    global_count: int = Field(2, ge=1, description="Global views per scan.")
+    global_count: int = Field(2, ge=0, description="Global views per scan.")
     global_scale: Range = Field((0.5, 1.0), description="Side of a global crop over the field of view, per axis.")
     local_count: int = Field(0, ge=0, description="Local views per scan.")
     local_scale: Range = Field((0.29, 0.5), description="Side of a local crop over the field of view, per axis.")
     local_shape: Shape = Field((48, 48, 48), description="Voxels (z, y, x) of a local view.")
+    base_grid: int = Field(
+        0, ge=0, description="Rows and columns of a grid of views as large as local ones, for methods that have one."
+    )
     flip_lr: bool = Field(False, description="Whether left and right may be flipped.")
     flip_probability: float = Field(0.2, ge=0, le=1, description="Chance of a flip along each allowed axis.")
     rotate_probability: float = Field(0.0, ge=0, le=1, description="Chance of a rotation.")

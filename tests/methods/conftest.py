@@ -29,11 +29,13 @@ SMALL: dict[str, dict[str, JsonValue]] = {
     "simmim": {},
     "spark": {},
     "supervised": {},
+    "voco": {"head_hidden": 32, "head_outputs": 16},
     "swin_ssl": {"head_outputs": 16},
     "volume_fusion": {"smallest_side": 3},
 }
 
 VIEWS: dict[str, dict[str, JsonValue]] = {
+    "voco": {"base_grid": 2, "local_count": 2, "local_shape": [12, 12, 12]},
 }
 """Views of methods that need others than two global ones."""
 

@@ -48,6 +48,7 @@ TINY = (
     "training.num_workers=0",
 )
 ONE_LOCAL = "views.local_count=1"  # methods with local views take up to six
+SMALL_GRID = "views.base_grid=2"  # and those with a grid of views nine
 PRESETS = [preset for preset in ENCODER_PRESETS.values() if preset.name.endswith("_test")]
 PAIRS = [(method, preset.name) for method in METHODS for preset in PRESETS]
 ALLOWED = [pair for pair in PAIRS if pair_refusal(*pair) is None]
@@ -117,7 +118,8 @@ class Watch:
 
 
 def go(method: str, preset: str, *, resume: bool = False) -> Path:
-    sets = (*TINY, ONE_LOCAL) if METHOD_FACTS[method].local_views else TINY
+    facts = METHOD_FACTS[method]
+    sets = (*TINY, *((ONE_LOCAL,) if facts.local_views else ()), *((SMALL_GRID,) if facts.base_grid else ()))
     return pretrain(1, method, config=preset, device="cpu", overrides=sets, quiet=True, resume=resume)
 
 

@@ -59,7 +59,7 @@ def test_the_facts_of_a_method_fit_each_other(method: str) -> None:
     assert facts.smallest_batch >= 1
     assert pair_refusal(method, facts.default_preset) is None
     assert bool(facts.why_families) == (facts.families is not None), "a refusal needs its reason"
-    assert {group for group, _ in facts.student_views} <= {"global", "local"}
+    assert {group for group, _ in facts.student_views} <= {"global", "local", "base"}
     families = {preset.settings.family for preset in ENCODER_PRESETS.values()}
     assert set(facts.families or ()) <= families
 
