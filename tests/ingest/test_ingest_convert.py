@@ -209,7 +209,7 @@ def test_when_every_scan_is_rejected_the_code_is_2_and_no_dataset_is_made(tmp_pa
 @pytest.mark.parametrize("source_format", sorted(CONVERTERS))
 def test_an_empty_source_is_told(tmp_path: Path, roots: Path, source_format: str) -> None:
     (tmp_path / "in").mkdir()
-    with pytest.raises(DataError, match="No scan was found|is not laid out"):
+    with pytest.raises(DataError, match=r"No scan was found|is not laid out"):
         convert(tmp_path / "in", 1, source_format=source_format, quiet=True)
     with pytest.raises(UsageError, match="does not exist"):
         convert(tmp_path / "nowhere", 1, source_format=source_format, quiet=True)
