@@ -230,3 +230,11 @@ def test_a_cnn_cannot_leave_tokens_out(toolbox: Toolbox) -> None:
     run_settings, make_method, _ = toolbox
     with pytest.raises(UsageError, match="leave tokens out"):
         make_method(run_settings("mae", "resenc_test", settings={"token_share": 0.5}))
+
+
+def test_a_cnn_brings_its_own_decoder(toolbox: Toolbox) -> None:
+    run_settings, make_method, _ = toolbox
+    typed = {"overrides": ("method.mask_ratio=0.6", "method.decoder_depth=4")}
+    with pytest.raises(UsageError, match=r"decoder_depth=4 with ResEncEncoder"):
+        make_method(run_settings("mae", "resenc_test").model_copy(update=typed))
+    make_method(run_settings("mae", "vit_test").model_copy(update=typed))

@@ -109,7 +109,7 @@ class Mae(Method):
         check_views(self.plan, encoder)
         channels = len(run.input.windows)
         drops = encoder.drops_tokens
-        self._check_settings(drops)
+        self._check_settings(drops, run.overrides)
         self.decoder: nn.Module
         if drops:
             block = encoder.token_size
@@ -151,8 +151,16 @@ class Mae(Method):
         """The trained encoder."""
         return self.encoder
 
-    def _check_settings(self, drops: bool) -> None:
+    def _check_settings(self, drops: bool, overrides: tuple[str, ...]) -> None:
         s = self.settings
+        decoder = [text for text in overrides if text.startswith("method.decoder_")]
+        if not drops and decoder:
+            raise UsageError(
+                "Only a plain transformer is given a decoder whose size can be set.",
+                got=f"{decoder[0]} with {type(self.encoder).__name__}, which brings its own decoder",
+                expected="no method.decoder_*",
+                do="Leave it out, or choose an encoder of the family vit or primus with -c.",
+            )
         if drops and s.mask_block is not None:
             raise UsageError(
                 "A transformer masks its own tokens.",
