@@ -327,6 +327,27 @@ def test_a_view_is_corrupted_by_itself_and_in_the_same_way_again(toolbox: Toolbo
     assert not torch.equal(method.corrupt(volume, later.generators("corrupt")), whole)
 
 
+def test_two_views_of_a_scan_are_corrupted_apart(toolbox: Toolbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    method = build(toolbox)
+    seen = []
+    corrupt = method.corrupt
+
+    def spy(volume: torch.Tensor, generators: list[np.random.Generator]) -> torch.Tensor:
+        seen.append(corrupt(volume, generators))
+        return seen[-1]
+
+    monkeypatch.setattr(method, "corrupt", spy)
+    views = toolbox[2](global_shapes=((24, 24, 24),))
+    method.training_step(replace(views, **_twice(views)), CLOCK)
+    assert len(seen) == 2
+    assert not torch.equal(*seen)
+
+
+def _twice(views: Views) -> dict[str, dict[str, tuple[torch.Tensor, ...]]]:
+    """Each view and what lies under it two times."""
+    return {n: {"global": getattr(views, n)["global"] * 2} for n in ("groups", "inside")}
+
+
 def test_chances_are_kept(toolbox: Toolbox) -> None:
     off = {"shuffle_probability": 0.0, "intensity_probability": 0.0, "paint_probability": 0.0}
     volume = toolbox[2](batch=60, global_shapes=((12, 12, 12),)).groups["global"][0]
