@@ -56,20 +56,21 @@ def map_items(
                 yield position, result
         if not alive:
             for position in left:
-                yield position, _WorkerDiedError()
+                yield position, _worker_died()
             return
 
 
 class _WorkerDiedError(DataError):
     """A worker process ended before an item was done."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "A worker process died before this was done.",
-            got="a process that ended by itself, most often for lack of memory",
-            expected="a result",
-            do="Run again with a smaller --num_workers; in a Python script, call it under if __name__ == '__main__'.",
-        )
+
+def _worker_died() -> _WorkerDiedError:
+    return _WorkerDiedError(
+        "A worker process died before this was done.",
+        got="a process that ended by itself, most often for lack of memory",
+        expected="a result",
+        do="Run again with a smaller --num_workers; in a Python script, call it under if __name__ == '__main__'.",
+    )
 
 
 def _in_processes(
@@ -90,7 +91,7 @@ def _result(future: Future[Result | HeadCTSSLError]) -> Result | HeadCTSSLError:
     try:
         return future.result()
     except BrokenProcessPool:
-        return _WorkerDiedError()
+        return _worker_died()
     except Exception as error:  # for example a result that cannot be sent between processes
         return _unexpected(error)
 
