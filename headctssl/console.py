@@ -1,4 +1,4 @@
-"""Console: what commands print. Results and progress go to stdout, errors to stderr."""
+"""Console: what commands print. Results and progress go to stdout, errors and warnings to stderr."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-__all__ = ["name_files", "progress", "say", "table"]
+__all__ = ["name_files", "progress", "say", "table", "warn"]
 
 T = TypeVar("T")
 
@@ -16,6 +16,11 @@ def say(text: str, *, quiet: bool = False) -> None:
     """Print one line or block of plain text unless quiet."""
     if not quiet:
         print(text, flush=True)
+
+
+def warn(text: str) -> None:
+    """Print one line about what goes on without something; to stderr, quiet or not."""
+    print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, quiet: bool = False) -> None:

@@ -20,7 +20,7 @@ from headctssl.families import (
     UNet3DSettings,
     ViTSettings,
 )
-from headctssl.plugins import ENCODER_GROUP, METHOD_GROUP, find_plugins, name_taken
+from headctssl.plugins import ENCODER_GROUP, METHOD_GROUP, Plugin, find_plugins, left_out_when_broken, name_taken
 
 __all__ = [
     "ENCODER_PRESETS",
@@ -228,7 +228,7 @@ METHOD_FACTS: dict[str, MethodFacts] = {
             paper="Oquab et al. 2023, arXiv 2304.07193",
             smallest_batch=8,
             families=("vit", "primus"),
-            why_families="it masks tokens for the student; use dino or lejepa there",
+            why_families="it masks tokens for the student; use dino or lejepa there.",
         ),
         MethodFacts(
             "mae",
@@ -362,54 +362,68 @@ METHOD_FACTS: dict[str, MethodFacts] = {
 def encoder_presets() -> Mapping[str, EncoderPreset]:
     """Every preset by name: the table, then those of the encoders that other packages add.
 
-    Raises:
-        UsageError: a package's encoder cannot be used, or takes a name that exists.
+    An encoder that cannot be used, or takes a name that exists, is left out with a warning.
     """
     presets = dict(ENCODER_PRESETS)
     for plugin in find_plugins(ENCODER_GROUP).values():
-        if plugin.name in FAMILIES:
-            raise name_taken(plugin, "a family of headctssl")
-        given = getattr(plugin.load(), "presets", None)
-        if not (isinstance(given, tuple) and given and all(isinstance(p, EncoderPreset) for p in given)):
-            raise plugin.fault(f"presets = {given!r}", "a tuple of EncoderPreset, at least one")
-        for preset in given:
-            if preset.settings.family != plugin.name:
-                raise plugin.fault(f"the family '{preset.settings.family}' in {preset.name}", f"'{plugin.name}'")
-            if preset.name in presets:
-                raise name_taken(plugin, "another preset", preset.name)
-            presets[preset.name] = preset
+        with left_out_when_broken(plugin):
+            presets.update(_added_presets(plugin, presets))
     return presets
+
+
+def _added_presets(plugin: Plugin, known: Mapping[str, EncoderPreset]) -> dict[str, EncoderPreset]:
+    if plugin.name in FAMILIES:
+        raise name_taken(plugin, "a family of headctssl")
+    given = getattr(plugin.load(), "presets", None)
+    if not (isinstance(given, tuple) and given and all(isinstance(p, EncoderPreset) for p in given)):
+        raise plugin.fault(f"presets = {given!r}", "a tuple of EncoderPreset, at least one")
+    added: dict[str, EncoderPreset] = {}
+    for preset in given:
+        if preset.settings.family != plugin.name:
+            raise plugin.fault(f"the family '{preset.settings.family}' in {preset.name}", f"'{plugin.name}'")
+        if preset.name in known or preset.name in added:
+            raise name_taken(plugin, "another preset", preset.name)
+        added[preset.name] = preset
+    return added
 
 
 @functools.cache
 def all_method_facts() -> Mapping[str, MethodFacts]:
     """The cost facts of every method by name: the table, then the methods that other packages add.
 
-    Raises:
-        UsageError: a package's method cannot be used, or takes a name that exists.
+    A method that cannot be used, or takes a name that exists, is left out with a warning.
     """
     table = dict(METHOD_FACTS)
     for plugin in find_plugins(METHOD_GROUP).values():
-        if plugin.name in table:
-            raise name_taken(plugin, "a method of headctssl")
-        facts = getattr(plugin.load(), "facts", None)
-        if not isinstance(facts, MethodFacts):
-            raise plugin.fault(f"facts = {facts!r}", "a MethodFacts")
-        if facts.name != plugin.name:
-            raise plugin.fault(f"facts of '{facts.name}'", f"facts of '{plugin.name}'")
-        table[plugin.name] = facts
+        with left_out_when_broken(plugin):
+            table[plugin.name] = _added_facts(plugin)
     return table
+
+
+def _added_facts(plugin: Plugin) -> MethodFacts:
+    if plugin.name in METHOD_FACTS:
+        raise name_taken(plugin, "a method of headctssl")
+    facts = getattr(plugin.load(), "facts", None)
+    if not isinstance(facts, MethodFacts):
+        raise plugin.fault(f"facts = {facts!r}", "a MethodFacts")
+    if facts.name != plugin.name:
+        raise plugin.fault(f"facts of '{facts.name}'", f"facts of '{plugin.name}'")
+    return facts
 
 
 def encoder_preset(name: str) -> EncoderPreset:
     """The preset of this name.
 
     Raises:
-        UsageError: the name is unknown; the known ones are listed.
+        UsageError: the name is unknown, and the known ones are listed; or it is that of a package's family that cannot
+            be used.
     """
     if name in ENCODER_PRESETS:
         return ENCODER_PRESETS[name]
     if name not in encoder_presets():
+        plugin = find_plugins(ENCODER_GROUP).get(name)
+        if plugin is not None:
+            _added_presets(plugin, ENCODER_PRESETS)  # says what is wrong with the package
         raise unknown_name("encoder", name, encoder_presets())
     return encoder_presets()[name]
 
@@ -418,13 +432,14 @@ def method_facts(name: str) -> MethodFacts:
     """The cost facts of this method.
 
     Raises:
-        UsageError: the name is unknown; the known ones are listed.
+        UsageError: the name is unknown, and the known ones are listed; or another package gives it and cannot be used.
     """
     if name in METHOD_FACTS:
         return METHOD_FACTS[name]
-    if name not in all_method_facts():
+    plugin = find_plugins(METHOD_GROUP).get(name)
+    if plugin is None:
         raise unknown_name("method", name, all_method_facts())
-    return all_method_facts()[name]
+    return _added_facts(plugin)
 
 
 def pair_refusal(method: str, preset: str) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from headctssl.errors import unknown_name
-from headctssl.plugins import METHOD_GROUP, find_plugins, name_taken
+from headctssl.plugins import METHOD_GROUP, find_plugins, left_out_when_broken, name_taken
 
 if TYPE_CHECKING:
     from headctssl.methods.method import Method
@@ -82,9 +82,11 @@ def _methods() -> dict[str, MethodEntry]:
     """The table and the entry points in one."""
     methods = dict(METHODS)
     for plugin in find_plugins(METHOD_GROUP).values():
-        if plugin.name in methods:
-            raise name_taken(plugin, "a method of headctssl")
-        methods[plugin.name] = MethodEntry(plugin.target, f"from the package {plugin.package}")
+        with left_out_when_broken(plugin):
+            if plugin.name in METHODS:
+                raise name_taken(plugin, "a method of headctssl")
+            plugin.require_alone()
+            methods[plugin.name] = MethodEntry(plugin.target, f"from the package {plugin.package}")
     return methods
 
 
@@ -103,9 +105,9 @@ def method_class(name: str) -> type[Method]:
         module, _, attribute = METHODS[name].target.partition(":")
         found: type[Method] = getattr(importlib.import_module(module), attribute)
         return found
-    if name not in _methods():
+    plugin = find_plugins(METHOD_GROUP).get(name)
+    if plugin is None:
         raise unknown_name("method", name, _methods())
-    plugin = find_plugins(METHOD_GROUP)[name]
     added = plugin.load()
     from headctssl.methods.method import Method  # imports torch, which listing names must not
 

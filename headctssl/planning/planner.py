@@ -7,6 +7,8 @@ file and asks no machine: machine and method are the matter of `planning.resolve
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from headctssl.console import name_files, say, table
 from headctssl.contract import StorageRule, Window
 from headctssl.dataset.manifest import load_raw_dataset
@@ -16,6 +18,7 @@ from headctssl.planning.fingerprint import THICK_SLICE_MM, DatasetFingerprint, l
 from headctssl.planning.fit import PHANTOM_VOXELS, fit_preset
 from headctssl.planning.plans import ConfigurationPlan, Plans, SplitRule, load_plans, plans_path
 from headctssl.planning.splits_file import ensure_splits
+from headctssl.plugins import ENCODER_GROUP, find_plugins, left_out_when_broken
 from headctssl.presets import encoder_presets
 from headctssl.settings import write_json
 
@@ -185,19 +188,22 @@ def _step_6_inputs(
     small = fingerprint.profile in ("laptop", "template")
     plans: list[ConfigurationPlan] = []
     presets_by_fit: dict[tuple[str, str], list[str]] = {}
+    added = find_plugins(ENCODER_GROUP)
     for preset in encoder_presets().values():
-        fitted = fit_preset(
-            preset,
-            extent_mm=(z, y, x),
-            storage=storage,
-            windows=windows,
-            small=small,
-            gpu_memory_gb=gpu_memory,
-        )
-        spec = fitted.plan.input
-        value = f"{_text(spec.shape)} voxels of {_text(spec.spacing_mm)} mm, {spec.rule}"
-        presets_by_fit.setdefault((value, fitted.because), []).append(preset.name)
-        plans.append(fitted.plan)
+        plugin = added.get(preset.settings.family)
+        with left_out_when_broken(plugin) if plugin is not None else nullcontext():
+            fitted = fit_preset(
+                preset,
+                extent_mm=(z, y, x),
+                storage=storage,
+                windows=windows,
+                small=small,
+                gpu_memory_gb=gpu_memory,
+            )
+            spec = fitted.plan.input
+            value = f"{_text(spec.shape)} voxels of {_text(spec.spacing_mm)} mm, {spec.rule}"
+            presets_by_fit.setdefault((value, fitted.because), []).append(preset.name)
+            plans.append(fitted.plan)
     for (value, because), names in presets_by_fit.items():
         ledger.note(
             "input of " + ", ".join(names),

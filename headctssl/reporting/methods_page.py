@@ -9,6 +9,7 @@ from pathlib import Path
 from headctssl.console import say, table
 from headctssl.methods import METHODS, list_methods, method_class
 from headctssl.planning.relative_cost import BATCH, YARDSTICKS, relative_cost
+from headctssl.plugins import METHOD_GROUP, find_plugins, left_out_when_broken
 from headctssl.presets import ENCODER_PRESETS, EncoderPreset, encoder_presets, method_facts, pair_refusal
 
 __all__ = ["methods_markdown", "print_methods_and_encoders", "write_methods_page"]
@@ -21,14 +22,11 @@ _COST_NOTE = (
 
 
 def print_methods_and_encoders() -> None:
-    """Print the methods, the encoders and the pairs of both, other packages' included.
-
-    Raises:
-        UsageError: another package's method or encoder cannot be used.
-    """
-    names = [name for name, _ in list_methods()]
+    """Print the methods, the encoders and the pairs of both, other packages' included where they can be used."""
+    rows = _listed_methods()
+    names = [row[0] for row in rows]
     presets = _for_users(encoder_presets().values())
-    table("methods (-m)", ("method", "what", "paper", "cost", "smallest batch"), _method_rows(dict(list_methods())))
+    table("methods (-m)", ("method", "what", "paper", "cost", "smallest batch"), rows)
     say(textwrap.fill(_COST_NOTE, 120) + "\n")
     encoders = [(preset.name, preset.settings.family, preset.description) for preset in presets]
     table("encoders (-c)", ("encoder", "family", "what"), encoders)
@@ -72,6 +70,19 @@ def write_methods_page(path: Path) -> None:
         path: documentation/methods/README.md of a checkout.
     """
     path.write_text(methods_markdown(), encoding="utf-8")
+
+
+def _listed_methods() -> list[tuple[str, ...]]:
+    """The row of every method; another package's that cannot be used is left out with a warning."""
+    plugins = find_plugins(METHOD_GROUP)
+    rows: list[tuple[str, ...]] = []
+    for name, description in list_methods():
+        if name in METHODS:
+            rows += _method_rows({name: description})
+        else:
+            with left_out_when_broken(plugins[name]):
+                rows += _method_rows({name: description})
+    return rows
 
 
 def _method_rows(described: dict[str, str]) -> list[tuple[str, ...]]:

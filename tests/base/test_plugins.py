@@ -95,6 +95,7 @@ def add(monkeypatch: pytest.MonkeyPatch) -> Iterator[Add]:
         presets.encoder_presets,
         presets.all_method_facts,
         methods._methods,
+        plugins._say_left_out,
     )
 
     def install(*wanted: tuple[str, str, type | str]) -> None:
@@ -197,20 +198,34 @@ def test_settings_of_every_built_in_family_are_read_back_whole(family: str) -> N
         (ENCODER, "column", "collections:Counter", "presets = None"),
     ],
 )
-def test_a_package_that_does_not_fit_is_refused_by_name(
-    add: Add, group: str, name: str, target: type | str, told: str
+def test_a_package_that_does_not_fit_is_refused_by_name_and_left_out_elsewhere(
+    add: Add, group: str, name: str, target: type | str, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     add((group, name, target))
-    with pytest.raises(UsageError) as caught:
-        (presets.all_method_facts if group == METHOD else presets.encoder_presets)()
-    assert told in str(caught.value)
-    assert "uninstall" in str(caught.value)
+    if name not in METHOD_FACTS:  # a built-in name means what is built in
+        with pytest.raises(UsageError) as caught:
+            (presets.method_facts if group == METHOD else presets.encoder_preset)(name)
+        assert told in str(caught.value)
+        assert "uninstall" in str(caught.value)
+    assert dict(presets.all_method_facts()) == METHOD_FACTS
+    assert dict(presets.encoder_presets()) == ENCODER_PRESETS
+    warned = capsys.readouterr().err.splitlines()
+    assert len(warned) == 1
+    assert warned[0].startswith(f"warning: '{name}' of the package ")
+    assert told in warned[0]
 
 
-def test_two_packages_with_one_name_are_refused(add: Add) -> None:
-    add((METHOD, "extra", Extra), (METHOD, "extra", NoFacts))
-    with pytest.raises(UsageError, match="the name 'extra'"):
-        methods.list_methods()
+def test_two_packages_with_one_name_are_refused_and_left_out_elsewhere(
+    add: Add, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add((METHOD, "extra", Extra), (METHOD, "extra", NoFacts), (ENCODER, "column", ColumnEncoder))
+    for ask in (methods.method_class, presets.method_facts):
+        with pytest.raises(UsageError, match="the name 'extra'"):
+            ask("extra")
+    assert "extra" not in dict(methods.list_methods())
+    assert "extra" not in presets.all_method_facts()
+    assert "column_s" in presets.encoder_presets()
+    assert capsys.readouterr().err.count("warning: 'extra'") == 1
 
 
 def test_classes_of_the_wrong_kind_are_refused(add: Add) -> None:
@@ -249,12 +264,24 @@ def test_a_view_costs_less_only_where_its_masked_tokens_are_left_out() -> None:
     assert (part.matmul, part.elements, part.stored) == (whole.matmul / 4, whole.elements / 4, whole.stored / 4)
 
 
+class Sound(Dino):
+    """A method of a package that works."""
+
+    facts = MethodFacts("sound", "vit_s", (("global", 1.0),), (), "x")
+
+
 @pytest.mark.parametrize("group", [METHOD, ENCODER])
 def test_a_broken_package_is_named_when_names_are_listed(
     group: str, add: Add, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    add((group, "extra", "nowhere:Extra"))
-    assert main(["pretrain", "--list"]) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("headct_pretrain: 'extra' of the package")
-    assert "Traceback" not in told
+    add((group, "extra", "nowhere:Extra"), (METHOD, "sound", Sound), (ENCODER, "column", ColumnEncoder))
+    with pytest.raises(SystemExit) as ended:
+        main(["pretrain", "--list"])
+    assert ended.value.code == 0
+    out, told = capsys.readouterr()
+    assert told.startswith("warning: 'extra' of the package")
+    assert "ModuleNotFoundError" in told
+    assert told.count("\n") == 1
+    assert "sound" in out
+    assert "column_s" in out
+    assert not any(line.split()[:1] == ["extra"] for line in out.splitlines())
