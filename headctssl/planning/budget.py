@@ -82,8 +82,23 @@ def _number(settings: Settings, name: str, default: float = 0.0) -> float:
     return float(value) if isinstance(value, int | float) else default
 
 
+def _student_share(share: float, method: Settings, encoder: FamilySettings) -> float:
+    """Share of a view's used tokens that the student encodes: what the method's facts say, or what it does not mask.
+
+    A method that leaves tokens out (a share below 1) and has a setting ``mask_ratio`` leaves out so many as that says.
+    """
+    masked = getattr(method, "mask_ratio", None)
+    return 1.0 - masked if share < 1.0 and encoder.drops_tokens and isinstance(masked, float) else share
+
+
 def method_cost(
-    facts: MethodFacts, method: Settings, encoder: FamilySettings, views: ViewSettings, shape: Shape, half: bool
+    facts: MethodFacts,
+    method: Settings,
+    encoder: FamilySettings,
+    views: ViewSettings,
+    shape: Shape,
+    half: bool,
+    classes: int = 0,
 ) -> tuple[Cost, Cost, float]:
     """What a method adds on top of the encoder, for one scan.
 
@@ -94,6 +109,7 @@ def method_cost(
         views: how many views there are.
         shape: voxels (z, y, x) of a global view.
         half: activations in 2 bytes where autocast allows.
+        classes: that each voxel is told apart into; 0 where the method predicts the input's channels.
 
     Returns:
         The student's forward cost, the teacher's, and the student's parameters.
@@ -127,7 +143,7 @@ def method_cost(
         student = blocks + Cost(2 * tokens * ends, 0, 0, tokens * outputs * 8, 40, tokens * outputs * 16)
         student, params = student.times(views.global_count), params + ends
     elif decoder or facts.predicts_voxels:
-        one, params = decoder_cost(encoder, shape, encoder.in_channels, half)
+        one, params = decoder_cost(encoder, shape, classes or encoder.in_channels, half)
         student = one.times(views.global_count * facts.copies)
     return student, teacher, params
 
@@ -157,6 +173,7 @@ def step_parts(
     read_shape: Shape,
     machine: Machine,
     world_size: int = 1,
+    classes: int = 0,
 ) -> tuple[StepParts, float]:
     """Seconds of a step by part, and bytes held; arguments as in `estimate`."""
     facts = method_facts(method_name)
@@ -169,11 +186,11 @@ def step_parts(
         count, shape = groups[group]
         if count:
             used = _number(method, "token_share", 1.0)  # of a view's tokens, where a method leaves some out
-            one, encoder_params = encoder_cost(encoder, shape, share * used, half)
+            one, encoder_params = encoder_cost(encoder, shape, _student_share(share, method, encoder) * used, half)
             student += one.times(count * facts.copies)
             if group in facts.teacher_views:
                 teacher += encoder_cost(encoder, shape, used, half)[0].times(count)
-    extra, extra_teacher, extra_params = method_cost(facts, method, encoder, views, input_spec.shape, half)
+    extra, extra_teacher, extra_params = method_cost(facts, method, encoder, views, input_spec.shape, half, classes)
     student = (student + extra).times(facts.overhead, ops=facts.overhead)
     teacher, params = teacher + extra_teacher, encoder_params + extra_params
     trained = 1 + BACKWARD[encoder.kind]
@@ -214,6 +231,7 @@ def estimate(
     read_shape: Shape,
     machine: Machine,
     world_size: int = 1,
+    classes: int = 0,
 ) -> Estimate:
     """Seconds and memory of a run.
 
@@ -227,6 +245,7 @@ def estimate(
         read_shape: voxels (z, y, x) read per scan.
         machine: measured throughput.
         world_size: processes that share the batch.
+        classes: that the method learns to segment; 0 for a method without.
     """
     parts, memory = step_parts(
         encoder=encoder,
@@ -238,6 +257,7 @@ def estimate(
         read_shape=read_shape,
         machine=machine,
         world_size=world_size,
+        classes=classes,
     )
     seconds = parts.total
     base = BASE_GB["cpu" if machine.is_cpu else "cuda"]

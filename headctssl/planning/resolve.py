@@ -53,6 +53,7 @@ def resolve(
     max_head_shape: tuple[int, int, int] | None = None,
     batch_coupled: bool = False,
     world_size: int = 1,
+    segmentation_classes: tuple[str, ...] = (),
 ) -> RunSettings:
     """Decide everything a pretraining run needs.
 
@@ -72,6 +73,7 @@ def resolve(
         max_head_shape: largest head box (z, y, x) in voxels of storage; as large as a case when None.
         batch_coupled: the loss couples the samples of a batch: accumulation above 1 is refused.
         world_size: processes that share the batch.
+        segmentation_classes: what the method learns to segment; empty for a method without.
 
     Raises:
         UsageError: a name or setting is unknown, both lengths are given, the batch cannot be
@@ -127,7 +129,15 @@ def resolve(
     method = resolve_method.sizes(asked, method_settings, encoder, first.profile)
     defaults = optimizer if isinstance(optimizer, OptimizerDefaults) else optimizer(encoder_preset(preset).kind)
     step = resolve_training.StepInputs(
-        encoder, configuration.input, views, method_name, method, read_shape, machine, world_size
+        encoder,
+        configuration.input,
+        views,
+        method_name,
+        method,
+        read_shape,
+        machine,
+        world_size,
+        len(segmentation_classes),
     )
     training = resolve_training.batch(
         ledger, asked, step, defaults, num_cases=num_train_cases, batch_coupled=batch_coupled
@@ -171,6 +181,7 @@ def resolve(
         views=views,
         monitor=monitor,
         method=method,
+        segmentation_classes=segmentation_classes,
         estimate=cost,
         decisions=ledger.decisions,
     )

@@ -45,6 +45,7 @@ class StepInputs:
     read_shape: tuple[int, int, int]
     machine: Machine
     world_size: int
+    classes: int = 0  # that the method learns to segment
 
     def with_method(self, method: Settings) -> StepInputs:
         """The same with other method settings."""
@@ -62,6 +63,7 @@ class StepInputs:
             read_shape=self.read_shape,
             machine=self.machine,
             world_size=self.world_size,
+            classes=self.classes,
         )
 
 

@@ -113,13 +113,12 @@ def _resolved(
         max_head_shape=data.max_head_shape,
         batch_coupled=method.batch_coupled,
         world_size=process.world_size,
+        segmentation_classes=data.classes,
     )
     if weights is not None:
         _require_fit(weights.contract, settings)
     decisions = (*settings.decisions, *_notes(data))
-    settings = settings.model_copy(
-        update={"decisions": decisions, "where": data.where, "segmentation_classes": data.classes}
-    )
+    settings = settings.model_copy(update={"decisions": decisions, "where": data.where})
     # One spelling and order, so that a continued run can be compared.
     typed = tuple(f"{key}={json.dumps(value)}" for key, value in sorted(asked.items()))
     return settings.model_copy(update={"overrides": typed})

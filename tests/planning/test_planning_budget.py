@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import SimpleNamespace
 
 import pytest
@@ -14,12 +15,14 @@ from headctssl.methods import method_class
 from headctssl.networks import build_encoder, build_from_settings
 from headctssl.networks.decoders import voxel_decoder
 from headctssl.planning import machine as machine_module
+from headctssl.planning.budget import _student_share, method_cost
 from headctssl.planning.encoder_cost import decoder_cost, encoder_cost
 from headctssl.planning.machine import Machine, detect_machine
 from headctssl.planning.planner import make_plans
 from headctssl.planning.resolve import resolve
 from headctssl.planning.run_settings import RunSettings
-from headctssl.presets import ENCODER_PRESETS
+from headctssl.presets import ENCODER_PRESETS, METHOD_FACTS
+from headctssl.settings import JsonValue
 from headctssl.training.optimizer import build_optimizer, set_rates
 from headctssl.types import Clock, PretrainBatch
 
@@ -36,7 +39,14 @@ def test_parameters_are_those_of_the_encoder_and_its_decoder(name: str) -> None:
         assert counted == pytest.approx(real, rel=0.05)
 
 
-def settle(machine: Machine, method: str, config: str, batch: int) -> RunSettings:
+def settle(
+    machine: Machine,
+    method: str,
+    config: str,
+    batch: int,
+    overrides: Mapping[str, JsonValue] | None = None,
+    classes: int = 0,
+) -> RunSettings:
     kind = method_class(method)
     plans = make_plans(fingerprint(profile="laptop", slices=(3.0,), pixels=(3.0,)))
     return resolve(
@@ -45,10 +55,50 @@ def settle(machine: Machine, method: str, config: str, batch: int) -> RunSetting
         method_settings=kind.Settings,
         optimizer=kind.optimizer_defaults,
         config=config,
-        overrides={"training.batch_size": batch, "training.num_steps": 100},
+        overrides={"training.batch_size": batch, "training.num_steps": 100, **(overrides or {})},
         machine=machine,
         num_train_cases=60,
+        segmentation_classes=tuple(f"class {number}" for number in range(classes)),
     )
+
+
+def test_masking_more_costs_less_where_masked_tokens_are_left_out() -> None:
+    """A quarter of the tokens is what mae's facts say, and its published setting; 90 % masked takes less."""
+
+    def seconds(method: str, config: str, ratio: float | None) -> float:
+        changed: dict[str, JsonValue] = {} if ratio is None else {"method.mask_ratio": ratio}
+        return settle(LAPTOP, method, config, 4, changed).estimate.step_seconds
+
+    published, more, less = (seconds("mae", "vit_b", ratio) for ratio in (None, 0.9, 0.5))
+    assert seconds("mae", "vit_b", 0.75) == published
+    assert more < 0.75 * published
+    assert less > 1.3 * published
+    # A CNN encodes what is masked, and SimMIM's student sees a mask token in its place.
+    assert seconds("mae", "resenc_s", 0.9) == seconds("mae", "resenc_s", None)
+    assert seconds("simmim", "vit_b", 0.9) == seconds("simmim", "vit_b", None)
+
+
+def test_the_share_of_tokens_a_student_encodes_is_the_methods_own() -> None:
+    encoder = ENCODER_PRESETS["vit_b"].settings
+    for name, share in (("mae", 0.4), ("simmim", 1.0), ("jepa", 0.2), ("dinov2", 1.0)):
+        (_, stated), *_ = METHOD_FACTS[name].student_views
+        settings = method_class(name).Settings
+        method = settings(mask_ratio=0.6) if name in ("mae", "simmim") else settings()
+        assert _student_share(stated, method, encoder) == share
+
+
+def test_more_classes_to_segment_take_longer_and_more_memory() -> None:
+    windows, few, many = (settle(LAPTOP, "supervised", "unet3d", 2, classes=count) for count in (0, 3, 60))
+    assert few.estimate == windows.estimate  # as many as there are windows, which is what was counted
+    assert many.estimate.step_seconds > few.estimate.step_seconds
+    assert many.segmentation_classes[-1] == "class 59"
+    with torch.device("meta"):
+        encoder = build_from_settings(many.encoder)
+        real = sum(p.numel() for p in voxel_decoder(encoder, 60).parameters())
+    shape = many.input.shape
+    facts = METHOD_FACTS["supervised"]
+    _, _, counted = method_cost(facts, many.method, many.encoder, many.views, shape, half=True, classes=60)
+    assert counted == pytest.approx(real, rel=0.05)
 
 
 def test_more_work_takes_longer_and_more_memory() -> None:
