@@ -69,7 +69,7 @@ class TokenDecoder(nn.Module):
             tokens_BKC: encoded tokens in the order of `keep_BK`.
             cls_BC: class token, decoded along without a position; or None.
             keep_BK: int64 token indices that were encoded.
-            masked_BM: int64 token indices to predict; together with `keep_BK` every token exactly once.
+            masked_BM: int64 token indices to predict; no token is in both or twice, and one may be in neither.
 
         Returns:
             (B, M, P), row m for token ``masked_BM[:, m]``.
