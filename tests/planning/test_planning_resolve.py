@@ -194,6 +194,8 @@ def test_teacher_momentum_follows_batch_and_length() -> None:
     assert getattr(long.method, "teacher_momentum", None) == pytest.approx(0.994**0.25, abs=1e-4)
     short = run(overrides={"training.num_steps": 300})
     assert getattr(short.method, "teacher_momentum", None) == pytest.approx(1 - 20 / 300, abs=1e-4)
+    predicted = run("jepa", overrides={"training.num_steps": 300, "training.batch_size": 8}).method
+    assert getattr(predicted, "teacher_momentum", None) == pytest.approx(1 - 1 / 300, abs=1e-5), "tokens need rest"
 
 
 def test_the_centre_moves_faster_than_the_teacher() -> None:

@@ -185,7 +185,7 @@ class Jepa(Method):
         update_teacher(self.teacher_encoder, self.encoder, self._momentum(clock))
 
     def encoder_to_export(self) -> Encoder:
-        """The teacher."""
+        """The teacher, as I-JEPA's."""
         return self.teacher_encoder
 
     def _momentum(self, clock: Clock) -> float:
