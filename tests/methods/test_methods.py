@@ -14,6 +14,7 @@ import headctssl.methods as methods
 from headctssl.errors import UsageError
 from headctssl.methods import METHODS, list_methods, method_class
 from headctssl.methods.method import Method
+from headctssl.methods.optimizers import OPENMIND_CNN, OPENMIND_TRANSFORMER
 from headctssl.planning.run_settings import RunSettings
 from headctssl.presets import METHOD_FACTS, pair_refusal
 from headctssl.types import Clock, Views
@@ -209,6 +210,16 @@ def test_published_optimizers() -> None:
     cnn = method_class("mae").optimizer_defaults("cnn")
     assert (cnn.optimizer, cnn.peak_lr(2), cnn.momentum, cnn.weight_decay) == ("sgd", 1e-2, 0.99, 3e-5)
     assert (cnn.schedule, cnn.clip_norm) == ("poly", 12.0)
+
+
+def test_openmind_settings_are_written_once() -> None:
+    for name in ("mae", "spark", "swin_ssl"):
+        assert method_class(name).optimizer_defaults("cnn") is OPENMIND_CNN
+    for name in ("models_genesis", "volume_fusion"):
+        assert method_class(name).optimizer_defaults("transformer") is OPENMIND_TRANSFORMER
+    simclr = method_class("simclr").optimizer_defaults("cnn")
+    assert (simclr.lr_reference_batch, simclr.lr_rule, simclr.clip_norm) == (32, "sqrt", 0.1)
+    assert (simclr.lr, simclr.weight_decay, simclr.schedule) == (1e-2, 3e-5, "poly")
 
 
 def test_every_folder_is_in_the_table_and_the_facts() -> None:

@@ -11,6 +11,7 @@ from headctssl.errors import UsageError
 from headctssl.loading.views import ViewPlan, global_group
 from headctssl.methods.masked import Masking, check_blocks, masked_step, squared_error
 from headctssl.methods.method import Method, Requirement, check_views
+from headctssl.methods.optimizers import OPENMIND_CNN
 from headctssl.networks.decoders import TokenDecoder, voxel_decoder
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.tokens import gather_tokens, grid_of, mask_from_indices, patchify
@@ -83,20 +84,7 @@ class Mae(Method):
                 betas=(0.9, 0.95),
                 source="arXiv 2111.06377 appendix A; arXiv 2502.02779",
             )
-        return OptimizerDefaults(
-            optimizer="sgd",
-            lr=1e-2,
-            lr_reference_batch=8,
-            lr_rule="fixed",
-            weight_decay=3e-5,
-            weight_decay_end=3e-5,
-            clip_norm=12.0,
-            warmup_share=0.0,
-            min_lr_share=0.0,
-            schedule="poly",
-            momentum=0.99,
-            source="arXiv 2412.17041; arXiv 2410.23132",
-        )
+        return OPENMIND_CNN
 
     def build(self, encoder: Encoder, run: RunSettings) -> None:
         """See `Method.build`.

@@ -17,6 +17,7 @@ from headctssl.methods.models_genesis.intensity import apply_tables, draw_curve,
 from headctssl.methods.models_genesis.models_genesis_loss import voxel_error
 from headctssl.methods.models_genesis.painting import draw_painting, paint
 from headctssl.methods.models_genesis.shuffling import draw_shuffle, shuffle_voxels
+from headctssl.methods.optimizers import OPENMIND_TRANSFORMER
 from headctssl.networks.decoders import voxel_decoder
 from headctssl.networks.encoder import Encoder
 from headctssl.planning.run_settings import RunSettings
@@ -81,20 +82,7 @@ class ModelsGenesis(Method):
         left a fifth to a quarter less error after 80 to 120 steps on small residual encoders and U-Nets (measured).
         """
         if kind == "transformer":
-            return OptimizerDefaults(
-                optimizer="adamw",
-                lr=3e-4,
-                lr_reference_batch=8,
-                lr_rule="fixed",
-                weight_decay=0.05,
-                weight_decay_end=0.05,
-                clip_norm=1.0,
-                warmup_share=0.05,
-                min_lr_share=0.0,
-                schedule="poly",
-                betas=(0.9, 0.98),
-                source="arXiv 2412.17041",
-            )
+            return OPENMIND_TRANSFORMER
         return OptimizerDefaults(
             optimizer="sgd",
             lr=1.0,

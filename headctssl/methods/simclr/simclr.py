@@ -15,6 +15,7 @@ from headctssl.loading.views import ViewPlan, global_group
 from headctssl.methods.gather import gather_samples
 from headctssl.methods.method import Method, Requirement, check_views
 from headctssl.methods.multi_view import encode_views
+from headctssl.methods.optimizers import OPENMIND_CNN, OPENMIND_TRANSFORMER
 from headctssl.methods.simclr.simclr_loss import nt_xent
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.projector import Projector
@@ -60,32 +61,17 @@ class Simclr(Method):
         """The optimiser for one kind of encoder."""
         # The rate follows the root of the batch: better than in proportion for small ones (arXiv 2002.05709, B.1).
         if kind == "transformer":
-            return OptimizerDefaults(
-                optimizer="adamw",
-                lr=3e-4,
+            return replace(
+                OPENMIND_TRANSFORMER,
                 lr_reference_batch=32,
                 lr_rule="sqrt",
-                weight_decay=5e-2,
-                weight_decay_end=5e-2,
-                clip_norm=1.0,
-                warmup_share=0.05,
-                min_lr_share=0.0,
-                schedule="poly",
-                betas=(0.9, 0.98),
                 source="arXiv 2412.17041, Primus; rule of the rate arXiv 2002.05709, appendix B.1",
             )
-        return OptimizerDefaults(
-            optimizer="sgd",
-            lr=1e-2,
+        return replace(
+            OPENMIND_CNN,
             lr_reference_batch=32,
             lr_rule="sqrt",
-            weight_decay=3e-5,
-            weight_decay_end=3e-5,
             clip_norm=0.1,
-            warmup_share=0.0,
-            min_lr_share=0.0,
-            schedule="poly",
-            momentum=0.99,
             source="arXiv 2412.17041 and its public trainer; rule of the rate arXiv 2002.05709, appendix B.1",
         )
 

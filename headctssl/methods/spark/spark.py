@@ -12,6 +12,7 @@ from headctssl.errors import UsageError
 from headctssl.loading.views import ViewPlan, global_group
 from headctssl.methods.masked import Masking, check_blocks, masked_step, squared_error
 from headctssl.methods.method import Method, Requirement, check_views
+from headctssl.methods.optimizers import OPENMIND_CNN
 from headctssl.methods.spark.spark_decoder import SparkDecoder
 from headctssl.methods.spark.sparse import check_layers, sparse_layers
 from headctssl.networks.encoder import Encoder
@@ -66,20 +67,7 @@ class Spark(Method):
     @classmethod
     def optimizer_defaults(cls, kind: Literal["transformer", "cnn"]) -> OptimizerDefaults:
         """The optimiser, S3D's; the method does not train transformers."""
-        return OptimizerDefaults(
-            optimizer="sgd",
-            lr=1e-2,
-            lr_reference_batch=8,
-            lr_rule="fixed",
-            weight_decay=3e-5,
-            weight_decay_end=3e-5,
-            clip_norm=12.0,
-            warmup_share=0.0,
-            min_lr_share=0.0,
-            schedule="poly",
-            momentum=0.99,
-            source="arXiv 2410.23132; arXiv 2412.17041",
-        )
+        return OPENMIND_CNN
 
     def build(self, encoder: Encoder, run: RunSettings) -> None:
         """See `Method.build`.

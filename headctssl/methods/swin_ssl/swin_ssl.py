@@ -15,6 +15,7 @@ from headctssl.loading.views import ViewPlan, global_group
 from headctssl.methods.gather import gather_samples
 from headctssl.methods.masked import absolute_error
 from headctssl.methods.method import Method, Requirement, check_views
+from headctssl.methods.optimizers import OPENMIND_CNN
 from headctssl.methods.simclr.simclr_loss import nt_xent
 from headctssl.methods.swin_ssl.corruption import TURNS, cut_out, cutout_mask, turned
 from headctssl.networks.decoders import voxel_decoder
@@ -105,20 +106,7 @@ class SwinSsl(Method):
                 betas=(0.9, 0.999),
                 source="public code of arXiv 2111.14791, its defaults",
             )
-        return OptimizerDefaults(
-            optimizer="sgd",
-            lr=1e-2,
-            lr_reference_batch=8,
-            lr_rule="fixed",
-            weight_decay=3e-5,
-            weight_decay_end=3e-5,
-            clip_norm=12.0,
-            warmup_share=0.0,
-            min_lr_share=0.0,
-            schedule="poly",
-            momentum=0.99,
-            source="arXiv 2412.17041",
-        )
+        return OPENMIND_CNN
 
     def build(self, encoder: Encoder, run: RunSettings) -> None:
         """See `Method.build`.

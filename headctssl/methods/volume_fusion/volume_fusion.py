@@ -13,6 +13,7 @@ from headctssl.errors import UsageError
 from headctssl.loading.views import ViewPlan, global_group
 from headctssl.methods.boxes import MOST_BOXES
 from headctssl.methods.method import Method, Requirement, check_views
+from headctssl.methods.optimizers import OPENMIND_TRANSFORMER
 from headctssl.methods.volume_fusion.fusion import class_map, draw_fusion, fuse
 from headctssl.methods.volume_fusion.volume_fusion_loss import dice_and_entropy
 from headctssl.networks.decoders import voxel_decoder
@@ -67,20 +68,7 @@ class VolumeFusion(Method):
     def optimizer_defaults(cls, kind: Literal["transformer", "cnn"]) -> OptimizerDefaults:
         """The optimiser: the paper's for a CNN, OpenMind's for a transformer."""
         if kind == "transformer":
-            return OptimizerDefaults(
-                optimizer="adamw",
-                lr=3e-4,
-                lr_reference_batch=8,
-                lr_rule="fixed",
-                weight_decay=0.05,
-                weight_decay_end=0.05,
-                clip_norm=1.0,
-                warmup_share=0.05,
-                min_lr_share=0.0,
-                schedule="poly",
-                betas=(0.9, 0.98),
-                source="arXiv 2412.17041",
-            )
+            return OPENMIND_TRANSFORMER
         return OptimizerDefaults(
             optimizer="adamw",
             lr=1e-3,
