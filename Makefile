@@ -36,7 +36,7 @@ test: .venv/base
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q --durations=15
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --dist loadfile --durations=15
 
 evidence: .venv/base
 	$(BIN)/pytest -q -m evidence --durations=0

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
+from small_heads import make_dataset
 
 from headctssl.cli.main import main
 from headctssl.paths import ROOT_KINDS
@@ -156,14 +157,11 @@ def test_the_page_of_the_demo_compares_two_runs_on_the_same_cases(road: Path, co
 
 
 def test_two_datasets_of_different_spacing_are_pretrained_on_together(road: Path, command: Command) -> None:
-    code, _out, err = command("make_phantom", "-d", 3, "-n", 6, "--seed", 9, "--profile", "laptop", "--name", "Third")
-    assert code == 0, err
-    table = road / "raw" / "Dataset003_Third" / "cases.csv"
-    pd.read_csv(table, dtype=str, keep_default_na=False).drop(columns=["segmentation"]).to_csv(table, index=False)
+    name = make_dataset(3, 6).name
     code, _out, err = command("plan_and_preprocess", "-d", 3, "--quiet")
     assert code == 0, err
     code, out, err = command("pretrain", "-d", 1, 3, "-m", "mae", "-c", "vit_test", *TINY)
     assert code == 0, err
     assert "dataset 3 is not preprocessed as" in out
-    folders = [p.name for p in (road / "preprocessed" / "Dataset003_Third").iterdir() if p.is_dir()]
+    folders = [p.name for p in (road / "preprocessed" / name).iterdir() if p.is_dir()]
     assert len(folders) == 2
