@@ -65,9 +65,9 @@ def test_prediction_loss_against_loops() -> None:
 def test_sigreg_knows_a_gaussian_from_what_is_none(batch: int, channels: int, seed: int) -> None:
     torch.manual_seed(seed)
     directions = random_directions(channels, 128, seed)
-    gaussian = sigreg(torch.randn(1, batch, channels), directions).item()
+    gaussian = sigreg(torch.randn(64, batch, channels), directions).item()  # 64 samples: one alone varies fivefold
     expected = math.sqrt(2 * math.pi) * (1 - 3**-0.5)  # of the integral without an end
-    assert 0.3 * expected < gaussian < 2.5 * expected
+    assert 0.6 * expected < gaussian < 1.6 * expected
     collapsed = sigreg(torch.randn(1, 1, channels).expand(1, batch, channels), directions).item()
     narrow = sigreg(0.2 * torch.randn(1, batch, channels), directions).item()
     wide = sigreg(5 * torch.randn(1, batch, channels), directions).item()
