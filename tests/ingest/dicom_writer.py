@@ -147,7 +147,7 @@ def write_dicom(folder: Path, hu: NDArray[np.int16], options: Options | None = N
 
 def _rescale(options: Options, k: int) -> tuple[float, float]:
     first = options.rescale[0]
-    return options.rescale if isinstance(first, (int, float)) else options.rescale[k]  # type: ignore[return-value]
+    return options.rescale if isinstance(first, (int, float)) else options.rescale[k]  # type: ignore[return-value]  # told apart above
 
 
 def _instance_number(options: Options, at: int, count: int) -> int | None:

@@ -97,7 +97,7 @@ def test_an_interrupted_conversion_keeps_what_is_done(source: Path, monkeypatch:
         seen.append(job)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return convert_scan(job)  # type: ignore[arg-type]
+        return convert_scan(job)  # type: ignore[arg-type]  # a Job, as convert makes it
 
     monkeypatch.setattr(module, "convert_scan", interrupted)
     with pytest.raises(KeyboardInterrupt):
