@@ -27,7 +27,8 @@ from headctssl.seeding import derive_seed
 from headctssl.settings import write_json
 from headctssl.training.checkpoint import load_into, save_weights
 from headctssl.training.distributed import Process, check_division
-from headctssl.training.run_folder import describe_environment, open_run_folder
+from headctssl.training.environment import data_digest, describe_environment
+from headctssl.training.run_folder import open_run_folder
 from headctssl.training.run_log import RunLog
 
 __all__ = ["finetune"]
@@ -100,7 +101,8 @@ def finetune(
     classifier, loaded = _build(job)
     going_on = open_run_folder(job.folder, resume=resume, overwrite=overwrite)
     write_json(job.folder / "config.json", job.settings)
-    write_json(job.folder / "environment.json", describe_environment(job.device))
+    data = data_digest(job.settings.storage, job.settings.cases_digest)
+    write_json(job.folder / "environment.json", describe_environment(job.device, data=data))
     parts = {"train": job.cohort.train, "val": job.cohort.validation}
     write_used_cases(job.folder, dataset_id, parts, job.index)
     log = RunLog(job.folder, quiet=quiet)

@@ -32,9 +32,10 @@ from headctssl.training.distributed import (
     current_process,
     processes,
 )
+from headctssl.training.environment import data_digest, describe_environment
 from headctssl.training.monitor import feature_std, rank_me
 from headctssl.training.pretrain_call import PretrainCall, Request, as_ids, choose_device, open_call, run_name
-from headctssl.training.run_folder import describe_environment, look_at_run, open_run_folder
+from headctssl.training.run_folder import look_at_run, open_run_folder
 from headctssl.training.run_log import RunLog
 from headctssl.training.stored_run import (
     continued_settings,
@@ -201,7 +202,9 @@ def _begin(
         say(f"--continue: the run {folder.name} has no checkpoint yet, so it starts fresh", quiet=quiet)
     write_cases(folder, call.data)
     write_json(folder / "config.json", call.settings)
-    write_json(folder / "environment.json", describe_environment(device))
+    data = data_digest(call.settings.storage, call.data.digest)
+    environment = describe_environment(device, data=data, processes=current_process().world_size)
+    write_json(folder / "environment.json", environment)
     print_decisions(call.settings, quiet=quiet)
 
 

@@ -1,63 +1,16 @@
-"""Run folder: begin, continue or refuse a run, compare its settings, and say in what environment it ran."""
+"""Run folder: begin, continue or refuse a run, and compare its settings."""
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
-import subprocess
 from collections.abc import Collection, Mapping
-from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-
-import headctssl
 from headctssl.errors import UsageError
-from headctssl.settings import Settings
 from headctssl.training.run_state import CHECKPOINT_FILE
 
-__all__ = [
-    "Environment",
-    "describe_environment",
-    "first_difference",
-    "look_at_run",
-    "open_run_folder",
-    "require_same_settings",
-]
-
-_PACKAGES = (
-    "acvl-utils",
-    "batchgenerators",
-    "batchgeneratorsv2",
-    "blosc2",
-    "dynamic-network-architectures",
-    "nibabel",
-    "numpy",
-    "pydantic",
-    "safetensors",
-    "scipy",
-    "SimpleITK",
-    "torch",
-)
-
-
-class Environment(Settings):
-    """environment.json: versions and hardware; no path, user or host name."""
-
-    format: Literal[1] = 1
-    package_version: str
-    git_commit: str | None
-    git_changed: bool | None
-    python: str
-    system: str
-    machine: str
-    processor: str
-    cores: int
-    memory_gb: float
-    device: str
-    packages: tuple[tuple[str, str], ...]
+__all__ = ["first_difference", "look_at_run", "open_run_folder", "require_same_settings"]
 
 
 def look_at_run(folder: Path, *, resume: bool, overwrite: bool) -> bool:
@@ -160,56 +113,3 @@ def require_same_settings(
             expected=one,
             do="Use the same settings, replace the run with --overwrite, or give another name with --tag.",
         )
-
-
-def describe_environment(device: torch.device) -> Environment:
-    """What environment.json says of this process.
-
-    Args:
-        device: where the run computes.
-    """
-    commit, changed = _git_state(Path(headctssl.__file__).resolve().parent)
-    return Environment(
-        package_version=headctssl.__version__,
-        git_commit=commit,
-        git_changed=changed,
-        python=platform.python_version(),
-        system=platform.system(),
-        machine=platform.machine(),
-        processor=_processor(),
-        cores=os.cpu_count() or 1,
-        memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
-        device=torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        packages=tuple((name, _version(name)) for name in _PACKAGES),
-    )
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"
-
-
-def _processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.machine()
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _git_state(package: Path) -> tuple[str | None, bool | None]:
-    """Commit of the checkout that the package lies in and whether the package was changed; None outside of one."""
-    if not (package.parent / ".git").exists():
-        return None, None
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(package.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", package.name))
-    except (OSError, subprocess.SubprocessError):
-        return None, None
