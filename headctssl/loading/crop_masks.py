@@ -63,7 +63,7 @@ def with_masks(crop: Crop, index: CaseIndex, position: int, reads: MaskReads) ->
         CorruptCaseError: a chunk fails its checksum; the file is named.
         DataError: the values of the label map have no names.
     """
-    names = [name for name in reads.stored if name in index.rows[position].masks]
+    names = [name for name in reads.stored if name in index.table.masks_of(position)]
     if not names:
         return crop
     case_id = index.case_ids[position]

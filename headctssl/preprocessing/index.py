@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headctssl.errors import DataError
-from headctssl.paths import atomic_path
+from headctssl.preprocessing.index_table import INDEX_NAME, IndexRow, IndexTable, read_table, write_index
 from headctssl.types import Triple
 from headctssl.volume.store import CaseMeta, StoredCase
 
 __all__ = [
+    "INDEX_NAME",
     "CaseIndex",
     "IndexRow",
     "case_of_file",
@@ -25,38 +26,11 @@ __all__ = [
     "read_index",
     "rebuild_index",
     "row_of_file",
+    "row_of_meta",
+    "sources_digest",
     "stored_files",
     "write_index",
 ]
-
-INDEX_NAME = "cases.csv"
-_AXES = ("z", "y", "x")
-_COLUMNS = (
-    "case_id",
-    *(f"shape_{a}" for a in _AXES),
-    *(f"head_{a}_{end}" for a in _AXES for end in ("start", "stop")),
-    *(f"spacing_{a}_mm" for a in _AXES),
-    "masks",
-    "source_sha256",
-    "source_size",
-    "source_mtime_ns",
-    "storage_digest",
-)
-
-
-@dataclass(frozen=True)
-class IndexRow:
-    """One line of cases.csv. Holds no path: where a case lies follows from its id."""
-
-    case_id: str
-    shape: tuple[int, int, int]  # voxels (z, y, x)
-    head_box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]  # (start, stop) in stored voxels
-    spacing_mm: Triple
-    masks: tuple[str, ...]
-    source_sha256: str
-    source_size: int
-    source_mtime_ns: int
-    storage_digest: str
 
 
 def case_path(folder: Path, case_id: str) -> Path:
@@ -84,18 +58,45 @@ def case_of_file(folder: Path, path: Path) -> str | None:
     return next((name for name in names if case_path(folder, name).parent == path.parent), None)
 
 
-class CaseIndex:
-    """The stored cases of one storage folder, in the order of their ids."""
+class _Rows(Sequence[IndexRow]):
+    """The lines of an index as objects, each made when it is asked for."""
 
-    def __init__(self, folder: Path, rows: Sequence[IndexRow]) -> None:
+    def __init__(self, table: IndexTable) -> None:
+        self._table = table
+
+    def __len__(self) -> int:
+        return len(self._table.case_ids)
+
+    @overload
+    def __getitem__(self, which: int) -> IndexRow: ...
+
+    @overload
+    def __getitem__(self, which: slice) -> Sequence[IndexRow]: ...
+
+    def __getitem__(self, which: int | slice) -> IndexRow | Sequence[IndexRow]:
+        positions = range(len(self))[which]
+        return self._table.row(positions) if isinstance(positions, int) else [self._table.row(i) for i in positions]
+
+    def __iter__(self) -> Iterator[IndexRow]:
+        return map(self._table.row, range(len(self)))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and len(self) == len(other) and all(map(IndexRow.__eq__, self, other))
+
+    __hash__ = None  # type: ignore[assignment]  # as of a list
+
+
+class CaseIndex:
+    """The stored cases of one storage folder, in the order of their ids.
+
+    Args:
+        folder: the storage folder.
+        cases: their lines, or the columns of these.
+    """
+
+    def __init__(self, folder: Path, cases: Sequence[IndexRow] | IndexTable) -> None:
         self.folder = folder
-        self.rows = tuple(rows)
-        self.case_ids: list[str] = [row.case_id for row in self.rows]
-        self.shapes: NDArray[np.int64] = np.array([row.shape for row in self.rows], dtype=np.int64).reshape(-1, 3)
-        self.head_boxes: NDArray[np.int64] = np.array([row.head_box for row in self.rows], dtype=np.int64).reshape(
-            -1, 3, 2
-        )
-        self._positions = {case_id: i for i, case_id in enumerate(self.case_ids)}
+        self.table = cases if isinstance(cases, IndexTable) else IndexTable.of(cases)
 
     @classmethod
     def open(cls, storage_folder: Path) -> CaseIndex:
@@ -104,7 +105,27 @@ class CaseIndex:
         Raises:
             DataError: there is no index, or it does not have the expected columns.
         """
-        return cls(storage_folder, read_index(storage_folder))
+        return cls(storage_folder, read_table(storage_folder))
+
+    @property
+    def case_ids(self) -> list[str]:
+        """The ids, in order."""
+        return self.table.case_ids
+
+    @property
+    def shapes(self) -> NDArray[np.int64]:
+        """Voxels (z, y, x) of every case, (n, 3)."""
+        return self.table.shapes
+
+    @property
+    def head_boxes(self) -> NDArray[np.int64]:
+        """Start and stop (z, y, x) of every head in stored voxels, (n, 3, 2)."""
+        return self.table.head_boxes
+
+    @property
+    def rows(self) -> Sequence[IndexRow]:
+        """The lines as objects; where one field of every case is wanted, the columns of `table` are faster."""
+        return _Rows(self.table)
 
     @property
     def spacing_mm(self) -> Triple:
@@ -113,7 +134,7 @@ class CaseIndex:
         Raises:
             DataError: the index is empty.
         """
-        if not self.rows:
+        if not len(self):
             raise DataError(
                 f"No case is stored in {self.folder.name}.",
                 got="an empty cases.csv",
@@ -125,14 +146,18 @@ class CaseIndex:
     @property
     def storage_digest(self) -> str:
         """Digest of the storage rule all cases were written with; empty for an empty index."""
-        return self.rows[0].storage_digest if self.rows else ""
+        return self.rows[0].storage_digest if len(self) else ""
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.case_ids)
 
     def path(self, position: int) -> Path:
         """The file of the case at a position."""
         return case_path(self.folder, self.case_ids[position])
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        return {case_id: i for i, case_id in enumerate(self.case_ids)}
 
     def position(self, case_id: str) -> int:
         """The position of a case.
@@ -152,89 +177,23 @@ class CaseIndex:
     def subset(self, case_ids: Iterable[str]) -> CaseIndex:
         """The cases of `case_ids` that are stored, in the index's order; ids without a stored case are left out."""
         wanted = set(case_ids)
-        return CaseIndex(self.folder, [row for row in self.rows if row.case_id in wanted])
+        chosen = [i for i, case_id in enumerate(self.case_ids) if case_id in wanted]
+        return CaseIndex(self.folder, self.table.take(np.array(chosen, np.int64)))
 
     def digest(self) -> str:
         """SHA-256 over the sorted SHA-256 sums of the sources, first 16 hex digits. Holds no case id."""
-        text = "\n".join(sorted(row.source_sha256 for row in self.rows))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return sources_digest([self])
 
 
-def write_index(folder: Path, rows: Iterable[IndexRow]) -> Path:
-    """Write cases.csv atomically, sorted by case id."""
-    path = folder / INDEX_NAME
-    with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
-        writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        for row in sorted(rows, key=lambda r: r.case_id):
-            box = [side for axis in row.head_box for side in axis]
-            writer.writerow(
-                [
-                    row.case_id,
-                    *row.shape,
-                    *box,
-                    *(repr(s) for s in row.spacing_mm),
-                    " ".join(row.masks),
-                    row.source_sha256,
-                    row.source_size,
-                    row.source_mtime_ns,
-                    row.storage_digest,
-                ]
-            )
-    return path
+def sources_digest(indexes: Sequence[CaseIndex]) -> str:
+    """SHA-256 over the sorted SHA-256 sums of the sources of several indexes, first 16 hex digits."""
+    sums = np.sort(np.concatenate([np.empty(0, "S64"), *(index.table.source_sha256 for index in indexes)]))
+    return hashlib.sha256(b"\n".join(sums.tolist())).hexdigest()[:16]
 
 
-def read_index(folder: Path) -> list[IndexRow]:
-    """Read cases.csv of a storage folder.
-
-    Raises:
-        DataError: there is no index, or a line does not have the expected columns.
-    """
-    path = folder / INDEX_NAME
-    if not path.is_file():
-        raise DataError(
-            f"There is no index of preprocessed cases in {folder.name}.",
-            got=f"no {INDEX_NAME}",
-            expected="the index that preprocessing writes",
-            do="Run headct_plan_and_preprocess -d N.",
-        )
-    with open(path, newline="", encoding="utf-8") as handle:
-        reader = csv.reader(handle)
-        header = next(reader, [])
-        if tuple(header) != _COLUMNS:
-            raise DataError(
-                f"{path} does not have the expected columns.",
-                got=", ".join(header),
-                expected=", ".join(_COLUMNS),
-                do="Delete it and run headct_plan_and_preprocess again: it is rebuilt from the stored cases.",
-            )
-        return [_parse(path, number, line) for number, line in enumerate(reader, start=2)]
-
-
-def _parse(path: Path, number: int, line: Sequence[str]) -> IndexRow:
-    try:
-        values = dict(zip(_COLUMNS, line, strict=True))
-        z, y, x = (int(values[f"shape_{a}"]) for a in _AXES)
-        bz, by, bx = ((int(values[f"head_{a}_start"]), int(values[f"head_{a}_stop"])) for a in _AXES)
-        sz, sy, sx = (float(values[f"spacing_{a}_mm"]) for a in _AXES)
-        return IndexRow(
-            case_id=values["case_id"],
-            shape=(z, y, x),
-            head_box=(bz, by, bx),
-            spacing_mm=(sz, sy, sx),
-            masks=tuple(values["masks"].split()),
-            source_sha256=values["source_sha256"],
-            source_size=int(values["source_size"]),
-            source_mtime_ns=int(values["source_mtime_ns"]),
-            storage_digest=values["storage_digest"],
-        )
-    except ValueError as error:
-        raise DataError(
-            f"{path} cannot be read at line {number}.",
-            got=str(error),
-            expected="the columns " + ", ".join(_COLUMNS),
-            do="Delete it and run headct_plan_and_preprocess again: it is rebuilt from the stored cases.",
-        ) from None
+def read_index(folder: Path) -> Sequence[IndexRow]:
+    """The lines of cases.csv of a storage folder; errors as `CaseIndex.open`."""
+    return CaseIndex.open(folder).rows
 
 
 def row_of_file(case_id: str, path: Path) -> IndexRow:

@@ -16,7 +16,7 @@ from headctssl.errors import DataError, UsageError
 from headctssl.paths import preprocessed_dataset
 from headctssl.planning.plans import Plans, load_plans
 from headctssl.planning.run_settings import ChosenCases
-from headctssl.preprocessing.index import CaseIndex
+from headctssl.preprocessing.index import CaseIndex, sources_digest
 from headctssl.preprocessing.plan_and_preprocess import ensure_preprocessed
 
 __all__ = ["PretrainData", "open_pretrain_data"]
@@ -53,8 +53,7 @@ class PretrainData:
     @property
     def digest(self) -> str:
         """SHA-256 over the sorted SHA-256 sums of all sources, first 16 hex digits; as `CaseIndex.digest`."""
-        text = "\n".join(sorted(row.source_sha256 for index in self.indexes for row in index.rows))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return sources_digest(self.indexes)
 
 
 def open_pretrain_data(
