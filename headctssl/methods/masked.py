@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from headctssl.errors import UsageError
+from headctssl.methods.spread import unit_spread
 from headctssl.networks.tokens import gather_tokens, grid_of, mask_from_indices, patchify, voxels_of_mask
 from headctssl.types import StepResult, Views
 
@@ -203,10 +204,9 @@ def masked_step(
     with torch.no_grad():
         mean = (targets * counts).sum() / counts.sum().clamp(min=1.0)
         guess = error(mean.expand_as(targets), targets, counts)
-        unit = functional.normalize(features.float(), dim=-1)
         logs = {
             "relative_error": losses[-1].detach() / guess.clamp(min=1e-12),
             "stored_share": counts.mean(),
-            "feature_std": unit.std(0, unbiased=False).mean() * unit.shape[1] ** 0.5,
+            "feature_std": unit_spread(features),
         }
     return StepResult(torch.stack(losses).mean(), logs)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 import torch
-from torch.nn import functional
 
 from headctssl.errors import UsageError
 from headctssl.loading.views import ViewPlan, view_plan
@@ -16,6 +15,7 @@ from headctssl.methods.ema import make_teacher, update_teacher
 from headctssl.methods.gather import gather_samples
 from headctssl.methods.method import Method, Requirement, check_views
 from headctssl.methods.multi_view import encode_views
+from headctssl.methods.spread import embedding_signs, unit_spread
 from headctssl.methods.teacher_targets import TeacherTargets
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.heads import DinoHead
@@ -128,12 +128,12 @@ class Dino(Method):
             loss = loss + s.koleo_weight * torch.stack(spread).sum()
         with torch.no_grad():
             uncertainty = entropy(probabilities)
-            unit = functional.normalize(torch.cat(teacher_features).float(), dim=-1)
             used = probabilities.new_zeros(s.prototypes).index_fill_(0, probabilities.argmax(-1), 1.0).sum()
             logs = {
                 "teacher_entropy": uncertainty,
                 "kl": distillation.detach() - uncertainty,
-                "feature_std": unit.std(0, unbiased=False).mean() * unit.shape[1] ** 0.5,
+                "feature_std": unit_spread(torch.cat(teacher_features)),
+                **embedding_signs(unit),
                 "prototype_usage": used / min(s.prototypes, probabilities.shape[0]),
                 "teacher_temperature": temperature,
                 "teacher_momentum": teacher_momentum(s, clock),

@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from headctssl.errors import UsageError
 from headctssl.loading.views import ViewPlan, view_plan
@@ -20,6 +19,7 @@ from headctssl.methods.ema import make_teacher, update_teacher
 from headctssl.methods.gather import gather_samples
 from headctssl.methods.method import Method, Requirement, check_views
 from headctssl.methods.multi_view import encode_views
+from headctssl.methods.spread import embedding_signs, unit_spread
 from headctssl.methods.teacher_targets import TargetRule, TeacherTargets
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.heads import DinoHead
@@ -151,8 +151,8 @@ class Dinov2(Method):
         masked = self._draw(views, grid_of(together.shape[2:], self.encoder.token_size), together.device)
         with torch.no_grad():
             teacher: EncoderOutput = self.teacher_encoder(together)
-            unit = self.teacher_head.project(teacher.features)
-            probabilities = self.targets(unit, self.teacher_head.unit_prototypes(), temperature, clock)
+            scan_unit = self.teacher_head.project(teacher.features)
+            probabilities = self.targets(scan_unit, self.teacher_head.unit_prototypes(), temperature, clock)
             unit = self.teacher_patch_head.project(teacher.tokens.flatten(0, 1)[masked.places])
             hidden = self.patch_targets(unit, self.teacher_patch_head.unit_prototypes(), temperature, clock)
 
@@ -170,7 +170,6 @@ class Dinov2(Method):
 
         with torch.no_grad():
             uncertainty = entropy(probabilities)
-            unit = functional.normalize(teacher.features.float(), dim=-1)
             used = probabilities.new_zeros(s.prototypes).index_fill_(0, probabilities.argmax(-1), 1.0).sum()
             logs = {
                 "scan_loss": scans.detach(),
@@ -179,7 +178,8 @@ class Dinov2(Method):
                 "teacher_entropy": uncertainty,
                 "kl": scans.detach() - uncertainty,
                 "patch_kl": tokens.detach() - entropy(hidden),
-                "feature_std": unit.std(0, unbiased=False).mean() * unit.shape[1] ** 0.5,
+                "feature_std": unit_spread(teacher.features),
+                **embedding_signs(scan_unit),
                 "prototype_usage": used / min(s.prototypes, probabilities.shape[0]),
                 "masked_share": masked.mask.float().mean(),
                 "teacher_temperature": temperature,

@@ -18,6 +18,7 @@ from headctssl.methods.jepa.jepa_masks import split_tokens
 from headctssl.methods.masked import check_blocks
 from headctssl.methods.method import Method, Requirement, check_views
 from headctssl.methods.ramps import linear_ramp
+from headctssl.methods.spread import unit_spread
 from headctssl.networks.decoders import TokenDecoder
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.tokens import grid_of
@@ -168,11 +169,10 @@ class Jepa(Method):
             mean = (targets * weights).sum((0, 1))
             spread = ((targets - mean).square() * weights).sum((0, 1)).mean().sqrt()
             guess = predicted_token_loss(mean.expand_as(targets), targets, split.counts)
-            unit = functional.normalize(seen.features.float(), dim=-1)
             logs = {
                 "relative_error": losses[-1].detach() / guess.clamp(min=1e-12),
                 "target_std": spread,
-                "feature_std": unit.std(0, unbiased=False).mean() * unit.shape[1] ** 0.5,
+                "feature_std": unit_spread(seen.features),
                 "context_tissue": split.context_tissue,
                 "target_tissue": split.counts.mean(),
                 "teacher_momentum": self._momentum(clock),

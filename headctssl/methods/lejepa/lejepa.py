@@ -6,7 +6,6 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch.nn import functional
 
 from headctssl.errors import UsageError
 from headctssl.loading.views import ViewPlan, view_plan
@@ -14,6 +13,7 @@ from headctssl.methods.gather import gather_samples
 from headctssl.methods.lejepa.lejepa_loss import prediction_loss, random_directions, sigreg
 from headctssl.methods.method import Method, Requirement, check_views
 from headctssl.methods.multi_view import encode_views
+from headctssl.methods.spread import embedding_signs, unit_spread
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.projector import Projector
 from headctssl.planning.run_settings import RunSettings
@@ -112,11 +112,12 @@ class Lejepa(Method):
         prediction = prediction_loss(embeddings_VBD, len(views.groups["global"]))
         loss = s.sigreg_weight * gaussian + (1.0 - s.sigreg_weight) * prediction
         with torch.no_grad():
-            unit = functional.normalize(gathered_BVC[:, : len(views.groups["global"])].flatten(0, 1), dim=-1)
+            shown = len(views.groups["global"])
             logs = {
                 "sigreg": gaussian.detach(),
                 "prediction": prediction.detach(),
-                "feature_std": unit.std(0, unbiased=False).mean() * unit.shape[1] ** 0.5,
+                "feature_std": unit_spread(gathered_BVC[:, :shown].flatten(0, 1)),
+                **embedding_signs(embeddings_VBD[:shown].flatten(0, 1)),
             }
         return StepResult(loss, logs)
 

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
-from torch.nn import functional
 
 from headctssl.loading.views import ViewPlan, global_group
 from headctssl.methods.boxes import MOST_BOXES
@@ -18,6 +17,7 @@ from headctssl.methods.models_genesis.models_genesis_loss import voxel_error
 from headctssl.methods.models_genesis.painting import draw_painting, paint
 from headctssl.methods.models_genesis.shuffling import draw_shuffle, shuffle_voxels
 from headctssl.methods.optimizers import OPENMIND_TRANSFORMER
+from headctssl.methods.spread import unit_spread
 from headctssl.networks.decoders import voxel_decoder
 from headctssl.networks.encoder import Encoder
 from headctssl.planning.run_settings import RunSettings
@@ -122,12 +122,11 @@ class ModelsGenesis(Method):
         with torch.no_grad():
             mean = (volume * counted).sum() / (counted.sum() * volume.shape[1]).clamp(min=1)
             guess = voxel_error(mean.expand_as(volume), volume, counted)
-            unit = functional.normalize(out.features.float(), dim=-1)
             logs = {
                 "relative_error": losses[-1].detach() / guess.clamp(min=1e-12),
                 "error_before": voxel_error(corrupted, volume, counted) / guess.clamp(min=1e-12),
                 "stored_share": counted.float().mean(),
-                "feature_std": unit.std(0, unbiased=False).mean() * unit.shape[1] ** 0.5,
+                "feature_std": unit_spread(out.features),
             }
         return StepResult(torch.stack(losses).mean(), logs)
 

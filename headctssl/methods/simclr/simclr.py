@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from headctssl.errors import UsageError
 from headctssl.loading.views import ViewPlan, global_group
@@ -17,6 +16,7 @@ from headctssl.methods.method import Method, Requirement, check_views
 from headctssl.methods.multi_view import encode_views
 from headctssl.methods.optimizers import OPENMIND_CNN, OPENMIND_TRANSFORMER
 from headctssl.methods.simclr.simclr_loss import nt_xent
+from headctssl.methods.spread import embedding_signs, unit_spread
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.projector import Projector
 from headctssl.planning.run_settings import RunSettings
@@ -107,7 +107,9 @@ class Simclr(Method):
         # The projector's norms see all views of the global batch, so that no process can tell its own scans by them.
         embeddings = self.projector(features_VBC.flatten(0, 1)).view(*features_VBC.shape[:2], -1)
         loss, cosines = nt_xent(embeddings, self.settings.temperature)
-        return StepResult(loss, {**_found(cosines), "feature_std": _spread(gathered_BVC)})
+        spread = unit_spread(gathered_BVC.flatten(0, 1))
+        signs = embedding_signs(embeddings.flatten(0, 1))
+        return StepResult(loss, {**_found(cosines), "feature_std": spread, **signs})
 
     def encoder_to_export(self) -> Encoder:
         """The trained encoder."""
@@ -123,11 +125,3 @@ def _found(cosines: Tensor) -> dict[str, Tensor]:
     others = (finite.sum() - positive * 2 * half) / (2 * half * (2 * half - 2))
     found = (cosines.argmax(dim=1) == partner).float().mean()
     return {"found": found, "cosine_positive": positive, "cosine_negative": others}
-
-
-@torch.no_grad()
-def _spread(features_BVC: Tensor) -> Tensor:
-    """Standard deviation of features of length 1, times the root of their channels: 0 where all are the same."""
-    unit = functional.normalize(features_BVC.flatten(0, 1), dim=-1)
-    spread: Tensor = unit.std(0, unbiased=False).mean() * unit.shape[1] ** 0.5
-    return spread

@@ -17,6 +17,7 @@ from headctssl.methods.masked import absolute_error
 from headctssl.methods.method import Method, Requirement, check_views
 from headctssl.methods.optimizers import OPENMIND_CNN
 from headctssl.methods.simclr.simclr_loss import nt_xent
+from headctssl.methods.spread import embedding_signs, unit_spread
 from headctssl.methods.swin_ssl.corruption import TURNS, cut_out, cutout_mask, turned
 from headctssl.networks.decoders import voxel_decoder
 from headctssl.networks.encoder import Encoder
@@ -153,7 +154,6 @@ class SwinSsl(Method):
         inpainting = absolute_error(restored, copies.whole, copies.valid.expand_as(restored).float())
         loss = s.rotation_weight * rotation + s.contrastive_weight * contrastive + s.inpainting_weight * inpainting
         with torch.no_grad():
-            unit = functional.normalize(out.features.float(), dim=-1)
             half = cosines.shape[0] // 2
             partner = torch.arange(2 * half, device=cosines.device).roll(half)
             holes = (copies.hidden & copies.valid).expand_as(restored).float()
@@ -165,7 +165,8 @@ class SwinSsl(Method):
                 "found": (cosines.argmax(dim=1) == partner).float().mean(),
                 "hole_error": absolute_error(restored, copies.whole, holes),
                 "cutout_share": copies.hidden.float().mean(),
-                "feature_std": unit.std(0, unbiased=False).mean() * unit.shape[1] ** 0.5,
+                "feature_std": unit_spread(out.features),
+                **embedding_signs(embeddings),
             }
         return StepResult(loss, logs)
 

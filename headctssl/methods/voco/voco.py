@@ -8,7 +8,6 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
-from torch.nn import functional
 
 from headctssl.errors import UsageError
 from headctssl.loading.views import ViewPlan, global_group, local_group
@@ -16,6 +15,7 @@ from headctssl.methods.ema import make_teacher, update_teacher
 from headctssl.methods.gather import gather_samples
 from headctssl.methods.method import Method, Requirement, check_views
 from headctssl.methods.multi_view import encode_views
+from headctssl.methods.spread import embedding_signs, unit_spread
 from headctssl.methods.voco.voco_loss import assign, overlap_loss, overlap_shares, separation_loss
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.projector import Projector
@@ -147,10 +147,10 @@ class Voco(Method):
             loss = loss + s.inter_weight * inter
             logs["inter"] = inter.detach()
         with torch.no_grad():
-            unit = functional.normalize(gathered_BVC.flatten(0, 1), dim=-1)
             logs["share_error"] = (shares_BRN - predicted).abs().mean()
             logs["found"] = (predicted.argmax(-1) == shares_BRN.argmax(-1)).float().mean()
-            logs["feature_std"] = unit.std(0, unbiased=False).mean() * unit.shape[1] ** 0.5
+            logs["feature_std"] = unit_spread(gathered_BVC.flatten(0, 1))
+            logs |= embedding_signs(teacher_BVD.flatten(0, 1))
         return StepResult(loss, logs)
 
     @torch.no_grad()

@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field, field_validator
 from torch import Tensor
-from torch.nn import functional
 
 from headctssl.errors import UsageError
 from headctssl.loading.views import ViewPlan, global_group
 from headctssl.methods.boxes import MOST_BOXES
 from headctssl.methods.method import Method, Requirement, check_views
 from headctssl.methods.optimizers import OPENMIND_TRANSFORMER
+from headctssl.methods.spread import unit_spread
 from headctssl.methods.volume_fusion.fusion import class_map, draw_fusion, fuse
 from headctssl.methods.volume_fusion.volume_fusion_loss import dice_and_entropy
 from headctssl.networks.decoders import voxel_decoder
@@ -118,13 +118,12 @@ class VolumeFusion(Method):
             number = counted.sum().clamp(min=1)
             right = (logits.argmax(1, keepdim=True) == classes) & counted
             sizes = torch.stack([((classes == k) & counted).sum() for k in range(wanted.shares + 1)])
-            unit = functional.normalize(out.features.float(), dim=-1)
             logs = {
                 "soft_dice": 1.0 - dice.mean(),
                 "accuracy": right.sum() / number,
                 "largest_class": sizes.max() / number,
                 "stored_share": counted.float().mean(),
-                "feature_std": unit.std(0, unbiased=False).mean() * unit.shape[1] ** 0.5,
+                "feature_std": unit_spread(out.features),
             }
         return StepResult(torch.stack(losses).mean(), logs)
 
