@@ -6,17 +6,17 @@ It lies beside the key and not in the dataset, for it names sources.
 from __future__ import annotations
 
 import csv
-import fcntl
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self, TextIO
+from typing import Self
 
 from pydantic import Field, ValidationError
 
 from headctssl.dataset.table import read_table
 from headctssl.errors import UsageError
 from headctssl.ingest.report import ScanRecord
+from headctssl.locks import lock_file
 from headctssl.paths import atomic_path
 from headctssl.settings import Settings
 
@@ -51,7 +51,7 @@ class Journal:
         self.done = False  # everything is in the files of the dataset, and the journal is no longer needed
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = _locked(self.path)
+            self._file = lock_file(self.path)
         except BlockingIOError:
             raise UsageError(
                 f"Another conversion into {dataset} is running.",
@@ -98,25 +98,6 @@ class Journal:
         self._file.flush()
 
 
-def _locked(path: Path, *, wait: bool = False) -> TextIO:
-    """Open a file for reading and appending, readable by its owner only, and lock it.
-
-    Raises:
-        BlockingIOError: another process has locked it, and this one is not to wait.
-    """
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        file = os.fdopen(handle, "a+", encoding="utf-8")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.exists(path) and os.path.samestat(os.fstat(handle), os.stat(path)):
-                return file
-        except BaseException:
-            file.close()
-            raise
-        file.close()  # it was removed by who had locked it
-
-
 def write_sources(folder: Path, dataset: str, entries: Sequence[Entry]) -> Path:
     """Update ingest_sources.csv beside the key: where each case came from, for the user's eyes only.
 
@@ -128,7 +109,7 @@ def write_sources(folder: Path, dataset: str, entries: Sequence[Entry]) -> Path:
         entries: scans of this conversion; they take the place of older lines of the same case.
     """
     path, guard = folder / SOURCES_FILE, folder / f".{SOURCES_FILE}.lock"
-    with _locked(guard, wait=True):
+    with lock_file(guard, wait=True):
         try:
             _write_sources(path, dataset, entries)
         finally:

@@ -35,7 +35,19 @@ STAGES = [
     "reporting",
     "cli",
 ]
-BASE = {"errors", "paths", "settings", "seeding", "types", "contract", "presets", "console", "families", "plugins"}
+BASE = {
+    "errors",
+    "paths",
+    "settings",
+    "seeding",
+    "types",
+    "contract",
+    "presets",
+    "console",
+    "families",
+    "plugins",
+    "locks",
+}
 HEAVY = {"torch", "SimpleITK", "numpy", "pandas", "scipy", "sklearn", "matplotlib", "pydantic", "nibabel", "blosc2"}
 
 
