@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ["add_common", "add_datasets", "non_negative_int", "positive_int"]
+__all__ = ["add_common", "add_datasets", "add_track", "non_negative_int", "positive_int"]
 
 
 def positive_int(text: str) -> int:
@@ -37,6 +37,17 @@ def add_datasets(parser: argparse.ArgumentParser, *, several: bool = False) -> N
         parser.add_argument(
             "-d", dest="dataset_id", metavar="N", type=positive_int, required=True, help="dataset number"
         )
+
+
+def add_track(parser: argparse.ArgumentParser) -> None:
+    """Add `--track NAME[,NAME]` as `args.track`."""
+    parser.add_argument(
+        "--track",
+        metavar="NAME[,NAME]",
+        type=lambda text: tuple(name.strip() for name in text.split(",")),
+        default=(),
+        help="also send the numbers of metrics.jsonl to wandb, mlflow",
+    )
 
 
 def add_common(

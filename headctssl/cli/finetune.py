@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 
-from headctssl.cli.common import add_common, add_datasets, positive_int
+from headctssl.cli.common import add_common, add_datasets, add_track, positive_int
 from headctssl.cli.main import run_command
 
 __all__ = ["add_arguments", "main", "run"]
@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tag", default=None, help="added to the name of the run")
     parser.add_argument("--continue", dest="resume", action="store_true", help="go on from the run's checkpoint")
+    add_track(parser)
     add_common(parser, device=True, num_workers=True, overwrite=True, overrides=True)
 
 
@@ -62,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         num_workers=args.num_workers,
         overrides=args.overrides,
+        track=args.track,
         quiet=args.quiet,
     )
     report(folder, quiet=args.quiet)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 
-from headctssl.cli.common import add_common, add_datasets
+from headctssl.cli.common import add_common, add_datasets, add_track
 from headctssl.cli.main import run_command
 
 __all__ = ["add_arguments", "add_run_arguments", "main", "run"]
@@ -24,6 +24,7 @@ class _List(argparse.Action):
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of headct_pretrain."""
     add_run_arguments(parser)
+    add_track(parser)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:

@@ -30,6 +30,7 @@ from headctssl.training.distributed import Process, check_division
 from headctssl.training.environment import data_digest, describe_environment
 from headctssl.training.run_folder import open_run_folder
 from headctssl.training.run_log import RunLog
+from headctssl.training.trackers import check_trackers
 
 __all__ = ["finetune"]
 
@@ -49,6 +50,7 @@ def finetune(
     device: str | None = None,
     num_workers: int | None = None,
     overrides: Sequence[str] = (),
+    track: Sequence[str] = (),
     quiet: bool = False,
 ) -> Path:
     """Train a classifier of the dataset's binary labels.
@@ -71,6 +73,7 @@ def finetune(
         device: 'cpu', 'cuda', 'cuda:1'; found when None.
         num_workers: reader processes; found when None.
         overrides: ``section.key=value`` of `FinetuneSettings` (`--set`).
+        track: trackers that get the lines of metrics.jsonl too, ``wandb``, ``mlflow``; none can stop the run.
         quiet: print nothing.
 
     Returns:
@@ -95,6 +98,7 @@ def finetune(
         overrides=tuple(overrides),
         quiet=quiet,
     )
+    check_trackers(track)
     job = prepare(call)
     # Everything that can be wrong with the call shows before an old run is removed.
     check_division(job.settings.training, job.device, Process(), coupled=False)
@@ -105,7 +109,7 @@ def finetune(
     write_json(job.folder / "environment.json", describe_environment(job.device, data=data))
     parts = {"train": job.cohort.train, "val": job.cohort.validation}
     write_used_cases(job.folder, dataset_id, parts, job.index)
-    log = RunLog(job.folder, quiet=quiet)
+    log = RunLog(job.folder, quiet=quiet, track=track, settings=job.settings.shareable())
     try:
         if resume and not going_on:
             log.say("there is no checkpoint to go on from: starting from the beginning")

@@ -77,6 +77,10 @@ class FinetuneSettings(Settings):
         content["training"] = self.training.model_dump(mode="json", exclude=set(_FREE))
         return content
 
+    def shareable(self) -> dict[str, JsonValue]:
+        """`of_weights` without the name of the dataset, which a user may have given a meaning."""
+        return {name: value for name, value in self.of_weights().items() if name != "dataset_name"}
+
     def digest(self) -> str:
         """SHA-256 of `of_weights`, first 16 hex digits."""
         text = json.dumps(self.of_weights(), sort_keys=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -45,6 +46,7 @@ from headctssl.training.stored_run import (
     settings_of_weights,
     write_cases,
 )
+from headctssl.training.trackers import check_trackers
 from headctssl.training.trainer import Trainer
 from headctssl.types import PretrainBatch
 
@@ -66,6 +68,7 @@ def pretrain(
     device: str | None = None,
     num_workers: int | None = None,
     overrides: Sequence[str] = (),
+    track: Sequence[str] = (),
     quiet: bool = False,
 ) -> Path:
     """Train an encoder without labels; the command is ``headct_pretrain``.
@@ -86,6 +89,7 @@ def pretrain(
         device: ``cpu``, ``cuda``, ``cuda:1``; CUDA where there is one when None.
         num_workers: reader processes.
         overrides: ``section.key=value`` texts, ``--set``.
+        track: trackers that get the lines of metrics.jsonl too, ``wandb``, ``mlflow``; none can stop the run.
         quiet: print errors only.
 
     Returns:
@@ -101,6 +105,7 @@ def pretrain(
     request = Request(
         as_ids(dataset_ids), method, config, plans_name, init, pretrain_on, num_workers, tuple(overrides), where
     )
+    check_trackers(track)
     target = choose_device(device, current_process())
     with processes(target) as process:
         quiet = quiet or not process.is_main
@@ -121,7 +126,7 @@ def pretrain(
         if built is None:
             call = open_call(request, target, process, settings=settings)
             built = _build(call)
-        _train(call, built, folder, going_on=going_on, device=target, process=process, quiet=quiet)
+        _train(call, built, folder, going_on=going_on, device=target, process=process, quiet=quiet, track=track)
         barrier(process)
     name_files(sorted(path for path in folder.iterdir() if path.is_file()), quiet=quiet)
     return Path(folder)
@@ -217,10 +222,12 @@ def _train(
     device: torch.device,
     process: Process,
     quiet: bool,
+    track: Sequence[str],
 ) -> None:
     settings, training = call.settings, call.settings.training
     learner, report = built
-    log = RunLog(folder, enabled=process.is_main, quiet=quiet)
+    shared = json.loads(settings_of_weights(settings))
+    log = RunLog(folder, enabled=process.is_main, quiet=quiet, track=track, settings=shared)
     trainer = Trainer(
         learner,
         training=training,

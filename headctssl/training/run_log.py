@@ -1,4 +1,4 @@
-"""Run log: metrics.jsonl, train.log, TensorBoard events, the progress line and progress.png."""
+"""Run log: metrics.jsonl, train.log, TensorBoard events, trackers, the progress line and progress.png."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from headctssl.console import say as print_line
 from headctssl.paths import atomic_path
+from headctssl.settings import JsonValue
 from headctssl.training.progress_picture import draw_progress
+from headctssl.training.tracking import Tracking
 
 __all__ = ["RunLog", "read_metrics"]
 
@@ -49,9 +51,19 @@ class RunLog:
         folder: the run folder, which exists.
         enabled: False on every other process.
         quiet: nothing on the console.
+        track: trackers that get the lines too.
+        settings: of the run, as far as trackers may see them.
     """
 
-    def __init__(self, folder: Path, *, enabled: bool = True, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        enabled: bool = True,
+        quiet: bool = False,
+        track: Sequence[str] = (),
+        settings: Mapping[str, JsonValue] | None = None,
+    ) -> None:
         self.folder, self.enabled = folder, enabled
         self.quiet = quiet or not enabled
         self.terminal = sys.stdout.isatty()
@@ -59,6 +71,9 @@ class RunLog:
         self.printed_at = self.drawn_at = float("-inf")
         self.session_start: tuple[int, float] | None = None  # step and clock at the first line of this session
         self.events: SummaryWriter | None = None
+        self.track, self.settings = tuple(track), dict(settings or {})
+        self.tracking: Tracking | None = None
+        self.finished = False  # the last step was logged
 
     def open(self, step: int) -> None:
         """Begin a session at `step`: lines of metrics.jsonl after it are dropped (0 drops all)."""
@@ -70,6 +85,7 @@ class RunLog:
         with atomic_path(path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         self.events = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1 if step else None)
+        self.tracking = Tracking(self.track, self.folder, self.settings)
 
     def say(self, text: str) -> None:
         """One message to train.log and the console."""
@@ -96,6 +112,11 @@ class RunLog:
             for name, value in plain.items():
                 if name != "step" and value is not None:
                     self.events.add_scalar(name, value, int(line["step"] or 0))
+        self.finished = int(line["step"] or 0) >= total_steps
+        if self.tracking is not None:
+            self.tracking.scalars(int(line["step"] or 0), {k: v for k, v in plain.items() if k != "step"})
+            for complaint in self.tracking.complaints():
+                self.say(complaint)
         self._progress(plain, total_steps)
 
     def picture(self, *, final: bool = False) -> None:
@@ -112,6 +133,10 @@ class RunLog:
         if self.events is not None:
             self.events.close()
             self.events = None
+        if self.tracking is not None:
+            for complaint in self.tracking.close(finished=self.finished):
+                self.say(complaint)
+            self.tracking = None
 
     def _progress(self, line: Line, total_steps: int) -> None:
         now = time.perf_counter()
