@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from headctssl.errors import ContractError
 from headctssl.preprocessing.one_case import Grid
 from headctssl.types import Box
-from headctssl.volume.geometry import resample
+from headctssl.volume.resample import resample
 
 __all__ = ["MASK_RULES", "anonymised_on_grid", "mask_on_grid", "require_mask_rule"]
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from headctssl.contract import StorageRule
 from headctssl.errors import ContractError
 from headctssl.types import Box, Triple, Volume
-from headctssl.volume.geometry import resample
 from headctssl.volume.head import find_head
+from headctssl.volume.resample import resample_to_hu
 
 __all__ = ["CROP_RULES", "RESAMPLE_RULES", "Grid", "Preprocessed", "grid_of_box", "preprocess_volume"]
 
@@ -128,13 +128,10 @@ def _grow(box: Box, margin_mm: float, spacing_mm: Triple, shape: tuple[int, ...]
 
 def _resampled(raw: NDArray[np.int16], box: Box, grid: Grid, hu_clip: tuple[int, int]) -> NDArray[np.int16]:
     crop = raw[tuple(slice(low, high) for low, high in box)]
-    low_hu, high_hu = hu_clip
     if grid.step == (1.0, 1.0, 1.0):
-        return np.ascontiguousarray(np.clip(crop, low_hu, high_hu))
+        return np.ascontiguousarray(np.clip(crop, *hu_clip))
     start = tuple(position - low for position, (low, _) in zip(grid.start, box, strict=True))
-    values = resample(crop, (start[0], start[1], start[2]), grid.step, grid.shape)
-    np.clip(values, low_hu, high_hu, out=values)
-    return np.rint(values, out=values).astype(np.int16)
+    return resample_to_hu(crop, (start[0], start[1], start[2]), grid.step, grid.shape, hu_clip)
 
 
 def _box_in_grid(box: Box, grid: Grid) -> Box:

@@ -1,4 +1,4 @@
-"""Geometry: separable anti-aliased resampling and exact orientation of volumes.
+"""Geometry: interpolation matrices of one axis, and exact orientation of volumes.
 
 Legend: W an interpolation matrix (n_out, n_in). Positions are in voxel index units of the input:
 voxel i is centred at i and reaches from i - 0.5 to i + 0.5. Affines map an array index (z, y, x, 1)
@@ -8,23 +8,18 @@ to millimetres (S, P, L, 1): superior, posterior, patient left.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from headctssl.types import Triple
 
-__all__ = ["AIR_HU", "axis_weights", "is_straight", "resample", "spacing_of", "to_spl"]
+__all__ = ["AIR_HU", "axis_weights", "is_straight", "spacing_of", "to_spl"]
 
 Floats = NDArray[np.float64]
 
 AIR_HU = -1024.0
 """What lies outside a scan, in HU."""
-
-_BLOCK = 24  # output samples per banded block: small enough to skip the zeros of W, large enough for BLAS
-_SLAB_VOXELS = 1 << 18  # float32 voxels converted at once: 1 MiB, stays in the second-level cache
 
 
 def axis_weights(
@@ -79,118 +74,6 @@ def _recentring(weights: Floats, offset: Floats, position: Floats, half_width: F
     whole = (position - half_width >= -1.0) & (position + half_width <= n_in)
     tilt: Floats = np.divide(-first, second, out=np.zeros_like(first), where=whole & (second > 1e-12))
     return tilt
-
-
-@dataclass(frozen=True)
-class _Banded:
-    """An interpolation matrix W (m, n) cut into blocks of rows with the columns they need.
-
-    Cut once per axis, not once per plane: for thin stacks the cutting took a third of the time.
-    """
-
-    rows: int  # m
-    used: NDArray[np.bool_]  # (n,), input samples that any row needs
-    bands: tuple[tuple[slice, slice, NDArray[np.float32]], ...]  # (rows, columns, block)
-
-    @classmethod
-    def of(cls, W: NDArray[np.float32]) -> _Banded:
-        """Cut a matrix."""
-        bands = []
-        for first in range(0, W.shape[0], _BLOCK):
-            rows = slice(first, min(first + _BLOCK, W.shape[0]))
-            used = np.flatnonzero(W[rows].any(axis=0))
-            columns = slice(int(used[0]), int(used[-1]) + 1) if used.size else slice(0, 0)
-            bands.append((rows, columns, np.ascontiguousarray(W[rows, columns])))
-        return cls(W.shape[0], np.asarray(W.any(axis=0)), tuple(bands))
-
-    def along_rows(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """``W @ x`` for x (n, k)."""
-        out = np.empty((self.rows, x.shape[1]), np.float32)
-        for rows, columns, block in self.bands:
-            np.matmul(block, x[columns], out=out[rows])
-        return out
-
-    def along_columns(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        """``x @ W.T`` for x (k, n)."""
-        out = np.empty((x.shape[0], self.rows), np.float32)
-        for rows, columns, block in self.bands:
-            np.matmul(x[:, columns], block.T, out=out[:, rows])
-        return out
-
-
-def resample(
-    hu: NDArray[np.int16] | NDArray[np.float32],
-    start: Triple,
-    step: Triple,
-    shape: tuple[int, int, int],
-    fill: float = AIR_HU,
-) -> NDArray[np.float32]:
-    """Resample a volume onto a grid parallel to its own, anti-aliased where that is coarser.
-
-    Args:
-        hu: (z, y, x), any strides; HU.
-        start: input coordinate (z, y, x) in voxels of the first output voxel's centre.
-        step: input voxels per output voxel (z, y, x); negative flips.
-        shape: output voxels (z, y, x).
-        fill: HU outside the input.
-
-    Returns:
-        float32 (z, y, x) of ``shape``.
-    """
-    Wz, Wy, Wx = (
-        axis_weights(n_in, n_out, a, s) for n_in, n_out, a, s in zip(hu.shape, shape, start, step, strict=True)
-    )
-    covered = all(np.allclose(W.sum(axis=1), 1.0, atol=1e-5) for W in (Wz, Wy, Wx))
-    shift = 0.0 if covered else fill
-    path = _z_then_plane if _z_first(hu.shape, shape) else _plane_then_z
-    out = path(hu, _Banded.of(Wz), _Banded.of(Wy), _Banded.of(Wx), shift)
-    if shift:
-        out += np.float32(shift)
-    return out
-
-
-def _z_first(n_in: Sequence[int], n_out: Sequence[int]) -> bool:
-    """Whether thinning z first touches fewer voxels than reducing the planes first."""
-    z_first = n_in[1] * n_in[2] * (n_in[0] + n_out[0]) + n_out[0] * n_in[1] * n_in[2]
-    plane_first = 2 * n_in[0] * n_in[1] * n_in[2] + n_out[1] * n_out[2] * (n_in[0] + n_out[0])
-    return z_first < plane_first
-
-
-def _to_float(part: NDArray[np.generic], shift: float) -> NDArray[np.float32]:
-    """A slab as contiguous float32, minus ``shift``; never written to."""
-    if shift:
-        slab: NDArray[np.float32] = np.subtract(part, np.float32(shift), dtype=np.float32, casting="unsafe")
-        return slab
-    return np.ascontiguousarray(part, dtype=np.float32)
-
-
-def _plane(x: NDArray[np.float32], Wy: _Banded, Wx: _Banded) -> NDArray[np.float32]:
-    """Resample one plane (y, x), the axis that shrinks most first."""
-    if Wy.rows * x.shape[1] <= Wx.rows * x.shape[0]:
-        return Wx.along_columns(Wy.along_rows(x))
-    return Wy.along_rows(Wx.along_columns(x))
-
-
-def _plane_then_z(hu: NDArray[np.generic], Wz: _Banded, Wy: _Banded, Wx: _Banded, shift: float) -> NDArray[np.float32]:
-    planes = np.zeros((hu.shape[0], Wy.rows, Wx.rows), np.float32)
-    for z in np.flatnonzero(Wz.used):
-        planes[z] = _plane(_to_float(hu[z], shift), Wy, Wx)
-    out = Wz.along_rows(planes.reshape(planes.shape[0], -1))
-    return out.reshape(Wz.rows, *planes.shape[1:])
-
-
-def _z_then_plane(hu: NDArray[np.generic], Wz: _Banded, Wy: _Banded, Wx: _Banded, shift: float) -> NDArray[np.float32]:
-    depth, height, width = hu.shape
-    thin = np.empty((Wz.rows, height, width), np.float32)
-    rows_at_once = max(1, _SLAB_VOXELS // (depth * width))
-    for first in range(0, height, rows_at_once):
-        slab = _to_float(hu[:, first : first + rows_at_once], shift)
-        flat = Wz.along_rows(slab.reshape(depth, -1))
-        thin[:, first : first + rows_at_once] = flat.reshape(Wz.rows, -1, width)
-    out = np.empty((Wz.rows, Wy.rows, Wx.rows), np.float32)
-    for z, plane in enumerate(thin):
-        out[z] = _plane(plane, Wy, Wx)
-    return out
 
 
 def spacing_of(affine: NDArray[np.float64]) -> Triple:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,7 +12,7 @@ from scipy import ndimage
 
 from headctssl.errors import DataError
 from headctssl.types import Box, Triple
-from headctssl.volume.geometry import resample
+from headctssl.volume.resample import resample_to_mask
 
 __all__ = ["Head", "find_head"]
 
@@ -21,6 +22,7 @@ _OPENING_MM = 7.0  # plates and shells thinner than twice this are no head: hold
 _REGROWTH_MM = 5.0  # ears and nose are thin too: what hangs on the head within this distance is taken back
 _SMALLEST_ML = 100.0  # one 5 mm slice through a head has 125 ml
 _SMALLEST_WIDTH_MM = 60.0  # a newborn's head is about 90 mm wide
+_WITHIN_PLANES = np.stack([np.zeros((3, 3), bool), ndimage.generate_binary_structure(2, 1), np.zeros((3, 3), bool)])
 _TALLEST_MM = 300.0  # vertex to chin is at most about 260 mm, also tilted; what is below is neck and shoulders
 
 
@@ -39,7 +41,7 @@ class Head:
         return self.mask_on((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), self.scan_shape)
 
     def mask_on(self, start: Triple, step: Triple, shape: tuple[int, int, int]) -> NDArray[np.bool_]:
-        """The mask on another grid, with the arguments of `geometry.resample`; much faster than resampling `mask`.
+        """The mask on another grid, with the arguments of `resample.resample`; much faster than resampling `mask`.
 
         Args:
             start: scan voxel (z, y, x) of the first sample's centre.
@@ -50,7 +52,7 @@ class Head:
         coarse_step = tuple(a / s for a, s in zip(step, self.stride, strict=True))
         padded = np.pad(self.coarse_mask, 1, mode="edge").astype(np.float32)  # samples beyond the last coarse centre
         shifted = (coarse_start[0] + 1, coarse_start[1] + 1, coarse_start[2] + 1)
-        return resample(padded, shifted, (coarse_step[0], coarse_step[1], coarse_step[2]), shape, fill=0.0) >= 0.5
+        return resample_to_mask(padded, shifted, (coarse_step[0], coarse_step[1], coarse_step[2]), shape)
 
 
 def find_head(hu: NDArray[np.int16], spacing_mm: Triple) -> Head:
@@ -78,15 +80,27 @@ def find_head(hu: NDArray[np.int16], spacing_mm: Triple) -> Head:
 
 def _eroded(mask: NDArray[np.bool_], radius_mm: float, step_mm: tuple[float, ...]) -> NDArray[np.bool_]:
     """Voxels further than the radius from any False voxel; what lies beyond the border counts as True."""
-    if mask.all():
-        return mask
-    return np.asarray(ndimage.distance_transform_edt(mask, sampling=step_mm) > radius_mm)
+    return ~_grown(~mask, radius_mm, step_mm)
 
 
 def _grown(mask: NDArray[np.bool_], radius_mm: float, step_mm: tuple[float, ...]) -> NDArray[np.bool_]:
-    if not mask.any():
-        return mask
-    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=step_mm) <= radius_mm)
+    """Voxels within the radius of any True voxel: shifted copies united, one per voxel of the ball.
+
+    Balls are a few voxels wide here: 2 ms, where the distances of all voxels take 20.
+    """
+    reach = [int(radius_mm / s) + 1 for s in step_mm]
+    padded = np.pad(mask, [(n, n) for n in reach])  # so that a shift of the flat array wraps nothing into the scan
+    strides = (padded.shape[1] * padded.shape[2], padded.shape[2], 1)
+    flat = padded.ravel()
+    margin = sum(n * stride for n, stride in zip(reach, strides, strict=True))
+    grown = np.zeros(flat.size - 2 * margin, np.bool_)
+    for shift in itertools.product(*(range(-n, n + 1) for n in reach)):
+        if np.sqrt(sum((n * s) ** 2 for n, s in zip(shift, step_mm, strict=True))) <= radius_mm:
+            first = margin + sum(n * stride for n, stride in zip(shift, strides, strict=True))
+            grown |= flat[first : first + grown.size]
+    inner = np.zeros(flat.size, np.bool_)
+    inner[margin : margin + grown.size] = grown
+    return inner.reshape(padded.shape)[tuple(slice(n, n + size) for n, size in zip(reach, mask.shape, strict=True))]
 
 
 def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -107,7 +121,12 @@ def _solid(tissue: NDArray[np.bool_], step_mm: tuple[float, ...]) -> NDArray[np.
 
 def _filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Fill air enclosed in axial planes: sinuses, mastoid cells, mouth."""
-    return np.stack([ndimage.binary_fill_holes(plane) for plane in mask]).astype(bool)
+    labels, count = ndimage.label(~mask, structure=_WITHIN_PLANES)
+    outside = np.zeros(count + 1, np.bool_)
+    for border in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
+        outside[border] = True
+    outside[0] = False
+    return ~outside[labels]
 
 
 def _above_shoulders(mask: NDArray[np.bool_], step_z_mm: float) -> NDArray[np.bool_]:

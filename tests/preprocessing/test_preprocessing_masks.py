@@ -25,8 +25,8 @@ from headctssl.preprocessing.plan_and_preprocess import ensure_preprocessed, pla
 from headctssl.preprocessing.preprocess import preprocess
 from headctssl.preprocessing.report import PreprocessingReport
 from headctssl.types import Volume
-from headctssl.volume.geometry import resample
 from headctssl.volume.mask_store import StoredLabels, StoredMask
+from headctssl.volume.resample import resample
 
 NAMES = ("anatomy_mask", "anonymization_mask", "segmentation")
 RULE = STORAGE.with_masks(("head", *NAMES))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headctssl.volume import geometry
-from headctssl.volume.geometry import axis_weights, is_straight, resample, spacing_of, to_spl
+from headctssl.volume.geometry import axis_weights, is_straight, spacing_of, to_spl
+from headctssl.volume.resample import resample, resample_to_hu, resample_to_mask
 
 quick = settings(max_examples=30, deadline=None)
 
@@ -95,10 +95,10 @@ def test_the_identity_is_exact(shape: tuple[int, int, int], seed: int) -> None:
     np.testing.assert_array_equal(flipped, hu[::-1, ::-1, ::-1])
 
 
-@pytest.mark.parametrize("z_first", [True, False])
 @pytest.mark.parametrize("view", ["plain", "transposed", "float", "read-only"])
-def test_resample_equals_the_dense_product(z_first: bool, view: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(geometry, "_z_first", lambda n_in, n_out: z_first)
+def test_resample_equals_the_dense_product(view: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headctssl.volume.resample._SLAB_VOXELS", 4 * 70 * 53)  # slabs of 4 planes, the last of 3
+    monkeypatch.setattr("headctssl.volume.resample._STRIP", 500)  # strips of columns, the last one shorter
     rng = np.random.default_rng(3)
     hu = rng.integers(-1024, 3000, (31, 70, 53)).astype(np.int16)
     if view == "transposed":
@@ -110,8 +110,21 @@ def test_resample_equals_the_dense_product(z_first: bool, view: str, monkeypatch
     start, step, shape = (-2.3, 3.1, 60.2), (0.7, 2.2, -1.9), (40, 33, 37)
     Wz, Wy, Wx = (axis_weights(*a).astype(float) for a in zip(hu.shape, shape, start, step, strict=True))
     expected = np.einsum("az,by,cx,zyx->abc", Wz, Wy, Wx, hu.astype(float) + 1024, optimize=True) - 1024
-    np.testing.assert_allclose(resample(hu, start, step, shape), expected, atol=2e-2)
+    got = resample(hu, start, step, shape)
+    np.testing.assert_allclose(got, expected, atol=2e-2)
+    rounded = resample_to_hu(hu, start, step, shape, (-900, 1500))
+    assert rounded.dtype == np.int16
+    np.testing.assert_array_equal(rounded, np.rint(np.clip(got, -900, 1500)))
     np.testing.assert_array_equal(hu, before)
+
+
+def test_a_mask_is_where_half_a_voxel_is_inside() -> None:
+    inside = np.random.default_rng(4).integers(0, 2, (9, 21, 17)).astype(np.int16)
+    start, step, shape = (-2.3, 3.1, 15.2), (0.7, 1.7, -0.6), (20, 12, 30)
+    got = resample_to_mask(inside, start, step, shape)
+    assert got.dtype == np.bool_
+    np.testing.assert_array_equal(got, resample(inside, start, step, shape, fill=0.0) >= 0.5)
+    assert 0 < got.mean() < 1
 
 
 def test_outside_is_the_fill_value() -> None:

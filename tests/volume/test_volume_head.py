@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from headctssl.errors import DataError
 from headctssl.types import Triple
-from headctssl.volume.head import find_head
+from headctssl.volume.head import _eroded, _filled, _grown, find_head
 
 RADII_MM = (85.0, 95.0, 75.0)  # z, y, x
 
@@ -230,3 +231,25 @@ def test_the_head_of_a_real_tilted_scan_without_its_holder() -> None:
     assert 48 <= x0 <= 66
     assert 440 <= x1 <= 460
     assert 2800 < found.mask.sum() * 5.6 * 0.488**2 / 1000 < 4200
+
+
+def test_growing_and_eroding_equal_the_distances_of_all_voxels() -> None:
+    """Steps at which a ball ends on voxels are among them; so are empty and full masks."""
+    rng = np.random.default_rng(0)
+    for number in range(120):
+        shape = tuple(rng.integers(1, 24, 3))
+        mask = rng.random(shape) < (0.0, 0.02, 0.5, 0.98, 1.0)[number % 5]
+        step = tuple(rng.choice([3.0, 3.5, 3.68, 4.0, 5.0, 6.0, 7.0, 12.0], 3))
+        for radius in (7.0, 12.0):
+            far = ndimage.distance_transform_edt(~mask, sampling=step) if mask.any() else np.full(shape, np.inf)
+            np.testing.assert_array_equal(_grown(mask, radius, step), far <= radius)
+            deep = ndimage.distance_transform_edt(mask, sampling=step) if not mask.all() else np.full(shape, np.inf)
+            np.testing.assert_array_equal(_eroded(mask, radius, step), deep > radius)
+
+
+def test_holes_are_filled_plane_by_plane() -> None:
+    rng = np.random.default_rng(1)
+    for share in (0.3, 0.5, 0.6, 0.7, 1.0):
+        mask = rng.random((6, 20, 17)) < share
+        plane_by_plane = np.stack([ndimage.binary_fill_holes(plane) for plane in mask])
+        np.testing.assert_array_equal(_filled(mask), plane_by_plane)
