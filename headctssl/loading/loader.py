@@ -224,6 +224,7 @@ def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
     blosc2.set_nthreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Slurm sends its warning to every process of a job
     signal.signal(signal.SIGTERM, _ignore_once)
 
 
