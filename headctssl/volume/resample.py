@@ -109,7 +109,7 @@ def _resample(values: NDArray[Any], start: Triple, step: Triple, fill: float, ou
     zero = np.float32(0.0 if covered else fill)
     z, y, x = (_span(W) for W in (Wz, Wy, Wx))
     planes = _within_planes(values[z, y, x], Wy[:, y], Wx[:, x], zero)
-    across, target = planes.reshape(len(planes), -1), out.reshape(len(out), -1)
+    across, target = (stack.reshape(len(stack), out[0].size) for stack in (planes, out))
     buffer = np.empty((_BLOCK, _STRIP), np.float32)
     bands = _bands(Wz[:, z])
     for first in range(0, target.shape[1], _STRIP):
