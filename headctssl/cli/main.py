@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from headctssl.errors import HeadCTSSLError
 
-__all__ = ["COMMANDS", "main", "run_command"]
+__all__ = ["COMMANDS", "exit_code_of", "main", "run_command"]
 
 COMMANDS: dict[str, str] = {
     "demo": "the whole pipeline on synthetic scans, ending in a report",
@@ -75,10 +75,27 @@ def run_command(name: str, argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     module.add_arguments(parser)
-    try:
+
+    def parse_and_run() -> int:
         # Some flags do work of their own while they are parsed, such as --list.
         args = parser.parse_args(sys.argv[1:] if argv is None else list(argv))
         return int(module.run(args))
+
+    return exit_code_of(name, parse_and_run)
+
+
+def exit_code_of(name: str, work: Callable[[], int]) -> int:
+    """Do the work of a subcommand; print what fails.
+
+    Args:
+        name: a key of `COMMANDS`, for messages.
+        work: gives the exit code.
+
+    Returns:
+        As `run_command`.
+    """
+    try:
+        return work()
     except HeadCTSSLError as error:
         print(f"headct_{name}: {error.message}", file=sys.stderr)
         return error.exit_code

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 import functools
+from typing import Any
 
 from headctssl.cli.common import add_common, add_datasets, add_track
-from headctssl.cli.main import run_command
+from headctssl.cli.main import exit_code_of, run_command
+from headctssl.console import say
+from headctssl.paths import results_dataset
 
 __all__ = ["add_arguments", "add_run_arguments", "main", "run"]
 
@@ -25,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags of headct_pretrain."""
     add_run_arguments(parser)
     add_track(parser)
+    parser.add_argument(
+        "--slurm",
+        metavar="KEY=VALUE,...",
+        help="submit the run to Slurm, such as partition=gpu,gpus=4,hours=24; it is requeued when its time is up",
+    )
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,13 +64,39 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out headct_pretrain."""
+    call = vars(args)
+    slurm = call.pop("slurm")
+    if slurm is None:
+        return _train(call)
+    from headctssl.training.pretrain_call import check_before_queueing
+    from headctssl.training.slurm import parse_slurm, submit
+
+    options = parse_slurm(slurm)
+    check_before_queueing(**call)
+    folder = results_dataset(args.dataset_ids[0]) / "slurm"
+    number, log = submit(functools.partial(_in_job, call), options, folder, f"pretrain_{args.method}")
+    say(
+        f"submitted as Slurm job {number}, {options.nodes} x {options.processes_per_node} process(es)", quiet=args.quiet
+    )
+    say(f"  {log}", quiet=args.quiet)
+    return 0
+
+
+def _in_job(call: dict[str, Any], again: bool) -> int:
+    """The same call in a process of a Slurm job; goes on from the checkpoint when the job was started before."""
+    if again:
+        call = {**call, "resume": True, "overwrite": False}
+    return exit_code_of("pretrain", functools.partial(_train, call))
+
+
+def _train(call: dict[str, Any]) -> int:
     from headctssl.reporting.report import report
     from headctssl.training.distributed import current_process
     from headctssl.training.pretrain import pretrain
 
-    folder = pretrain(**vars(args))
+    folder = pretrain(**call)
     if current_process().is_main:
-        report(folder, quiet=args.quiet)
+        report(folder, quiet=call["quiet"])
     return 0
 
 

@@ -14,16 +14,19 @@ from headctssl.contract import Contract, require_same
 from headctssl.errors import UsageError
 from headctssl.methods import method_class
 from headctssl.methods.method import Method
-from headctssl.planning.plans import Decision
+from headctssl.paths import results_dataset
+from headctssl.planning.plans import Decision, load_plans
 from headctssl.planning.resolve import detect_machine, resolve
 from headctssl.planning.run_settings import RunSettings
 from headctssl.settings import parse_overrides
 from headctssl.training.checkpoint import LoadedWeights, load_weights
 from headctssl.training.distributed import Process
 from headctssl.training.pretrain_data import PretrainData, open_pretrain_data
+from headctssl.training.run_folder import look_at_run
 from headctssl.training.segmented import only_segmented
+from headctssl.training.trackers import check_trackers
 
-__all__ = ["PretrainCall", "Request", "choose_device", "open_call", "run_name"]
+__all__ = ["PretrainCall", "Request", "check_before_queueing", "choose_device", "open_call", "run_name"]
 
 
 @dataclass(frozen=True)
@@ -237,9 +240,13 @@ def run_name(settings: RunSettings, tag: str | None = None) -> str:
     Raises:
         UsageError: the tag cannot be part of a folder name.
     """
-    parts = [settings.method_name, settings.config, settings.plans_name]
-    if len(settings.dataset_ids) > 1:
-        parts.append("d" + "+".join(str(i) for i in settings.dataset_ids))
+    return _name(settings.method_name, settings.config, settings.plans_name, settings.dataset_ids, tag)
+
+
+def _name(method: str, config: str, plans_name: str, dataset_ids: tuple[int, ...], tag: str | None) -> str:
+    parts = [method, config, plans_name]
+    if len(dataset_ids) > 1:
+        parts.append("d" + "+".join(str(i) for i in dataset_ids))
     if tag is not None:
         if not tag or not all(c.isascii() and (c.isalnum() or c in "_.-") for c in tag):
             raise UsageError(
@@ -250,6 +257,38 @@ def run_name(settings: RunSettings, tag: str | None = None) -> str:
             )
         parts.append(tag)
     return "__".join(parts)
+
+
+def check_before_queueing(
+    dataset_ids: Sequence[int],
+    method: str,
+    *,
+    config: str | None,
+    plans_name: str,
+    init: Path | str | None,
+    tag: str | None,
+    resume: bool,
+    overwrite: bool,
+    track: Sequence[str],
+    overrides: Sequence[str],
+    **_others: object,
+) -> None:
+    """Refuse what is wrong with a call of `pretrain` and shows without the machine that it will run on.
+
+    Raises:
+        HeadCTSSLError: a name, plans, weights or an existing run do not fit.
+    """
+    method_class(method)
+    check_trackers(track)
+    parse_overrides(overrides)
+    ids = as_ids(dataset_ids)
+    plans = [load_plans(dataset_id, plans_name) for dataset_id in ids]
+    weights = None if init in (None, "scratch") else load_weights(str(init))
+    preset = config or (None if weights is None else weights.contract.preset)
+    name = _name(method, preset or "chosen later", plans_name, ids, tag)
+    if preset is not None:
+        plans[0].configuration(preset)
+        look_at_run(results_dataset(ids[0]) / "pretrain" / name, resume=resume, overwrite=overwrite)
 
 
 def as_ids(dataset_ids: Sequence[int] | int) -> tuple[int, ...]:

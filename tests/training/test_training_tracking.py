@@ -18,7 +18,7 @@ import headctssl
 from headctssl.cli.common import add_track
 from headctssl.errors import StoppedError, UsageError
 from headctssl.settings import read_json
-from headctssl.training import tracking, trackers
+from headctssl.training import trackers, tracking
 from headctssl.training.pretrain import pretrain
 from headctssl.training.run_log import RunLog
 from headctssl.training.trackers import Tracked, check_trackers
