@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from headctssl.errors import UsageError
 from headctssl.methods.spread import unit_spread
+from headctssl.methods.token_share import tissue_first, tissue_tokens
 from headctssl.networks.tokens import gather_tokens, grid_of, mask_from_indices, patchify, voxels_of_mask
 from headctssl.types import StepResult, Views
 
@@ -56,7 +56,7 @@ def draw_masks(
         order = generator.permutation(tokens)
         if count < tokens:
             if tissue is not None:
-                order = order[np.argsort(~tissue[row, order], kind="stable")]
+                order = tissue_first(order, tissue[row], count)
             order = generator.permutation(order[:count])
         hidden.append(np.sort(order[:masked]))
         kept.append(np.sort(order[masked:]))
@@ -87,9 +87,8 @@ class Masking:
         count = units[0] * units[1] * units[2]
         tissue = None
         if self.share < 1.0:
-            edge = tuple(p * u for p, u in zip(self.patch, self.unit, strict=True))
-            blocks = functional.max_pool3d(views.tissue["global"][index].float(), edge)
-            tissue = (blocks > 0).flatten(1).cpu().numpy()
+            (pz, py, px), (uz, uy, ux) = self.patch, self.unit
+            tissue = tissue_tokens(views, "global", index, (pz * uz, py * uy, px * ux))
         kept, masked = draw_masks(
             views.generators("mask" if index == 0 else f"mask{index}"),
             count,

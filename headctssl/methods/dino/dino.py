@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
@@ -17,6 +18,7 @@ from headctssl.methods.method import Method, Requirement, check_views
 from headctssl.methods.multi_view import encode_views
 from headctssl.methods.spread import embedding_signs, unit_spread
 from headctssl.methods.teacher_targets import TeacherTargets
+from headctssl.methods.token_share import check_token_share, used_tokens
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.heads import DinoHead
 from headctssl.planning.run_settings import RunSettings
@@ -86,8 +88,9 @@ class Dino(Method):
                 expected="1, or method.targets=centring with method.koleo_weight=0",
                 do="Set training.accumulation=1 with a smaller batch, or use more processes.",
             )
-        self.plan = view_plan(run.views, run.input)
+        self.plan = replace(view_plan(run.views, run.input), tissue=s.token_share < 1.0)
         check_views(self.plan, encoder)
+        check_token_share(encoder, s.token_share)
         self.encoder = encoder
         self.head = DinoHead(encoder.embed_dim, s.prototypes, s.head_hidden, s.head_bottleneck)
         self.teacher_encoder = make_teacher(encoder)
@@ -114,12 +117,15 @@ class Dino(Method):
         global_views = views.groups["global"]
         student_views = [*global_views, *views.groups.get("local", ())]
         temperature = teacher_temperature(s, clock)
+        patch = self.encoder.token_size
+        keep = used_tokens(views, "global", patch, s.token_share)
+        student_keep = [*keep, *used_tokens(views, "local", patch, s.token_share)]
         with torch.no_grad():
-            teacher_features = encode_views(self.teacher_encoder, global_views)
+            teacher_features = encode_views(self.teacher_encoder, global_views, keep)
             unit = self.teacher_head.project(torch.cat(teacher_features))
             probabilities = self.targets(unit, self.teacher_head.unit_prototypes(), temperature, clock)
             targets = torch.split(probabilities, views.batch_size)
-        student_features = encode_views(self.encoder, student_views)
+        student_features = encode_views(self.encoder, student_views, student_keep)
         student_logits = torch.split(self.head(torch.cat(student_features)), views.batch_size)
         distillation = cross_view_loss(targets, student_logits, s.student_temperature)
         loss = distillation

@@ -34,6 +34,13 @@ class DinoSettings(BaseSettings):
     koleo_weight: float = Field(
         0.0, ge=0, description="Weight of the KoLeo term, which pushes the scans of a batch apart (DINOv2: .1)."
     )
+    token_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Share of each view's tokens that are used, those with tissue before those of air; below 1 for"
+        " plain transformers only.",
+    )
     center_momentum: float = Field(0.9, ge=0, lt=1, description="Share of the centre that stays at a step.")
     teacher_momentum: float = Field(0.994, ge=0, le=1, description="Share of the teacher that stays at the first step.")
     teacher_momentum_end: float = Field(

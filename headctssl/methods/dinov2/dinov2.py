@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
@@ -21,6 +21,7 @@ from headctssl.methods.method import Method, Requirement, check_views
 from headctssl.methods.multi_view import encode_views
 from headctssl.methods.spread import embedding_signs, unit_spread
 from headctssl.methods.teacher_targets import TargetRule, TeacherTargets
+from headctssl.methods.token_share import used_tokens
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.heads import DinoHead
 from headctssl.networks.tokens import grid_of
@@ -57,7 +58,8 @@ class _Masked:
     """The tokens that the student does not see."""
 
     mask: Tensor  # (V * B, d, h, w) bool, view by view
-    places: Tensor  # (M,) int64, row of each masked token among the V * B * N tokens
+    share: Tensor  # scalar, masked tokens over encoded ones
+    places: Tensor  # (M,) int64, row of each masked token among all encoded ones
     weights: Tensor  # (M,) float32, 1 / (masked tokens of its view * masked views)
 
 
@@ -113,7 +115,7 @@ class Dinov2(Method):
                 do="Set views.global_count=2.",
             )
         s = self.settings
-        self.plan = view_plan(run.views, run.input)
+        self.plan = replace(view_plan(run.views, run.input), tissue=s.token_share < 1.0)
         check_views(self.plan, encoder)
         encoder.add_mask_token()
         self.encoder = encoder
@@ -148,18 +150,23 @@ class Dinov2(Method):
         batch, global_views = views.batch_size, views.groups["global"]
         temperature = teacher_temperature(s, clock)
         together = torch.cat(global_views)
-        masked = self._draw(views, grid_of(together.shape[2:], self.encoder.token_size), together.device)
+        patch = self.encoder.token_size
+        used = [tokens for tokens in used_tokens(views, "global", patch, s.token_share) if tokens is not None]
+        keep = torch.cat(used) if used else None
+        masked = self._draw(views, grid_of(together.shape[2:], patch), keep)
         with torch.no_grad():
-            teacher: EncoderOutput = self.teacher_encoder(together)
+            teacher: EncoderOutput = self.teacher_encoder(together, keep=keep)
             scan_unit = self.teacher_head.project(teacher.features)
             probabilities = self.targets(scan_unit, self.teacher_head.unit_prototypes(), temperature, clock)
             unit = self.teacher_patch_head.project(teacher.tokens.flatten(0, 1)[masked.places])
             hidden = self.patch_targets(unit, self.teacher_patch_head.unit_prototypes(), temperature, clock)
 
-        student: EncoderOutput = self.encoder(together, mask=masked.mask)
+        student: EncoderOutput = self.encoder(together, mask=masked.mask, keep=keep)
         features = [
             *student.features.chunk(len(global_views)),
-            *encode_views(self.encoder, views.groups.get("local", ())),
+            *encode_views(
+                self.encoder, views.groups.get("local", ()), used_tokens(views, "local", patch, s.token_share)
+            ),
         ]
         logits = torch.split(self.head(torch.cat(features)), batch)
         scans = cross_view_loss(torch.split(probabilities, batch), logits, s.student_temperature)
@@ -181,7 +188,7 @@ class Dinov2(Method):
                 "feature_std": unit_spread(teacher.features),
                 **embedding_signs(scan_unit),
                 "prototype_usage": used / min(s.prototypes, probabilities.shape[0]),
-                "masked_share": masked.mask.float().mean(),
+                "masked_share": masked.share,
                 "teacher_temperature": temperature,
                 "teacher_momentum": teacher_momentum(s, clock),
             }
@@ -207,7 +214,7 @@ class Dinov2(Method):
         """The teacher."""
         return self.teacher_encoder
 
-    def _draw(self, views: Views, grid: tuple[int, int, int], device: torch.device) -> _Masked:
+    def _draw(self, views: Views, grid: tuple[int, int, int], keep: Tensor | None) -> _Masked:
         """Draw the masks of the student's global views.
 
         Views are masked in turn, beginning with the first or the second by the parity of the sample, so that half of
@@ -215,17 +222,25 @@ class Dinov2(Method):
         """
         low, high = self.settings.mask_ratio
         total = grid[0] * grid[1] * grid[2]
-        masks, counts = [], []
+        encoded = None if keep is None else keep.cpu()
+        masks: list[Tensor] = []
         for view in range(len(views.groups["global"])):
             generators = views.generators(f"mask{view}")
             for sample, generator in zip(views.sample_index.tolist(), generators, strict=True):
                 wanted = min(total, max(1, round(generator.uniform(low, high) * total)))
                 count = wanted if (sample + view) % 2 == 0 or len(views.groups["global"]) == 1 else 0
-                masks.append(torch.from_numpy(block_mask(grid, count, generator)))
-                counts.append(count)
-        number = torch.tensor(counts, dtype=torch.float32)
+                mask = torch.from_numpy(block_mask(grid, count, generator))
+                if encoded is not None and count:
+                    # A mask that fell on tokens left out would leave the view without one.
+                    row = encoded[len(masks)]
+                    if not mask.view(-1)[row].any():
+                        mask.view(-1)[row[int(generator.integers(len(row)))]] = True
+                masks.append(mask)
+        mask_VB = torch.stack(masks)
+        shown = mask_VB.flatten(1) if encoded is None else mask_VB.flatten(1).gather(1, encoded)
+        number = shown.sum(1).float()
         per_view = torch.where(number > 0, 1.0 / number.clamp(min=1.0), 0.0) / (number > 0).sum()
-        mask = torch.stack(masks)
-        flat = mask.flatten(1)
-        weights = per_view[:, None].expand_as(flat)[flat]
-        return _Masked(mask.to(device), flat.flatten().nonzero()[:, 0].to(device), weights.to(device))
+        weights = per_view[:, None].expand_as(shown)[shown]
+        places = shown.flatten().nonzero()[:, 0]
+        device = views.groups["global"][0].device
+        return _Masked(mask_VB.to(device), shown.float().mean(), places.to(device), weights.to(device))

@@ -12,6 +12,7 @@ from headctssl.loading.views import ViewPlan, global_group
 from headctssl.methods.masked import Masking, check_blocks, masked_step, squared_error
 from headctssl.methods.method import Method, Requirement, check_views
 from headctssl.methods.optimizers import OPENMIND_CNN
+from headctssl.methods.token_share import check_token_share
 from headctssl.networks.decoders import TokenDecoder, voxel_decoder
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.tokens import gather_tokens, grid_of, mask_from_indices, patchify
@@ -156,13 +157,7 @@ class Mae(Method):
                 expected="no method.mask_block",
                 do="Leave method.mask_block out, or choose an encoder with other tokens.",
             )
-        if not drops and s.token_share < 1.0:
-            raise UsageError(
-                "Only an encoder that can leave tokens out saves time on air.",
-                got=f"method.token_share={s.token_share:g} with {type(self.encoder).__name__}",
-                expected="method.token_share=1",
-                do="Leave method.token_share out, or choose an encoder of the family vit or primus with -c.",
-            )
+        check_token_share(self.encoder, s.token_share)
 
     def _token_decoder(self, encoder: Encoder, channels: int, shape: Shape) -> TokenDecoder:
         s = self.settings
