@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out headct_estimate."""
-    from headctssl.training.pretrain import estimate
+    from headctssl.training.estimate import estimate
 
     estimate(**vars(args))
     return 0

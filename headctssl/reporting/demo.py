@@ -25,7 +25,8 @@ from headctssl.reporting.demo_page import (
 )
 from headctssl.reporting.page import write_page
 from headctssl.reporting.report import report
-from headctssl.training.pretrain import estimate, pretrain
+from headctssl.training.estimate import estimate
+from headctssl.training.pretrain import pretrain
 
 __all__ = ["demo"]
 

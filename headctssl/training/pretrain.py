@@ -50,7 +50,7 @@ from headctssl.training.trackers import check_trackers
 from headctssl.training.trainer import Trainer
 from headctssl.types import PretrainBatch
 
-__all__ = ["estimate", "pretrain"]
+__all__ = ["pretrain", "run_pretraining"]
 
 
 def pretrain(
@@ -105,6 +105,30 @@ def pretrain(
     request = Request(
         as_ids(dataset_ids), method, config, plans_name, init, pretrain_on, num_workers, tuple(overrides), where
     )
+    return run_pretraining(
+        request, tag=tag, resume=resume, overwrite=overwrite, device=device, track=track, quiet=quiet
+    )
+
+
+def run_pretraining(
+    request: Request,
+    *,
+    tag: str | None,
+    resume: bool,
+    overwrite: bool,
+    device: str | None,
+    track: Sequence[str],
+    quiet: bool,
+    settings: RunSettings | None = None,
+) -> Path:
+    """Carry out a request; the other arguments are those of `pretrain`.
+
+    Args:
+        settings: those of the run that is to be repeated; resolved from the request when None.
+
+    Raises:
+        HeadCTSSLError: as `pretrain`.
+    """
     check_trackers(track)
     target = choose_device(device, current_process())
     with processes(target) as process:
@@ -113,7 +137,7 @@ def pretrain(
         built: tuple[Method, LoadReport | None] | None = None
         if process.is_main:
             try:
-                call = open_call(request, target, process)
+                call = open_call(request, target, process, settings=settings)
                 call, folder, going_on = _choose_run(call, tag, resume=resume, overwrite=overwrite)
                 # Everything that can be wrong with the call shows before an old run is removed.
                 check_division(call.settings.training, target, process, coupled=call.method.batch_coupled)
@@ -122,52 +146,14 @@ def pretrain(
                 settled = (call.settings, folder, going_on)
             except HeadCTSSLError as error:
                 settled = error
-        settings, folder, going_on = _agreed(settled, process)
+        agreed, folder, going_on = _agreed(settled, process)
         if built is None:
-            call = open_call(request, target, process, settings=settings)
+            call = open_call(request, target, process, settings=agreed)
             built = _build(call)
         _train(call, built, folder, going_on=going_on, device=target, process=process, quiet=quiet, track=track)
         barrier(process)
     name_files(sorted(path for path in folder.iterdir() if path.is_file()), quiet=quiet)
     return Path(folder)
-
-
-def estimate(
-    dataset_ids: Sequence[int] | int,
-    method: str,
-    *,
-    config: str | None = None,
-    plans_name: str = "plans",
-    init: Path | str | None = None,
-    tag: str | None = None,
-    resume: bool = False,
-    overwrite: bool = False,
-    pretrain_on: Literal["train", "all"] = "train",
-    where: str | None = None,
-    device: str | None = None,
-    num_workers: int | None = None,
-    overrides: Sequence[str] = (),
-    quiet: bool = False,
-) -> RunSettings:
-    """Say what `pretrain` with the same arguments would decide, need and take; nothing is written.
-
-    The arguments are those of `pretrain`; `tag`, `resume` and `overwrite` are accepted, so that a call can be
-    turned into its estimate as it is, and change nothing here.
-
-    Returns:
-        The settings the run would have.
-
-    Raises:
-        HeadCTSSLError: as `pretrain`, before its first step.
-    """
-    del tag, resume, overwrite
-    process = current_process()
-    request = Request(
-        as_ids(dataset_ids), method, config, plans_name, init, pretrain_on, num_workers, tuple(overrides), where
-    )
-    settings = open_call(request, choose_device(device, process), process).settings
-    print_decisions(settings, quiet=quiet)
-    return settings
 
 
 def _agreed(

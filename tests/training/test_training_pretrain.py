@@ -27,7 +27,8 @@ from headctssl.planning.plans import Plans, fitted_encoder
 from headctssl.preprocessing.index import CaseIndex, write_index
 from headctssl.settings import read_json
 from headctssl.training.checkpoint import load_encoder, load_weights, save_encoder
-from headctssl.training.pretrain import estimate, pretrain
+from headctssl.training.estimate import estimate
+from headctssl.training.pretrain import pretrain
 from headctssl.training.pretrain_data import open_pretrain_data
 from headctssl.training.run_log import RunLog
 from headctssl.training.run_state import load_checkpoint

@@ -14,7 +14,8 @@ from training_helpers import TINY, make_stored_dataset
 from headctssl.dataset.manifest import DatasetInfo, write_raw_dataset
 from headctssl.errors import UsageError
 from headctssl.training.checkpoint import load_weights
-from headctssl.training.pretrain import estimate, pretrain
+from headctssl.training.estimate import estimate
+from headctssl.training.pretrain import pretrain
 from headctssl.training.pretrain_data import open_pretrain_data
 from headctssl.training.run_log import RunLog
 
