@@ -17,9 +17,9 @@ from headctssl.dataset.table import (
     is_safe_case_id,
     label_value,
     read_table,
-    table_faults,
     write_table,
 )
+from headctssl.dataset.table_faults import label_faults, table_faults
 from headctssl.errors import DataError, unknown_name
 from headctssl.paths import atomic_path, raw_dataset
 from headctssl.settings import JsonValue, Settings, read_json, write_json
@@ -145,7 +145,7 @@ class RawDataset:
     @property
     def case_ids(self) -> list[str]:
         """The case ids in the order of the file."""
-        return [str(value) for value in self.cases["case_id"]]
+        return [str(value) for value in self.cases["case_id"].tolist()]
 
     def image_path(self, case_id: str) -> Path:
         """The image of a case.
@@ -168,12 +168,14 @@ class RawDataset:
         Raises:
             DataError: a label has no column, or a cell is not one of its values; the case is named.
         """
-        faults = [f for f in table_faults(self.cases, self.info.labels) if "label '" in f.what]
+        faults = list(label_faults(self.cases, self.info.labels))
         if faults:
             raise faults[0].to_error(len(faults) - 1)
-        columns = {
-            spec.name: [label_value(spec, str(text)) for text in self.cases[spec.name]] for spec in self.info.labels
-        }
+        columns = {}
+        for spec in self.info.labels:
+            cells = self.cases[spec.name].tolist()
+            values = {cell: label_value(spec, str(cell)) for cell in set(cells)}
+            columns[spec.name] = [values[cell] for cell in cells]
         return pd.DataFrame(columns, index=pd.Index(self.case_ids, name="case_id"), dtype="float64")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from pydantic import Field
 
 from headctssl.errors import DataError
@@ -50,11 +51,24 @@ def load_splits(folder: Path) -> Splits:
 
 
 @dataclass(frozen=True)
-class _Subject:
-    name: str
-    cases: tuple[str, ...]
-    split: str  # train, val, test or ''
-    strata: frozenset[str]  # what the subject has, e.g. "bleed=1"
+class _Subjects:
+    """Cases and subjects as columns: one object for each of 361,663 cases would cost more than the draw."""
+
+    case_ids: NDArray[np.object_]  # (cases,), sorted
+    of_case: NDArray[np.int64]  # (cases,) position of the subject
+    names: list[str]  # sorted
+    marks: NDArray[np.object_]  # (subjects,) train, val, test or ''
+    strata: dict[str, NDArray[np.bool_]]  # what a subject may have, e.g. "bleed=1" -> (subjects,) whether it does
+
+    def cases_of(self, subjects: NDArray[np.int64]) -> tuple[str, ...]:
+        """The case ids of some subjects, sorted."""
+        wanted = np.zeros(len(self.names), np.bool_)
+        wanted[subjects] = True
+        return tuple(self.case_ids[wanted[self.of_case]].tolist())
+
+    def marked(self, *marks: str) -> NDArray[np.int64]:
+        """The positions of the subjects that have one of the marks."""
+        return np.flatnonzero(np.isin(self.marks.astype(str), marks))
 
 
 def make_splits(
@@ -83,138 +97,161 @@ def make_splits(
     """
     subjects = _subjects(cases, labels)
     notes: list[str] = []
-    marked = any(s.split for s in subjects)
-    if len(subjects) < SMALLEST and not marked:
+    everybody = np.arange(len(subjects.names))
+    if len(everybody) < SMALLEST and not subjects.marks.any():
         notes.append(
-            f"{len(subjects)} subjects are fewer than {SMALLEST}: all cases are for training, none for test or"
+            f"{len(everybody)} subjects are fewer than {SMALLEST}: all cases are for training, none for test or"
             " validation."
         )
-        return Splits(folds=(Fold(train=_case_ids(subjects)),), notes=tuple(notes))
-    test, rest = _take_test(subjects, test_share, seed, notes)
-    validation = [s for s in rest if s.split == "val"]
-    if validation:
+        return Splits(folds=(Fold(train=subjects.cases_of(everybody)),), notes=tuple(notes))
+    test = _take_test(subjects, test_share, seed, notes)
+    rest = np.setdiff1d(everybody, test)
+    validation = np.intersect1d(rest, subjects.marked("val"))
+    if len(validation):
         notes.append("Validation cases are those marked 'val' in cases.csv, so there is one fold.")
-        drawn = [Fold(train=_case_ids([s for s in rest if s.split != "val"]), val=_case_ids(validation))]
+        parts = [validation]
     else:
-        drawn = _deal_folds(rest, folds, seed, notes)
-    return Splits(test=_case_ids(test), folds=tuple(drawn), notes=tuple(notes))
+        parts = _deal_folds(subjects, rest, folds, seed, notes)
+    drawn = [Fold(train=subjects.cases_of(np.setdiff1d(rest, p)), val=subjects.cases_of(p)) for p in parts]
+    return Splits(test=subjects.cases_of(test), folds=tuple(drawn), notes=tuple(notes))
 
 
-def _subjects(cases: pd.DataFrame, labels: pd.DataFrame | None) -> list[_Subject]:
-    """Group the cases by subject, sorted by name, so that the order of rows cannot matter."""
-    ids = [str(v) for v in cases["case_id"]]
-    if len(set(ids)) != len(ids):
+def _subjects(cases: pd.DataFrame, labels: pd.DataFrame | None) -> _Subjects:
+    """Cases sorted by id, subjects by name, so that the order of rows cannot matter."""
+    given = [str(v) for v in cases["case_id"].tolist()]
+    if len(set(given)) != len(given):
         raise DataError(
             "A case id is repeated.", got="duplicates", expected="unique ids", do="Run headct_verify_dataset."
         )
-    named = [str(v) for v in cases["subject_id"]] if "subject_id" in cases.columns else [""] * len(ids)
-    splits = [str(v) for v in cases["split"]] if "split" in cases.columns else [""] * len(ids)
-    strata = _strata(ids, labels)
-    groups: dict[str, list[int]] = {}
-    for row, (case_id, subject) in enumerate(zip(ids, named, strict=True)):
-        groups.setdefault(subject or case_id, []).append(row)
-    subjects = []
-    for name in sorted(groups):
-        rows = groups[name]
-        marks = {splits[row] for row in rows}
-        if len(marks) > 1:
-            raise DataError(
-                f"Subject '{name}' is in two splits.",
-                got=", ".join(sorted(m or "empty" for m in marks)),
-                expected="all cases of a subject in one split",
-                do="Correct the column 'split' of cases.csv.",
-            )
-        members = tuple(sorted(ids[row] for row in rows))
-        has = frozenset().union(*(strata.get(member, frozenset()) for member in members))
-        subjects.append(_Subject(name, members, marks.pop(), has))
-    return subjects
+    order = np.array(sorted(range(len(given)), key=given.__getitem__), np.int64)
+    ids = np.array(given, object)[order]
+    if "subject_id" in cases.columns:
+        named = [str(v) or i for v, i in zip(cases["subject_id"].to_numpy(object)[order], ids, strict=True)]
+    else:
+        named = ids.tolist()
+    names = sorted(set(named))
+    position = {name: i for i, name in enumerate(names)}
+    of_case = np.array([position[name] for name in named], np.int64)
+    marks = np.full(len(names), "", object)
+    if "split" in cases.columns:
+        marks = _marks(names, of_case, cases["split"].to_numpy(object)[order])
+    strata = {} if labels is None else _strata(ids, of_case, len(names), labels)
+    return _Subjects(ids, of_case, names, marks, strata)
 
 
-def _strata(ids: Sequence[str], labels: pd.DataFrame | None) -> Mapping[str, frozenset[str]]:
-    """Per case the label values it has; labels with many distinct values (continuous) are left out."""
-    if labels is None or labels.empty:
-        return {}
-    table: dict[str, set[str]] = {}
+def _marks(names: Sequence[str], of_case: NDArray[np.int64], given: NDArray[np.object_]) -> NDArray[np.object_]:
+    marks = np.full(len(names), "", object)
+    marks[of_case] = given
+    wrong = of_case[marks[of_case] != given]
+    if len(wrong):
+        first = int(wrong.min())
+        raise DataError(
+            f"Subject '{names[first]}' is in two splits.",
+            got=", ".join(sorted({m or "empty" for m in given[of_case == first]})),
+            expected="all cases of a subject in one split",
+            do="Correct the column 'split' of cases.csv.",
+        )
+    return marks
+
+
+def _strata(
+    ids: NDArray[np.object_], of_case: NDArray[np.int64], num_subjects: int, labels: pd.DataFrame
+) -> dict[str, NDArray[np.bool_]]:
+    """Which subject has which label value; labels with many distinct values (continuous) are left out."""
+    strata: dict[str, NDArray[np.bool_]] = {}
+    if not len(labels.index):
+        return strata
+    rows = labels.index.get_indexer(pd.Index(ids))
+    known, subject = rows[rows >= 0], of_case[rows >= 0]
     for column in labels.columns:
         values = labels[column]
         distinct = values.dropna().unique()
         if len(distinct) > 20 or any(float(v) != round(float(v)) for v in distinct):
             continue
-        for case_id, value in zip(labels.index, values, strict=True):
-            if not math.isnan(value):
-                table.setdefault(str(case_id), set()).add(f"{column}={value:g}")
-    return {case_id: frozenset(table.get(case_id, ())) for case_id in ids}
+        of_known = values.to_numpy(np.float64)[known]
+        for value in distinct:
+            has = np.zeros(num_subjects, np.bool_)
+            has[subject[of_known == value]] = True
+            if has.any():
+                strata[f"{column}={value:g}"] = has
+    return strata
 
 
-def _take_test(
-    subjects: list[_Subject], test_share: float, seed: int, notes: list[str]
-) -> tuple[list[_Subject], list[_Subject]]:
-    test = [s for s in subjects if s.split == "test"]
-    if test:
+def _take_test(subjects: _Subjects, test_share: float, seed: int, notes: list[str]) -> NDArray[np.int64]:
+    test = subjects.marked("test")
+    if len(test):
         notes.append("Test cases are those marked 'test' in cases.csv.")
-        return test, [s for s in subjects if s.split != "test"]
-    free = [s for s in subjects if s.split == ""]
+        return test
+    free = subjects.marked("")
     count = min(max(1, round(test_share * len(free))), len(free) - 1) if test_share > 0 and len(free) > 1 else 0
     if count == 0:
         notes.append("There is no test set: no case is marked 'test' and none is free to be drawn.")
-        return [], subjects
-    chosen = {s.name for s in _deal(free, (count, len(free) - count), seed, "test")[0]}
-    return [s for s in subjects if s.name in chosen], [s for s in subjects if s.name not in chosen]
+        return test
+    return _deal(subjects, free, (count, len(free) - count), seed, "test")[0]
 
 
-def _deal_folds(rest: list[_Subject], folds: int, seed: int, notes: list[str]) -> list[Fold]:
+def _deal_folds(
+    subjects: _Subjects, rest: NDArray[np.int64], folds: int, seed: int, notes: list[str]
+) -> list[NDArray[np.int64]]:
+    """The subjects that each fold validates on."""
     if len(rest) < 2:
         notes.append("One subject is left beside the test set: it is for training, none for validation.")
-        return [Fold(train=_case_ids(rest))]
+        return [rest[:0]]
     if folds == 1:
         count = max(1, round(len(rest) / 5))
-        parts = _deal(rest, (count, len(rest) - count), seed, "folds")[:1]
-    else:
-        number = min(folds, len(rest))
-        if number < folds:
-            notes.append(f"{len(rest)} subjects beside the test set allow {number} folds, not {folds}.")
-        sizes = tuple(len(rest) // number + (k < len(rest) % number) for k in range(number))
-        parts = _deal(rest, sizes, seed, "folds")
-    result = []
-    for part in parts:
-        names = {s.name for s in part}
-        result.append(Fold(train=_case_ids([s for s in rest if s.name not in names]), val=_case_ids(part)))
-    return result
+        return _deal(subjects, rest, (count, len(rest) - count), seed, "folds")[:1]
+    number = min(folds, len(rest))
+    if number < folds:
+        notes.append(f"{len(rest)} subjects beside the test set allow {number} folds, not {folds}.")
+    sizes = tuple(len(rest) // number + (k < len(rest) % number) for k in range(number))
+    return _deal(subjects, rest, sizes, seed, "folds")
 
 
-def _deal(subjects: Sequence[_Subject], sizes: Sequence[int], seed: int, purpose: str) -> list[list[_Subject]]:
+def _deal(
+    subjects: _Subjects, who: NDArray[np.int64], sizes: Sequence[int], seed: int, purpose: str
+) -> list[NDArray[np.int64]]:
     """Deal subjects to parts of exactly these sizes, each stratum spread in proportion.
 
     Args:
-        subjects: who to deal; their order does not matter.
+        subjects: their names and what they have.
+        who: the positions of those to deal; their order does not matter.
         sizes: subjects per part; they sum to the number of subjects.
         seed: seed of the draw.
         purpose: makes the draws of one seed independent.
     """
-    order = sorted(subjects, key=lambda s: (derive_seed(seed, purpose, s.name), s.name))
-    total = len(order)
-    left = list(sizes)
-    members: dict[str, list[_Subject]] = {"": order}
-    for subject in order:
-        for stratum in subject.strata:
-            members.setdefault(stratum, []).append(subject)
+    names = subjects.names
+    order = np.array(sorted(who.tolist(), key=lambda i: (derive_seed(seed, purpose, names[i]), names[i])), np.int64)
+    members = {key: has[order] for key, has in subjects.strata.items()}
+    members = {"": np.ones(len(order), np.bool_), **{key: has for key, has in members.items() if has.any()}}
+    amounts = {key: int(has.sum()) for key, has in members.items()}
     # How many of each stratum every part should still get.
-    wanted = {key: [len(who) * size / total for size in sizes] for key, who in members.items()}
-    parts: list[list[_Subject]] = [[] for _ in sizes]
-    done: set[str] = set()
+    wanted = {key: [amount * size / len(order) for size in sizes] for key, amount in amounts.items()}
+    left = list(sizes)
+    part_of = np.full(len(order), -1, np.int64)
     # Rarest stratum first; the rest, that have nothing, come with the stratum '' of everybody.
-    for key in sorted(members, key=lambda k: (k == "", len(members[k]), k)):
-        for subject in members[key]:
-            if subject.name in done:
+    for key in sorted(members, key=lambda k: (k == "", amounts[k], k)):
+        now = np.flatnonzero(members[key] & (part_of < 0))
+        part_of[now] = dealt = np.array(_places(len(now), wanted[key], left, key != ""), np.int64)
+        for other, has in members.items():
+            if other in ("", key):
                 continue
-            part = max((p for p in range(len(sizes)) if left[p] > 0), key=lambda p: (wanted[key][p], left[p], -p))
-            parts[part].append(subject)
-            left[part] -= 1
-            done.add(subject.name)
-            for stratum in subject.strata:
-                wanted[stratum][part] -= 1
-    return parts
+            for part, count in enumerate(np.bincount(dealt[has[now]], minlength=len(sizes)).tolist()):
+                for _ in range(count):  # one by one: the sum of many steps is rounded otherwise
+                    wanted[other][part] -= 1
+    return [order[part_of == part] for part in range(len(sizes))]
 
 
-def _case_ids(subjects: Iterable[_Subject]) -> tuple[str, ...]:
-    return tuple(sorted(case for subject in subjects for case in subject.cases))
+def _places(count: int, wanted: list[float], left: list[int], tally: bool) -> list[int]:
+    """The part that each of `count` subjects of a stratum goes to, in turn; `wanted` and `left` are brought up to date.
+
+    Whoever it is, the next one goes where most of its stratum is wanted, then where most room is left. Without
+    `tally` what is wanted stays: those without a stratum fill up what is left.
+    """
+    places = []
+    for _ in range(count):
+        best = max((wanted[part], room, -part) for part, room in enumerate(left) if room > 0)
+        part = -best[2]
+        places.append(part)
+        wanted[part] -= tally
+        left[part] -= 1
+    return places

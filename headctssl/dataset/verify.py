@@ -15,7 +15,8 @@ from headctssl.dataset.manifest import DatasetInfo, cases_from_images
 from headctssl.dataset.masks import SEGMENTATION, read_mask
 from headctssl.dataset.overlap import contradicting_labels, repeated_images, shared_with_others, voxel_digest
 from headctssl.dataset.parallel import map_items
-from headctssl.dataset.table import PATH_COLUMNS, STANDARD_COLUMNS, Fault, read_table, table_faults
+from headctssl.dataset.table import PATH_COLUMNS, STANDARD_COLUMNS, Fault, read_table
+from headctssl.dataset.table_faults import table_faults
 from headctssl.errors import HeadCTSSLError
 from headctssl.paths import raw_dataset
 from headctssl.settings import read_json

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from headctssl.dataset.manifest import DatasetInfo, cases_from_images, write_raw_dataset
-from headctssl.dataset.table import read_table, table_faults
+from headctssl.dataset.table import read_table
+from headctssl.dataset.table_faults import table_faults
 from headctssl.errors import DataError, UsageError
 from headctssl.ingest.candidate import Candidate
 from headctssl.ingest.journal import Entry, Journal, write_sources
