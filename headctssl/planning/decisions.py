@@ -7,9 +7,9 @@ from typing import TypeVar
 
 from headctssl.errors import UsageError, unknown_name
 from headctssl.planning.plans import Decision
-from headctssl.settings import JsonValue
+from headctssl.settings import JsonValue, Settings
 
-__all__ = ["Asked", "Ledger"]
+__all__ = ["Asked", "Ledger", "given_field"]
 
 T = TypeVar("T")
 
@@ -117,3 +117,8 @@ class Asked:
                 do="Correct the value after --set.",
             )
         return float(value)
+
+
+def given_field(asked: Asked, method: Settings, name: str) -> float | None:
+    """The user's value of a number among a method's settings, which have checked it already; None without one."""
+    return float(getattr(method, name)) if asked.has(f"method.{name}") else None

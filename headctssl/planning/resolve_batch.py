@@ -7,7 +7,8 @@ field they name, so a new self-distillation method gets them without another lin
 from __future__ import annotations
 
 from headctssl.errors import UsageError
-from headctssl.planning.decisions import Asked, Ledger
+from headctssl.planning import resolve_targets
+from headctssl.planning.decisions import Asked, Ledger, given_field
 from headctssl.settings import Settings
 
 __all__ = ["MOST_PROTOTYPES_PER_SCAN", "for_batch"]
@@ -21,7 +22,6 @@ _FEWEST_PROTOTYPES = 256
 _PUBLISHED_GAUSSIAN_BATCH = 256  # the batch that LeJEPA's weight belongs to
 _LARGEST_GAUSSIAN_WEIGHT = 0.5
 _FEWEST_SCANS_OF_KOLEO = 4
-_MOST_ROWS = 2048
 _ENOUGH_FOR_CENTRING = 64
 _KOLEO = 0.1  # of DINOv2, for a method that has none of its own
 _FEWEST_SCANS_TO_COMPARE = 2
@@ -37,9 +37,9 @@ def for_batch(
     num_cases: int,
     global_views: int,
 ) -> Settings:
-    """Step 9. Prototypes, queue, KoLeo, the Gaussian term and the next scan, as far as the method has them."""
+    """Step 9. Prototypes, targets, temperatures, KoLeo, the Gaussian term, the next scan, where the method has them."""
     method = _prototypes(ledger, asked, method, batch_size, num_cases)
-    method = _queue(ledger, asked, method, batch_size * global_views)
+    method = resolve_targets.for_batch(ledger, asked, method, rows=batch_size * global_views)
     method = _koleo(ledger, asked, method, batch_size, accumulation)
     method = _gaussian(ledger, asked, method, batch_size)
     return _next_scan(ledger, asked, method, batch_size)
@@ -79,33 +79,6 @@ def _prototypes(ledger: Ledger, asked: Asked, method: Settings, batch_size: int,
     return method.model_copy(update={"prototypes": chosen})
 
 
-def _queue(ledger: Ledger, asked: Asked, method: Settings, rows: int) -> Settings:
-    """Step 9b. Queue of Sinkhorn-Knopp.
-
-    Rule: with fewer rows (scans times global views) than prototypes, so many rows of earlier steps
-    are kept that there are as many as prototypes, but not more than 2,048. Source: arXiv 2006.09882,
-    section 3.1 (a queue for batches that are small beside K); arXiv 2304.07193 trains with 2,048 rows
-    and 65,536 prototypes. Assumption: one row per prototype is the least that an even share needs to
-    mean something.
-    """
-    prototypes = getattr(method, "prototypes", None)
-    if (
-        getattr(method, "targets", None) != "sinkhorn"
-        or not isinstance(prototypes, int)
-        or not hasattr(method, "queue")
-    ):
-        return method
-    chosen = ledger.take(
-        "queue of outputs",
-        max(0, min(prototypes, _MOST_ROWS) - rows),
-        asked.count("method.queue", least=0),
-        "as many rows of earlier steps as the rows of a step fall short of the prototypes, or of 2,048",
-        "arXiv 2006.09882, section 3.1; arXiv 2304.07193",
-        f"{rows} rows per step, {prototypes} prototypes",
-    )
-    return method.model_copy(update={"queue": chosen})
-
-
 def _koleo(ledger: Ledger, asked: Asked, method: Settings, batch_size: int, accumulation: int) -> Settings:
     """Step 9c. KoLeo.
 
@@ -125,7 +98,7 @@ def _koleo(ledger: Ledger, asked: Asked, method: Settings, batch_size: int, accu
     chosen = ledger.take(
         "weight of KoLeo",
         weight if batch_size >= _FEWEST_SCANS_OF_KOLEO else 0.0,
-        _given(asked, method, "koleo_weight"),
+        given_field(asked, method, "koleo_weight"),
         "as published; where that is none, .1 below 64 scans per step; 0 below 4",
         "arXiv 2304.07193, section 4; collapse at batch 8 measured here",
         f"batch {batch_size}, accumulation {accumulation}",
@@ -151,7 +124,7 @@ def _gaussian(ledger: Ledger, asked: Asked, method: Settings, batch_size: int) -
     chosen = ledger.take(
         "weight of the Gaussian term",
         round(derived, 3),
-        _given(asked, method, "sigreg_weight"),
+        given_field(asked, method, "sigreg_weight"),
         "its ratio to the prediction term grows as the batch shrinks from 256, at most to 1",
         "arXiv 2511.08544, algorithm 1; collapse at batch 8 measured here",
         f"batch {batch_size}",
@@ -172,17 +145,12 @@ def _next_scan(ledger: Ledger, asked: Asked, method: Settings, batch_size: int) 
     chosen = ledger.take(
         "weight of the next scan",
         field.default if batch_size >= _FEWEST_SCANS_TO_COMPARE else 0.0,
-        _given(asked, method, "inter_weight"),
+        given_field(asked, method, "inter_weight"),
         "as published, 0 with a single scan per step",
         "arXiv 2410.09890, section 3.2",
         f"batch {batch_size}",
     )
     return method.model_copy(update={"inter_weight": chosen})
-
-
-def _given(asked: Asked, method: Settings, name: str) -> float | None:
-    """The user's value of a field, which the method's settings have checked already; None without one."""
-    return float(getattr(method, name)) if asked.has(f"method.{name}") else None
 
 
 def _power_of_two(value: int) -> int:

@@ -7,7 +7,7 @@ field they name, so a new self-distillation method gets them without another lin
 from __future__ import annotations
 
 from headctssl.families import FamilySettings
-from headctssl.planning.decisions import Asked, Ledger
+from headctssl.planning.decisions import Asked, Ledger, given_field
 from headctssl.planning.run_settings import TrainingSettings
 from headctssl.settings import JsonValue, Settings, with_overrides
 
@@ -66,7 +66,7 @@ def for_length(ledger: Ledger, asked: Asked, method: Settings, training: Trainin
     turnovers = _PREDICTED_TURNOVERS if hasattr(method, "predictor_width") else _TEACHER_TURNOVERS
     limit = 1.0 - turnovers / training.num_steps
     derived = round(min(max(min(scaled, limit), _FASTEST), _SLOWEST), 5)
-    given = asked.real("method.teacher_momentum")
+    given = given_field(asked, method, "teacher_momentum")
     chosen = ledger.take(
         "teacher momentum",
         derived,
@@ -92,7 +92,7 @@ def _center(ledger: Ledger, asked: Asked, method: Settings, published_teacher: f
         return method
     ratio = (1.0 - published) / (1.0 - published_teacher)
     derived = round(max(0.0, min(published, 1.0 - ratio * (1.0 - teacher))), 4)
-    given = asked.real("method.center_momentum")
+    given = given_field(asked, method, "center_momentum")
     chosen = ledger.take(
         "centre momentum",
         derived,
