@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ["add_common", "add_datasets", "add_track", "non_negative_int", "positive_int"]
+__all__ = ["add_common", "add_datasets", "add_executors", "add_track", "non_negative_int", "positive_int"]
 
 
 def positive_int(text: str) -> int:
@@ -47,6 +47,20 @@ def add_track(parser: argparse.ArgumentParser) -> None:
         type=lambda text: tuple(name.strip() for name in text.split(",")),
         default=(),
         help="also send the numbers of metrics.jsonl to wandb, mlflow",
+    )
+
+
+def add_executors(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say who preprocesses: a part of a job array, a cluster, and how often it is tried."""
+    parser.add_argument("--part", type=positive_int, metavar="I", help="only part I of N, as one job of an array")
+    parser.add_argument("--parts", type=positive_int, metavar="N", help="how many parts there are")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="use the workers of this dask.distributed scheduler")
+    parser.add_argument(
+        "--retries",
+        type=non_negative_int,
+        default=1,
+        metavar="N",
+        help="tries again after a share failed in passing or a worker died",
     )
 
 

@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from headctssl.cli.common import add_common, add_datasets
+from headctssl.cli.common import add_common, add_datasets, add_executors
 from headctssl.cli.main import run_command
 from headctssl.cli.plan_experiment import add_planning
 
@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_planning(parser)
     parser.add_argument("--like", type=Path, metavar="CHECKPOINT", help="preprocess as this checkpoint needs it")
     parser.add_argument("--verify", action="store_true", help="check sources and stored cases by their sums")
+    add_executors(parser)
     add_common(parser, num_workers=True, overwrite=True)
 
 
@@ -34,6 +35,10 @@ def run(args: argparse.Namespace) -> int:
         replan=args.replan,
         verify=args.verify,
         num_workers=args.num_workers,
+        scheduler=args.scheduler,
+        part=args.part,
+        parts=args.parts,
+        retries=args.retries,
         overwrite=args.overwrite,
         quiet=args.quiet,
     )

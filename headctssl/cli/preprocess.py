@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from headctssl.cli.common import add_common, add_datasets
+from headctssl.cli.common import add_common, add_datasets, add_executors
 from headctssl.cli.main import run_command
 
 __all__ = ["add_arguments", "main", "run"]
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_datasets(parser, several=True)
     parser.add_argument("-p", dest="plans_name", default="plans", metavar="NAME", help="name of the plans")
     parser.add_argument("--verify", action="store_true", help="check sources and stored cases by their sums")
+    add_executors(parser)
     add_common(parser, num_workers=True, overwrite=True)
 
 
@@ -29,6 +30,10 @@ def run(args: argparse.Namespace) -> int:
             dataset_id,
             rule=load_plans(dataset_id, args.plans_name).storage,
             num_workers=args.num_workers,
+            scheduler=args.scheduler,
+            part=args.part,
+            parts=args.parts,
+            retries=args.retries,
             quiet=args.quiet,
             verify=args.verify,
             overwrite=args.overwrite,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -16,16 +19,21 @@ from headctssl.dataset.label_map import LabelMap
 from headctssl.dataset.masks import ANONYMIZATION, SEGMENTATION, read_mask
 from headctssl.errors import CorruptCaseError, DataError, HeadCTSSLError
 from headctssl.planning.usable import require_hounsfield
-from headctssl.preprocessing.index import IndexRow, case_path, mask_path, row_of_file, row_of_meta
+from headctssl.preprocessing.index import INDEX_NAME, IndexRow, case_path, mask_path, row_of_file, row_of_meta
 from headctssl.preprocessing.masks import anonymised_on_grid, mask_on_grid, require_mask_rule
 from headctssl.preprocessing.one_case import Preprocessed, preprocess_volume
+from headctssl.preprocessing.output import UnwritableError, writing
 from headctssl.preprocessing.report import CaseFailure
 from headctssl.volume.mask_store import MaskMeta, StoredLabels, StoredMask, write_labels, write_mask
 from headctssl.volume.store import CaseMeta, StoredArray, StoredCase, write_case
 
 __all__ = ["CaseJob", "CaseOutcome", "run_case"]
 
-_FATAL = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
+_MAY_PASS = (
+    *(errno.EIO, errno.EREMOTEIO, errno.ESTALE, errno.EAGAIN, errno.EBUSY, errno.EINTR),
+    *(errno.ETIMEDOUT, errno.ENOTCONN, errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH),
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ class CaseJob:
     image: Path
     mask_images: tuple[tuple[str, Path], ...]  # (name, image) of the masks the dataset brings for this case
     folder: Path  # storage folder
+    staging: Path  # where the run that this job is of writes files before they take their place
     rule: StorageRule
     classes: tuple[SegmentationClass, ...] = ()  # what the values of the segmentation mean
     known: IndexRow | None = None  # its line in the index so far
@@ -52,6 +61,7 @@ class CaseOutcome:
     row: IndexRow | None = None
     failure: CaseFailure | None = None
     notes: tuple[str, ...] = field(default=())
+    may_pass: bool = False  # it failed, and trying again may help
 
 
 def run_case(job: CaseJob) -> CaseOutcome:
@@ -61,8 +71,9 @@ def run_case(job: CaseJob) -> CaseOutcome:
     a share that is away or a machine short of memory says nothing about the case.
 
     Raises:
-        OSError: the disk is full or read-only: that is no fault of the case, and stops the command.
+        UnwritableError: the disk is full or read-only: that is no fault of the case, and stops the command.
     """
+    may_pass = False
     try:
         state = _state(job.image)
         notes: tuple[str, ...] = ()
@@ -72,15 +83,17 @@ def run_case(job: CaseJob) -> CaseOutcome:
                 return CaseOutcome(job.case_id, "kept", row)
         row, more = _store(job, state)
         return CaseOutcome(job.case_id, "written", row, notes=(*notes, *more))
+    except UnwritableError:
+        raise
     except HeadCTSSLError as error:
+        may_pass = _may_pass(error)
         if _refused(job, error):
             _forget(job)
         failure = CaseFailure(
             case_id=job.case_id, what=error.what, got=error.got or "", expected=error.expected or "", do=error.do or ""
         )
     except OSError as error:
-        if error.errno in _FATAL:
-            raise
+        may_pass = _may_pass(error)
         failure = CaseFailure(
             case_id=job.case_id, what="A file cannot be read or written.", got=str(error), do="Check it and run again."
         )
@@ -91,7 +104,16 @@ def run_case(job: CaseJob) -> CaseOutcome:
             got=str(error),
             do="This is a fault of headctssl: please report it without patient data. Other cases are not affected.",
         )
-    return CaseOutcome(job.case_id, "failed", failure=failure)
+    return CaseOutcome(job.case_id, "failed", failure=failure, may_pass=may_pass)
+
+
+def _may_pass(error: BaseException | None) -> bool:
+    """Whether a device, a share or the network behind an error failed in a way that another try may not."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _MAY_PASS:
+            return True
+        error = error.__context__
+    return False
 
 
 def _refused(job: CaseJob, error: HeadCTSSLError) -> bool:
@@ -203,19 +225,48 @@ def _store(job: CaseJob, state: tuple[int, int]) -> tuple[IndexRow, tuple[str, .
         storage_digest=job.rule.digest(),
         masks=("head", *masks),
     )
-    write_mask(mask_path(job.folder, job.case_id, "head"), done.head_mask)
-    for name, image in job.mask_images:
-        _store_mask(job, name, image, masks[name], done)
-    for name in set(job.rule.masks) - {"head", *masks}:  # what an earlier cases.csv named
-        mask_path(job.folder, job.case_id, name).unlink(missing_ok=True)
-    # The case comes last: a case without its masks is never taken for complete.
-    write_case(case_path(job.folder, job.case_id), done.hu, meta)
+    with writing(job.folder):
+        _write(job, done, masks, meta)
     return row_of_meta(job.case_id, done.hu.shape[1:], meta), info.notes
 
 
-def _store_mask(job: CaseJob, name: str, image: Path, mask: LabelMap, done: Preprocessed) -> None:
+def _write(job: CaseJob, done: Preprocessed, masks: dict[str, LabelMap], meta: CaseMeta) -> None:
+    """Write a case and its masks, and only when all of them are whole let them take the place of earlier ones.
+
+    Before that the earlier case goes, and the index that describes it: a killed run leaves the old files, the new
+    ones or no case, and never the case of one version with a mask or an index of the other.
+    """
+    if not job.folder.is_dir():
+        raise UnwritableError(
+            f"The storage folder {job.folder} is not there.",
+            got=f"no such folder on {socket.gethostname()}",
+            expected="the folder that this command made when it began",
+            do="Workers on other machines need the same headctssl_preprocessed under the same path.",
+        )
+    case = case_path(job.folder, job.case_id)
+    place = job.staging / f"{job.case_id}.{socket.gethostname()}.{os.getpid()}"
+    try:
+        write_mask(place / mask_path(job.folder, job.case_id, "head").name, done.head_mask)
+        for name, image in job.mask_images:
+            _write_mask(job, place / mask_path(job.folder, job.case_id, name).name, name, image, masks[name], done)
+        written = list(place.iterdir())
+        write_case(place / case.name, done.hu, meta)
+        case.parent.mkdir(exist_ok=True)
+        if case.exists():
+            (job.folder / INDEX_NAME).unlink(missing_ok=True)
+            case.unlink()
+        for name in set(job.rule.masks) - {"head", *masks}:  # what an earlier cases.csv named
+            mask_path(job.folder, job.case_id, name).unlink(missing_ok=True)
+        # The case comes last: a case without its masks is never taken for complete.
+        for path in (*written, place / case.name):
+            path.replace(case.with_name(path.name))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)  # the next run removes what cannot be removed now
+
+
+def _write_mask(job: CaseJob, path: Path, name: str, image: Path, mask: LabelMap, done: Preprocessed) -> None:
     """Bring one mask of the dataset to the stored grid and write it."""
-    path, (size, newest) = mask_path(job.folder, job.case_id, name), _state(image)
+    size, newest = _state(image)
     meta = MaskMeta(
         name=name,
         classes=job.classes if name == SEGMENTATION else (),

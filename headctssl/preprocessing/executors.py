@@ -1,30 +1,22 @@
-"""Executors: run one job per item in processes, notice workers that die, and keep the others going."""
+"""Executors: run one job per case in this process, in processes, or on a cluster, and try again what may pass."""
 
 from __future__ import annotations
 
-import multiprocessing
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from typing import Generic, TypeVar
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
 
-from threadpoolctl import threadpool_limits
-
+from headctssl.dataset.parallel import WorkerDied, run_in_processes
+from headctssl.errors import UsageError
 from headctssl.planning.machine import available_cores
 
-__all__ = ["WorkerDied", "run_jobs", "worker_count"]
+__all__ = ["Workers", "worker_count"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-
-class WorkerDied(Generic[Item]):
-    """In place of a result: the process that worked on the item died.
-
-    Out of memory, a crash in a library, or a script without ``if __name__ == "__main__":``, which
-    every new process runs again from its top and dies of.
-    """
+_PAUSE_S = 1.0  # before cases are tried again: a share that hiccups needs a moment
 
 
 def worker_count(num_workers: int | None, num_items: int) -> int:
@@ -32,78 +24,75 @@ def worker_count(num_workers: int | None, num_items: int) -> int:
     return max(1, min(available_cores() if num_workers is None else num_workers, num_items))
 
 
-def run_jobs(
-    job: Callable[[Item], Result], items: Sequence[Item], *, num_workers: int, preload: str
-) -> Iterator[tuple[Item, Result | WorkerDied[Item]]]:
-    """Run a job for every item; results come in the order they are ready.
+@dataclass(frozen=True)
+class Workers:
+    """Who does the work.
 
-    With one worker the jobs run in this process. With more, a pool of processes is used whose
-    numeric libraries have one thread each. When a worker dies, the pool is lost: the items that
-    were under way are run again one at a time in a process of their own, so that the one that
-    kills its worker is known, and the others go on in a new pool.
-
-    Args:
-        job: a function that can be pickled and does not raise for a case that fails.
-        items: what to run it for.
-        num_workers: processes.
-        preload: module that the processes import once, before they are split off.
+    Raises:
+        UsageError: a number of processes together with a scheduler, which has its own.
     """
-    if num_workers <= 1:
-        for item in items:
-            yield item, job(item)
-        return
-    waiting = list(reversed(items))
-    while waiting:
-        suspects: list[Item] = []
-        with _pool(num_workers, preload) as pool:
-            yield from _drain(pool, job, waiting, suspects, 2 * num_workers)
-        for item in suspects:
-            with _pool(1, preload) as alone:
-                try:
-                    yield item, alone.submit(job, item).result()
-                except BrokenProcessPool:
-                    yield item, WorkerDied()
 
+    num_workers: int | None = None  # processes; one per core when None
+    scheduler: str | None = None  # address of a dask scheduler, instead of processes
+    retries: int = 1  # how often an item is tried again
 
-def _drain(
-    pool: ProcessPoolExecutor,
-    job: Callable[[Item], Result],
-    waiting: list[Item],
-    suspects: list[Item],
-    most: int,
-) -> Iterator[tuple[Item, Result | WorkerDied[Item]]]:
-    """Feed the pool until nothing waits or a worker died; `suspects` gets what was under way then."""
-    running: dict[Future[Result], Item] = {}
-    broken = False
-    while running or (waiting and not broken):
-        while waiting and not broken and len(running) < most:
-            item = waiting.pop()
-            try:
-                running[pool.submit(job, item)] = item
-            except BrokenProcessPool:
-                waiting.append(item)
-                broken = True
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
-        for future in done:
-            item = running.pop(future)
-            try:
-                result = future.result()
-            except BrokenProcessPool:
-                broken = True
-                suspects.append(item)
-            else:
-                yield item, result
+    def __post_init__(self) -> None:
+        if self.scheduler is not None and self.num_workers is not None:
+            raise UsageError(
+                "--num_workers has no effect with --scheduler.",
+                got="both",
+                expected="one of them",
+                do="Say how many workers there are when they are started: dask worker ADDRESS --nworkers 16.",
+            )
 
+    def named(self, num_items: int) -> str:
+        """Who will do a number of items, in words."""
+        if self.scheduler is not None:
+            return f"the workers of {self.scheduler}"
+        return f"{worker_count(self.num_workers, num_items)} process(es)"
 
-def _pool(num_workers: int, preload: str) -> ProcessPoolExecutor:
-    # Forking a process that has used torch or BLAS can deadlock, so workers come from a clean server process.
-    method = "spawn" if sys.platform == "win32" else "forkserver"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        context.set_forkserver_preload([preload])
-    return ProcessPoolExecutor(num_workers, mp_context=context, initializer=_one_thread)
+    def run(
+        self,
+        job: Callable[[Item], Result],
+        items: Iterable[Item],
+        num_items: int,
+        *,
+        preload: str,
+        may_pass: Callable[[Result], bool],
+    ) -> Iterator[tuple[Item, Result | WorkerDied]]:
+        """Run a job for every item; results come in the order they are ready.
 
+        Items are taken as they are needed. Those whose result may pass, such as a file that a share did not give,
+        are tried again when the others are done.
 
-def _one_thread() -> None:
-    """One thread per worker: the processes already use every core."""
-    threadpool_limits(limits=1)
+        Args:
+            job: a function of a module; an exception that it raises ends the run.
+            items: what to run it for.
+            num_items: how many there are.
+            preload: module that processes import once, before they are split off.
+            may_pass: whether a result is a failure that another try may mend.
+        """
+        tries = self.retries
+        while num_items:
+            again: list[Item] = []
+            for item, result in self._once(job, items, num_items, preload):
+                if tries > 0 and not isinstance(result, WorkerDied) and may_pass(result):
+                    again.append(item)
+                else:
+                    yield item, result
+            items, num_items, tries = again, len(again), tries - 1
+            if again:
+                time.sleep(_PAUSE_S)
+
+    def _once(
+        self, job: Callable[[Item], Result], items: Iterable[Item], num_items: int, preload: str
+    ) -> Iterator[tuple[Item, Result | WorkerDied]]:
+        if self.scheduler is not None:
+            from headctssl.preprocessing.cluster import run_on_cluster
+
+            return run_on_cluster(job, items, self.scheduler)
+        processes = worker_count(self.num_workers, num_items)
+        if processes == 1:
+            return ((item, job(item)) for item in items)
+        # Without retries too an item is run once by itself: only one of those under way killed its worker.
+        return run_in_processes(job, items, processes, preload=preload, tries_alone=max(1, self.retries))

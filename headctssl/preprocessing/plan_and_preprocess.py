@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -18,8 +19,11 @@ from headctssl.planning.planner import plan_experiment
 from headctssl.planning.plans import SplitRule, load_plans, plans_path
 from headctssl.planning.splits_file import ensure_splits
 from headctssl.preprocessing.index import INDEX_NAME, CaseIndex
-from headctssl.preprocessing.preprocess import REPORT_NAME, preprocess
-from headctssl.preprocessing.report import PreprocessingReport
+from headctssl.preprocessing.lock import BusyError, alone, wait_until_free
+from headctssl.preprocessing.output import writing
+from headctssl.preprocessing.preprocess import preprocess
+from headctssl.preprocessing.report import REPORT_NAME, PreprocessingReport
+from headctssl.preprocessing.stop import stoppable
 from headctssl.settings import read_json
 
 __all__ = ["ensure_preprocessed", "plan_and_preprocess", "storage_of_checkpoint"]
@@ -37,12 +41,17 @@ def plan_and_preprocess(
     replan: bool = False,
     verify: bool = False,
     num_workers: int | None = None,
+    scheduler: str | None = None,
+    part: int | None = None,
+    parts: int | None = None,
+    retries: int = 1,
     overwrite: bool = False,
     quiet: bool = False,
 ) -> tuple[PreprocessingReport, ...]:
     """Fingerprint, plan and preprocess datasets; or preprocess them as a checkpoint needs it.
 
     Existing plans are kept unless `replan`, and the fingerprint is taken only when plans are made.
+    Of the parts of a job array the first one plans, and the others wait for it.
 
     Args:
         dataset_ids: the numbers of the raw datasets.
@@ -52,6 +61,10 @@ def plan_and_preprocess(
         replan: plan again although plans exist.
         verify: check sources and stored cases by their sums.
         num_workers: processes; one per core when None.
+        scheduler: address of a dask.distributed scheduler that preprocesses; planning is done here.
+        part: which part of the cases, see `preprocess`.
+        parts: how many parts there are.
+        retries: how often a case is tried again, see `preprocess`.
         overwrite: store every case anew.
         quiet: print nothing.
 
@@ -59,13 +72,33 @@ def plan_and_preprocess(
         One report per dataset; the cases left out are in `failures`.
 
     Raises:
-        UsageError: `like` together with a planning flag, or an unknown dataset.
+        UsageError: `like` together with a planning flag, `replan` with a part, or an unknown dataset; and see
+            `preprocess`.
         DataError: a dataset is not usable, or every case of it failed.
         ContractError: the checkpoint has no contract.
+        StoppedError: a signal came; the same call goes on.
     """
+    store = partial(
+        preprocess,
+        num_workers=num_workers,
+        scheduler=scheduler,
+        part=part,
+        parts=parts,
+        retries=retries,
+        verify=verify,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
     if like is None:
+        if replan and part is not None:
+            raise UsageError(
+                "--replan has no effect with --part.",
+                got="--replan and --part",
+                expected="one of them: parts of one array must have one plan",
+                do="Plan first: headct_extract_fingerprint and headct_plan_experiment --replan; then start the parts.",
+            )
         return tuple(
-            _one_dataset(n, plans_name, gpu_memory, replan, verify, num_workers, overwrite, quiet) for n in dataset_ids
+            store(n, rule=_planned(n, plans_name, gpu_memory, replan, num_workers, quiet)) for n in dataset_ids
         )
     for flag, given in (("-p", plans_name != "plans"), ("--gpu_memory", gpu_memory is not None), ("--replan", replan)):
         if given:
@@ -80,30 +113,26 @@ def plan_and_preprocess(
     reports = []
     for dataset_id in dataset_ids:
         own = _with_own_masks(dataset_id, rule)
-        reports.append(
-            preprocess(dataset_id, rule=own, num_workers=num_workers, quiet=quiet, verify=verify, overwrite=overwrite)
-        )
-        _default_splits(dataset_id, own, quiet)
+        reports.append(store(dataset_id, rule=own))
+        if (preprocessed_dataset(dataset_id) / own.storage_id / INDEX_NAME).is_file():  # not before all parts are done
+            _default_splits(dataset_id, own, quiet)
     return tuple(reports)
 
 
-def _one_dataset(
-    dataset_id: int,
-    plans_name: str,
-    gpu_memory: float | None,
-    replan: bool,
-    verify: bool,
-    num_workers: int | None,
-    overwrite: bool,
-    quiet: bool,
-) -> PreprocessingReport:
-    load_raw_dataset(dataset_id)  # an unknown dataset or another modality is told before anything is written
-    if replan or not plans_path(dataset_id, plans_name).is_file():
-        extract_fingerprint(dataset_id, num_workers=num_workers, quiet=quiet)
-    plans = plan_experiment(dataset_id, plans_name, gpu_memory=gpu_memory, replan=replan, quiet=quiet)
-    return preprocess(
-        dataset_id, rule=plans.storage, num_workers=num_workers, quiet=quiet, verify=verify, overwrite=overwrite
-    )
+def _planned(
+    dataset_id: int, plans_name: str, gpu_memory: float | None, replan: bool, num_workers: int | None, quiet: bool
+) -> StorageRule:
+    """The storage rule of the plans, which are made when they are missing: by one command, others wait for it."""
+    folder = preprocessed_dataset(dataset_id)
+    # An unknown dataset or another modality is told before anything is written.
+    name = load_raw_dataset(dataset_id).folder.name
+    with writing(folder), stoppable(f"Planning of {name}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with alone(folder):
+            if replan or not plans_path(dataset_id, plans_name).is_file():
+                extract_fingerprint(dataset_id, num_workers=num_workers, quiet=quiet)
+            plans = plan_experiment(dataset_id, plans_name, gpu_memory=gpu_memory, replan=replan, quiet=quiet)
+    return plans.storage
 
 
 def ensure_preprocessed(
@@ -111,7 +140,8 @@ def ensure_preprocessed(
 ) -> CaseIndex:
     """The stored cases of a dataset under a rule; preprocesses when some were never tried, and says so.
 
-    Also makes splits.json when it is missing, and gives added cases their place in it. Needs no plans.
+    Also makes splits.json when it is missing, and gives added cases their place in it. Needs no plans. Where another
+    run preprocesses the dataset it is waited for.
 
     Args:
         dataset_id: the number of the dataset.
@@ -122,9 +152,16 @@ def ensure_preprocessed(
     Raises:
         HeadCTSSLError: see `preprocess`; ContractError when the folder holds cases of another rule.
     """
-    folder = preprocessed_dataset(dataset_id)
     rule = _with_own_masks(dataset_id, rule)
-    storage = folder / rule.storage_id
+    while True:
+        try:
+            return _ensure(dataset_id, rule, quiet, num_workers)
+        except BusyError:  # the processes of a distributed run, or several runs, find it missing at the same time
+            wait_until_free(preprocessed_dataset(dataset_id), quiet=quiet)
+
+
+def _ensure(dataset_id: int, rule: StorageRule, quiet: bool, num_workers: int | None) -> CaseIndex:
+    storage = preprocessed_dataset(dataset_id) / rule.storage_id
     if not (storage / INDEX_NAME).is_file():
         say(f"dataset {dataset_id} is not preprocessed as {rule.storage_id} yet: doing it now", quiet=quiet)
         preprocess(dataset_id, rule=rule, num_workers=num_workers, quiet=quiet)

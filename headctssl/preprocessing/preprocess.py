@@ -2,40 +2,86 @@
 
 from __future__ import annotations
 
-import sys
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from headctssl.console import name_files, progress, say
 from headctssl.contract import StorageRule
 from headctssl.dataset.manifest import RawDataset, load_raw_dataset
 from headctssl.dataset.masks import MASK_COLUMNS
+from headctssl.dataset.parallel import WorkerDied
 from headctssl.errors import DataError
 from headctssl.paths import preprocessed_dataset
-from headctssl.planning.plans import SplitRule
-from headctssl.planning.splits_file import ensure_splits
 from headctssl.preprocessing.case_job import CaseJob, CaseOutcome, run_case
-from headctssl.preprocessing.executors import WorkerDied, run_jobs, worker_count
-from headctssl.preprocessing.index import (
-    INDEX_NAME,
-    IndexRow,
-    case_of_file,
-    case_path,
-    mask_path,
-    read_index,
-    stored_files,
-    write_index,
-)
+from headctssl.preprocessing.executors import Workers
+from headctssl.preprocessing.index import INDEX_NAME, IndexRow
+from headctssl.preprocessing.lock import alone, run_lock
 from headctssl.preprocessing.one_case import Preprocessed, preprocess_volume
-from headctssl.preprocessing.report import CaseFailure, CaseNote, PreprocessingReport
-from headctssl.settings import write_json
+from headctssl.preprocessing.output import writing
+from headctssl.preprocessing.parts import (
+    Part,
+    cases_digest,
+    finished_parts,
+    forget_part,
+    forget_parts,
+    keep_part,
+    rows_of_parts,
+)
+from headctssl.preprocessing.publish import KnownCases, combined, publish
+from headctssl.preprocessing.report import REPORT_NAME, CaseFailure, CaseNote, PreprocessingReport, print_report
+from headctssl.preprocessing.stop import stoppable
 
 __all__ = ["REPORT_NAME", "Preprocessed", "preprocess", "preprocess_volume"]
 
-REPORT_NAME = "preprocessing_report.json"
-_SHOWN = 20
-_WITHDRAWN = "no longer in cases.csv: its stored files were removed"
+_STAGING = ".writing_"
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What one call of `preprocess` is to do."""
+
+    raw: RawDataset
+    folder: Path  # of the dataset, under headctssl_preprocessed
+    rule: StorageRule
+    part: Part
+    workers: Workers
+    verify: bool
+    overwrite: bool
+    quiet: bool
+
+    @property
+    def storage(self) -> Path:
+        return self.folder / self.rule.storage_id
+
+    @property
+    def staging(self) -> Path:
+        return self.storage / f"{_STAGING}{self.part.number}_of_{self.part.of}"
+
+
+@dataclass
+class _Tally:
+    """What became of the cases so far."""
+
+    num_cases: int
+    rows: list[IndexRow] = field(default_factory=list)
+    failures: list[CaseFailure] = field(default_factory=list)
+    notes: list[CaseNote] = field(default_factory=list)
+    num_written: int = 0
+
+    def add(self, job: CaseJob, result: CaseOutcome | WorkerDied) -> None:
+        if isinstance(result, WorkerDied):
+            self.failures.append(_death(job.case_id))
+            return
+        self.notes += [CaseNote(case_id=job.case_id, note=note) for note in result.notes]
+        self.num_written += result.status == "written"
+        if result.row is not None:
+            self.rows.append(result.row)
+        if result.failure is not None:
+            self.failures.append(result.failure)
 
 
 def preprocess(
@@ -43,6 +89,10 @@ def preprocess(
     *,
     rule: StorageRule,
     num_workers: int | None = None,
+    scheduler: str | None = None,
+    part: int | None = None,
+    parts: int | None = None,
+    retries: int = 1,
     quiet: bool = False,
     verify: bool = False,
     overwrite: bool = False,
@@ -59,167 +109,167 @@ def preprocess(
         dataset_id: the number of the raw dataset.
         rule: how to store.
         num_workers: processes; one per core when None, never more than cases.
+        scheduler: address of a dask.distributed scheduler whose workers do it instead of processes.
+        part: which part of the cases, 1 to `parts`, as one job of an array; the last one to end writes the index.
+        parts: how many parts there are.
+        retries: how often a case is tried again when a share or device failed in passing, or its worker died.
         quiet: print nothing.
         verify: read every kept case and its source whole and check their sums.
         overwrite: store every case anew.
 
+    Returns:
+        What became of the cases; of those of the part where one is named.
+
     Raises:
-        UsageError: there is no such dataset.
-        DataError: the dataset's files do not fit their schema, it is not CT, every case failed, or a subject
-            is marked for another part than splits.json has it in.
+        UsageError: there is no such dataset, another run preprocesses it, or arguments exclude each other.
+        DataError: the dataset's files do not fit their schema, it is not CT, every case failed, nothing can be written,
+            or a subject is marked for another part than splits.json has it in.
         ContractError: this version cannot carry out the rule.
+        StoppedError: a signal came; the same call goes on.
     """
-    begin = time.monotonic()
-    raw = load_raw_dataset(dataset_id)
-    folder = preprocessed_dataset(dataset_id)
-    storage = folder / rule.storage_id
-    known = {row.case_id: row for row in _known_rows(storage)}
-    jobs = [
-        CaseJob(
-            case_id,
-            raw.folder / image,
-            masks,
-            storage,
-            rule,
-            raw.info.segmentation_classes,
-            known.get(case_id),
-            verify=verify,
-            overwrite=overwrite,
-        )
-        for case_id, image, masks in _cases(raw, rule)
-    ]
-    workers = worker_count(num_workers, len(jobs))
-    say(f"{raw.folder.name}: {len(jobs)} cases -> {rule.storage_id} with {workers} process(es)", quiet=quiet)
-    forgotten = [c for c in MASK_COLUMNS if c not in rule.masks and c in raw.cases and (raw.cases[c] != "").any()]
-    if forgotten:
-        say(f"cases.csv fills {', '.join(forgotten)}, which this rule does not store: --replan does", quiet=quiet)
-    outcomes = _run(jobs, workers, quiet)
-    rows = [outcome.row for outcome in outcomes if outcome.row is not None]
-    removed = _bring_up_to_date(storage, rows, known, jobs, raw)
-    report = PreprocessingReport(
-        dataset_id=dataset_id,
-        dataset_name=raw.folder.name,
-        storage_id=rule.storage_id,
-        storage_digest=rule.digest(),
-        num_cases=len(jobs),
-        num_written=sum(outcome.status == "written" for outcome in outcomes),
-        num_kept=sum(outcome.status == "kept" for outcome in outcomes),
-        failures=tuple(outcome.failure for outcome in outcomes if outcome.failure is not None),
-        num_removed=len(removed),
-        notes=(
-            *(CaseNote(case_id=o.case_id, note=note) for o in outcomes for note in o.notes),
-            *(CaseNote(case_id=case_id, note=_WITHDRAWN) for case_id in removed),
-        ),
-        verified=verify,
-        seconds=round(time.monotonic() - begin, 2),
+    call = _Call(
+        part=Part.asked(part, parts),
+        workers=Workers(num_workers, scheduler, retries),
+        raw=load_raw_dataset(dataset_id),
+        folder=preprocessed_dataset(dataset_id),
+        rule=rule,
+        verify=verify,
+        overwrite=overwrite,
+        quiet=quiet,
     )
-    write_json(folder / REPORT_NAME, report)
-    _print(report, quiet)
-    if not rows:
+    with (
+        writing(call.folder),
+        stoppable(f"Preprocessing of {call.raw.folder.name}"),
+        run_lock(call.folder, call.part),
+        _staging(call),
+    ):
+        return _carry_out(call)
+
+
+@contextmanager
+def _staging(call: _Call) -> Iterator[None]:
+    """The folder where files are written before they take their place; what killed runs left in theirs goes."""
+    for left in call.storage.glob(f"{_STAGING}*" if call.part.whole else call.staging.name):
+        shutil.rmtree(left, ignore_errors=True)  # its workers may be dying at this moment; nothing reads it
+    call.staging.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(call.staging, ignore_errors=True)
+
+
+def _carry_out(call: _Call) -> PreprocessingReport:
+    begin = time.monotonic()
+    forget_part(call.storage, call.part)
+    known = KnownCases(call.storage)
+    tally = _run(call, known)
+    report = _report(call, tally, time.monotonic() - begin)
+    if call.part.whole:
+        report = publish(call.raw, call.folder, call.rule, tally.rows, known, report, quiet=call.quiet)
+        forget_parts(call.storage)
+        files = [call.storage, call.storage / INDEX_NAME, call.folder / REPORT_NAME]
+        print_report(report, quiet=call.quiet)
+    else:
+        files = [keep_part(call.storage, call.part, tally.rows, report)]
+        print_report(report, quiet=call.quiet)
+        files += _bring_together(call, known)
+    if tally.num_cases and not tally.rows:
         first = report.failures[0]
         raise DataError(
-            f"No case of {raw.folder.name} could be preprocessed.",
+            f"No case of {call.raw.folder.name} could be preprocessed.",
             got=f"{len(report.failures)} failures, the first: {first.line}",
             expected="at least one usable case",
-            do=first.do or f"See {folder / REPORT_NAME}.",
+            do=first.do or f"See {call.folder / REPORT_NAME}.",
         )
-    if (folder / "splits.json").is_file():
-        ensure_splits(raw, folder, SplitRule(), [row.case_id for row in rows], quiet=quiet)
-    name_files([storage, storage / INDEX_NAME, folder / REPORT_NAME], quiet=quiet)
+    name_files(files, quiet=call.quiet)
     return report
 
 
-def _known_rows(storage: Path) -> Sequence[IndexRow]:
-    """The index as it is; without one, or with one that cannot be read, stored files are looked at one by one."""
-    if not (storage / INDEX_NAME).is_file():
-        return []
-    try:
-        return read_index(storage)
-    except DataError:
-        # The index is derived from the files, and is written anew at the end.
-        return []
-
-
-def _bring_up_to_date(
-    storage: Path, rows: Sequence[IndexRow], known: Mapping[str, IndexRow], jobs: Sequence[CaseJob], raw: RawDataset
-) -> list[str]:
-    """Write the index and remove the files of withdrawn cases; gives the ids of those.
-
-    When no case could be used the earlier index stays, less the cases whose files are gone: it
-    describes stored cases that a share that is away or killed workers do not make wrong.
-    """
-    if rows:
-        write_index(storage, rows)
-        # Without cases.csv the cases are what lies under images/ just now, which says nothing about withdrawal.
-        return _remove_withdrawn(storage, jobs) if (raw.folder / "cases.csv").is_file() else []
-    left = [row for row in known.values() if case_path(storage, row.case_id).is_file()]
-    if left:
-        write_index(storage, left)
-    elif known:
-        (storage / INDEX_NAME).unlink()
-    return []
-
-
-def _remove_withdrawn(storage: Path, jobs: Sequence[CaseJob]) -> list[str]:
-    """Remove stored files of cases that cases.csv does not have: a subject who withdraws is withdrawn from here too."""
-    kept: set[Path] = set()
-    for job in jobs:
-        kept.add(case_path(storage, job.case_id))
-        kept.update(mask_path(storage, job.case_id, mask) for mask in ("head", *job.rule.masks))
-    gone = set()
-    for path in stored_files(storage):
-        case_id = case_of_file(storage, path)
-        if path not in kept and case_id is not None:
-            path.unlink()
-            gone.add(case_id)
-    return sorted(gone)
-
-
-def _cases(raw: RawDataset, rule: StorageRule) -> list[tuple[str, str, tuple[tuple[str, Path], ...]]]:
-    """(case id, relative image, masks that the rule wants and the case has)."""
-    columns = [c for c in MASK_COLUMNS if c in rule.masks and c in raw.cases.columns]
-    cases = []
-    for row in raw.cases.to_dict("records"):
-        masks = tuple((c, raw.folder / str(row[c])) for c in columns if row[c])
-        cases.append((str(row["case_id"]), str(row["image"]), masks))
-    return cases
-
-
-def _run(jobs: list[CaseJob], workers: int, quiet: bool) -> list[CaseOutcome]:
-    results = run_jobs(run_case, jobs, num_workers=workers, preload="headctssl.preprocessing.case_job")
-    outcomes = []
-    for job, result in progress(results, "preprocessed", len(jobs), quiet=quiet):
-        if isinstance(result, WorkerDied):
-            failure = CaseFailure(
-                case_id=job.case_id,
-                what="The process that worked on this case died.",
-                got="a dead worker: out of memory, or, in a Python script, a call outside of "
-                "`if __name__ == '__main__':`",
-                expected="a process that ends by itself",
-                do="In a script, put the call under `if __name__ == '__main__':`. Otherwise run again with a smaller "
-                "--num_workers; when it dies again, leave the case out.",
-            )
-            outcomes.append(CaseOutcome(job.case_id, "failed", failure=failure))
-        else:
-            outcomes.append(result)
-    return sorted(outcomes, key=lambda outcome: outcome.case_id)
-
-
-def _print(report: PreprocessingReport, quiet: bool) -> None:
-    say(
-        f"{report.num_written} written, {report.num_kept} unchanged, {len(report.failures)} left out "
-        f"in {report.seconds:.1f} s",
-        quiet=quiet,
+def _run(call: _Call, known: KnownCases) -> _Tally:
+    raw, rule = call.raw, call.rule
+    tally = _Tally(sum(map(call.part.has, raw.case_ids)))
+    part = "" if call.part.whole else f" ({call.part})"
+    who = call.workers.named(tally.num_cases)
+    say(f"{raw.folder.name}: {tally.num_cases} cases{part} -> {rule.storage_id} with {who}", quiet=call.quiet)
+    forgotten = [c for c in MASK_COLUMNS if c not in rule.masks and c in raw.cases and (raw.cases[c] != "").any()]
+    if forgotten:
+        say(f"cases.csv fills {', '.join(forgotten)}, which this rule does not store: --replan does", quiet=call.quiet)
+    results = call.workers.run(
+        run_case,
+        _jobs(call, known),
+        tally.num_cases,
+        preload=run_case.__module__,
+        may_pass=lambda outcome: outcome.may_pass,
     )
-    for failure in report.failures[:_SHOWN]:
-        line = f"left out: {failure.line}" + (f"\n  do: {failure.do}" if failure.do else "")
-        # Quiet means errors only, and a case that is left out is one.
-        print(line, file=sys.stderr if quiet else sys.stdout, flush=True)
-    if len(report.failures) > _SHOWN:
-        say(f"and {len(report.failures) - _SHOWN} more, all in {REPORT_NAME}", quiet=quiet)
-    for note in report.notes[:_SHOWN]:
-        say(f"noticed: case '{note.case_id}': {note.note}", quiet=quiet)
-    if len(report.notes) > _SHOWN:
-        say(f"and {len(report.notes) - _SHOWN} more notes, all in {REPORT_NAME}", quiet=quiet)
-    if report.num_removed:
-        say(f"{report.num_removed} cases are no longer in cases.csv: their stored files were removed", quiet=quiet)
+    for job, result in progress(results, "preprocessed", tally.num_cases, quiet=call.quiet):
+        tally.add(job, result)
+    return tally
+
+
+def _jobs(call: _Call, known: KnownCases) -> Iterator[CaseJob]:
+    """The cases of this part, each made when it is asked for."""
+    cases = call.raw.cases
+    names = [c for c in MASK_COLUMNS if c in call.rule.masks and c in cases.columns]
+    for case_id, image, *masks in zip(*(cases[c] for c in ("case_id", "image", *names)), strict=True):
+        if not call.part.has(case_id):
+            continue
+        yield CaseJob(
+            case_id,
+            call.raw.folder / image,
+            tuple((name, call.raw.folder / mask) for name, mask in zip(names, masks, strict=True) if mask),
+            call.storage,
+            call.staging,
+            call.rule,
+            call.raw.info.segmentation_classes,
+            known.get(case_id),
+            verify=call.verify,
+            overwrite=call.overwrite,
+        )
+
+
+def _report(call: _Call, tally: _Tally, seconds: float) -> PreprocessingReport:
+    return PreprocessingReport(
+        dataset_id=call.raw.dataset_id,
+        dataset_name=call.raw.folder.name,
+        storage_id=call.rule.storage_id,
+        storage_digest=call.rule.digest(),
+        num_cases=tally.num_cases,
+        num_written=tally.num_written,
+        num_kept=len(tally.rows) - tally.num_written,
+        failures=tuple(sorted(tally.failures, key=lambda failure: failure.case_id)),
+        notes=tuple(sorted(tally.notes, key=lambda note: note.case_id)),
+        part=call.part.number,
+        parts=call.part.of,
+        cases_digest=cases_digest(call.raw),
+        verified=call.verify,
+        seconds=round(seconds, 2),
+    )
+
+
+def _bring_together(call: _Call, known: KnownCases) -> list[Path]:
+    """Write index and report of the whole dataset when all parts are done; gives the files.
+
+    Whichever part ends last does it: every part looks after it has written its own, and one at a time.
+    """
+    of = call.part.of
+    with alone(call.folder):
+        reports = finished_parts(call.storage, of, call.rule.digest(), cases_digest(call.raw))
+        if reports is None:
+            say(f"the index follows when the last of {of} parts is done", quiet=call.quiet)
+            return []
+        rows = rows_of_parts(call.storage, of)
+        report = publish(call.raw, call.folder, call.rule, rows, known, combined(reports), quiet=call.quiet)
+    say(f"all {of} parts are done:", quiet=call.quiet)
+    print_report(report, quiet=call.quiet)
+    return [call.storage, call.storage / INDEX_NAME, call.folder / REPORT_NAME]
+
+
+def _death(case_id: str) -> CaseFailure:
+    return CaseFailure(
+        case_id=case_id,
+        what="The process that worked on this case died.",
+        got="a dead worker: out of memory, or, in a Python script, a call outside of `if __name__ == '__main__':`",
+        expected="a process that ends by itself",
+        do="In a script, put the call under `if __name__ == '__main__':`. Otherwise run again with a smaller "
+        "--num_workers; when it dies again, leave the case out.",
+    )

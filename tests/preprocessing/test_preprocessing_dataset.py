@@ -16,10 +16,10 @@ from small_heads import STORAGE, head, make_dataset, make_encoder
 from headctssl.contract import StorageRule
 from headctssl.dataset.image_io import write_nifti
 from headctssl.dataset.manifest import load_raw_dataset, write_raw_dataset
+from headctssl.dataset.parallel import WorkerDied, run_in_processes
 from headctssl.dataset.splits import load_splits
 from headctssl.errors import ContractError, CorruptCaseError, DataError, UsageError
 from headctssl.paths import preprocessed_dataset
-from headctssl.preprocessing.executors import WorkerDied, run_jobs
 from headctssl.preprocessing.index import CaseIndex, case_path, mask_path, rebuild_index, write_index
 from headctssl.preprocessing.plan_and_preprocess import ensure_preprocessed, plan_and_preprocess, storage_of_checkpoint
 from headctssl.preprocessing.preprocess import preprocess
@@ -234,7 +234,7 @@ def test_processes_give_the_same_files_as_one(roots: Path) -> None:
 
 
 def test_a_dead_worker_is_noticed_and_the_others_go_on() -> None:
-    results = dict(run_jobs(double, [1, 13, *range(20, 26)], num_workers=2, preload="preprocessing_jobs"))
+    results = dict(run_in_processes(double, [1, 13, *range(20, 26)], 2, preload="preprocessing_jobs"))
     assert isinstance(results.pop(13), WorkerDied)
     assert results == {n: 2 * n for n in (1, *range(20, 26))}
 

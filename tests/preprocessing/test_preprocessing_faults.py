@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import nibabel as nib
@@ -15,12 +15,12 @@ from small_heads import STORAGE, head, make_dataset
 
 from headctssl.dataset.image_io import read, write_nifti
 from headctssl.dataset.manifest import load_raw_dataset, write_raw_dataset
+from headctssl.dataset.parallel import WorkerDied
 from headctssl.errors import DataError, ImageReadError
 from headctssl.inference.sources import Source, prepared
 from headctssl.paths import preprocessed_dataset
 from headctssl.planning.usable import require_hounsfield
 from headctssl.preprocessing.case_job import CaseJob
-from headctssl.preprocessing.executors import WorkerDied
 from headctssl.preprocessing.index import CaseIndex, case_path, mask_path, rebuild_index
 from headctssl.preprocessing.preprocess import preprocess
 from headctssl.preprocessing.report import PreprocessingReport
@@ -147,12 +147,12 @@ def test_killed_workers_cost_no_index(roots: Path, monkeypatch: pytest.MonkeyPat
     run()
     before = everything()
 
-    def dead(job: object, items: Sequence[CaseJob], **more: object) -> Iterator[tuple[CaseJob, WorkerDied[CaseJob]]]:
+    def dead(job: object, items: Iterable[CaseJob], *_: int, **more: object) -> Iterator[tuple[CaseJob, WorkerDied]]:
         return ((item, WorkerDied()) for item in items)
 
-    monkeypatch.setattr("headctssl.preprocessing.preprocess.run_jobs", dead)
+    monkeypatch.setattr("headctssl.preprocessing.executors.run_in_processes", dead)
     with pytest.raises(DataError, match="No case") as told:
-        run()
+        preprocess(7, rule=STORAGE, num_workers=2, quiet=True)
     assert "memory" in told.value.message
     assert "__main__" in told.value.message
     assert "--num_workers" in told.value.message

@@ -1,0 +1,114 @@
+"""Cluster: run one job per item on the workers of a dask.distributed scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from functools import partial
+from typing import Any, TypeVar
+
+from threadpoolctl import threadpool_limits
+
+import headctssl
+from headctssl.dataset.parallel import WorkerDied, finished
+from headctssl.errors import UsageError
+
+__all__ = ["run_on_cluster"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_UNDER_WAY = 1000  # cases handed over at a time: enough for 500 workers, and nothing to the scheduler
+_CONNECT_S = 20
+
+
+def run_on_cluster(
+    job: Callable[[Item], Result], items: Iterable[Item], address: str
+) -> Iterator[tuple[Item, Result | WorkerDied]]:
+    """Run a job for every item on a cluster; results come in the order they are ready.
+
+    The scheduler gives the items of a worker that died to others, and gives one up that killed several workers
+    (its setting ``distributed.scheduler.allowed-failures``, 3).
+
+    Args:
+        job: a function of a module that the workers have too; an exception that it raises ends the run.
+        items: what to run it for; they are taken as they are needed.
+        address: of the scheduler, such as ``tcp://node1:8786``.
+
+    Raises:
+        UsageError: dask.distributed is not installed, the scheduler cannot be reached or is lost, it has no worker,
+            or its workers have another version of headctssl.
+    """
+    distributed = _distributed()
+    try:
+        client = distributed.Client(address, timeout=_CONNECT_S, set_as_default=False)
+    except (OSError, ValueError, TimeoutError) as error:
+        raise UsageError(
+            "The dask scheduler cannot be reached.",
+            got=f"--scheduler {address}: {error}",
+            expected="the address of a running scheduler, such as tcp://node1:8786",
+            do="Start one with `dask scheduler`, and workers with `dask worker ADDRESS --nworkers -1 --nthreads 1`.",
+        ) from None
+    with client:
+        _check_workers(client, address)
+        with client.get_executor(pure=False) as executor:
+            for item, future in finished(executor, partial(_on_one_thread, job), iter(items), _UNDER_WAY):
+                try:
+                    result: Result | WorkerDied = future.result()
+                except distributed.scheduler.KilledWorker:
+                    result = WorkerDied()
+                except CancelledError:
+                    raise UsageError(
+                        "The dask scheduler was lost.",
+                        got=f"no answer from {address}",
+                        expected="a scheduler that runs until the end",
+                        do="Start it and its workers again, then run the same command: what is stored is kept.",
+                    ) from None
+                yield item, result
+
+
+def _distributed() -> Any:
+    try:
+        import distributed
+    except ImportError:
+        raise UsageError(
+            "--scheduler needs dask.distributed, which is not installed.",
+            got="no module 'distributed'",
+            expected="the extra [dask]",
+            do="pip install 'headctssl[dask]'",
+        ) from None
+    return distributed
+
+
+def _check_workers(client: Any, address: str) -> None:
+    """Refuse a cluster that could not do the work, or would do it otherwise."""
+    try:
+        client.wait_for_workers(1, timeout=_CONNECT_S)
+    except TimeoutError:
+        raise UsageError(
+            "The dask scheduler has no worker.",
+            got=f"--scheduler {address}",
+            expected="at least one worker",
+            do=f"Start some with `dask worker {address} --nworkers -1 --nthreads 1`.",
+        ) from None
+    try:
+        versions = set(client.run(_version).values())
+    except ModuleNotFoundError as error:
+        versions = {f"none ({error})"}
+    if versions != {_version()}:
+        raise UsageError(
+            "The workers of the dask scheduler have another version of headctssl.",
+            got=", ".join(sorted(versions)),
+            expected=_version(),
+            do="Start the workers in the environment that this command runs in.",
+        )
+
+
+def _version() -> str:
+    return headctssl.__version__
+
+
+def _on_one_thread(job: Callable[[Item], Result], item: Item) -> Result:
+    """Run a job with one thread in the numeric libraries: workers have their own way of using every core."""
+    with threadpool_limits(limits=1):
+        return job(item)
