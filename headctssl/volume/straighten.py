@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -103,15 +104,15 @@ class Stack:
                 do="Look at the positions of the slices, and export the scan again.",
             )
 
-    @property
+    @cached_property
     def _row(self) -> NDArray[np.float64]:
         return np.asarray(self.row_step_mm / np.linalg.norm(self.row_step_mm))
 
-    @property
+    @cached_property
     def _column(self) -> NDArray[np.float64]:
         return np.asarray(self.column_step_mm / np.linalg.norm(self.column_step_mm))
 
-    @property
+    @cached_property
     def normal(self) -> NDArray[np.float64]:
         """Unit vector at right angles to the slices, pointing to the side where the superior component is positive.
 
@@ -122,31 +123,31 @@ class Stack:
         main = 0 if abs(normal[0]) > 0.5 else int(np.abs(normal).argmax())
         return np.asarray(normal if normal[main] > 0 else -normal)
 
-    @property
+    @cached_property
     def _heights(self) -> NDArray[np.float64]:
         return np.asarray(self.positions_mm @ self.normal)
 
-    @property
+    @cached_property
     def order(self) -> NDArray[np.intp]:
         """Slice numbers by height."""
         return np.argsort(self._heights, kind="stable")
 
-    @property
+    @cached_property
     def heights_mm(self) -> NDArray[np.float64]:
         """Height of each slice along the normal, ascending."""
         return np.sort(self._heights)
 
-    @property
+    @cached_property
     def gaps_mm(self) -> NDArray[np.float64]:
         """Distances between neighbours along the normal, (n - 1,)."""
         return np.diff(self.heights_mm)
 
-    @property
+    @cached_property
     def offsets_mm(self) -> NDArray[np.float64]:
         """In-plane place (along rows, along columns) of each slice's first pixel, by height, (n, 2)."""
         return np.stack([self.positions_mm @ self._row, self.positions_mm @ self._column], axis=1)[self.order]
 
-    @property
+    @cached_property
     def tilt_deg(self) -> float:
         """Angle between the normal and the direction in which the slices are stacked, from the first to the last."""
         if len(self.positions_mm) < 2:
@@ -154,7 +155,7 @@ class Stack:
         run = self.positions_mm[self.order[-1]] - self.positions_mm[self.order[0]]
         return float(np.degrees(np.arctan2(np.linalg.norm(np.cross(run, self.normal)), run @ self.normal)))
 
-    @property
+    @cached_property
     def displacement_mm(self) -> float:
         """Largest in-plane distance of a slice from its place right above or below the lowest one.
 
@@ -163,7 +164,7 @@ class Stack:
         """
         return float(np.linalg.norm(self.offsets_mm - self.offsets_mm[0], axis=1).max())
 
-    @property
+    @cached_property
     def usual_gaps_mm(self) -> NDArray[np.float64]:
         """The gap to be expected at each gap, (n - 1,).
 
@@ -180,14 +181,14 @@ class Stack:
             usual[at] = max([*before[-1:], *after[:1]])
         return usual
 
-    @property
+    @cached_property
     def holes(self) -> NDArray[np.intp]:
         """The gaps in which slices are missing: `k` = between the slices k and k + 1 by height."""
         if self.gaps_mm.size < 2:
             return np.empty(0, np.intp)
         return np.flatnonzero(self.gaps_mm > HOLE * self.usual_gaps_mm)
 
-    @property
+    @cached_property
     def is_straight_and_even(self) -> bool:
         """Whether every slice lies within 0.05 mm of a straight, even grid."""
         if len(self.positions_mm) < 2:
