@@ -39,6 +39,17 @@ class TrainingSettings(Settings):
     checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints.")
     log_every: int = Field(1, ge=1, description="Steps between lines of metrics.jsonl.")
     num_workers: int = Field(1, ge=0, description="Reader processes; 0 reads in the training process.")
+    on_nonfinite: Literal["stop", "rewind"] = Field(
+        "stop",
+        description="What follows nonfinite_limit steps in a row whose loss or gradient is not finite: the run stops, "
+        "or goes on with the weights of an earlier checkpoint and the next scans.",
+    )
+    nonfinite_limit: int = Field(10, ge=1, description="Steps in a row that were not finite before that follows.")
+    rewind_every: int = Field(200, ge=1, description="Steps between the checkpoints that a rewind goes back to.")
+    most_rewinds: int = Field(3, ge=1, description="Rewinds in a run; the next one stops it.")
+    deterministic: bool = Field(
+        False, description="Whether every operation on a GPU gives the same bits each time, slower; a CPU always does."
+    )
 
 
 class ViewSettings(Settings):
@@ -56,6 +67,11 @@ class ViewSettings(Settings):
     flip_probability: float = Field(0.2, ge=0, le=1, description="Chance of a flip along each allowed axis.")
     rotate_probability: float = Field(0.0, ge=0, le=1, description="Chance of a rotation.")
     rotate_degrees: float = Field(10.0, ge=0, le=45, description="Largest rotation about each axis in degrees.")
+    window_probability: float = Field(0.0, ge=0, le=1, description="Chance that the windows are moved and stretched.")
+    window_shift: float = Field(0.1, ge=0, le=1, description="Largest move of a window's level, in its width.")
+    window_stretch: float = Field(
+        0.2, ge=0, lt=1, description="Largest share by which a window's width grows or shrinks."
+    )
     shift_probability: float = Field(0.5, ge=0, le=1, description="Chance of an intensity shift after windowing.")
     shift: float = Field(0.2, ge=0, le=1, description="Largest intensity shift, in units of the window.")
     blur_probability: Range = Field((0.2, 0.0), description="Chance of a blur in global view 1 and 2.")
@@ -67,7 +83,9 @@ class ViewSettings(Settings):
     focus_anatomy: float = Field(
         0.33, ge=0, le=1, description="Chance that a view is centred in the anatomy mask, in scans that have one."
     )
-    augment_local: bool = Field(True, description="Whether local views get flips and intensity shifts too.")
+    augment_local: bool = Field(
+        True, description="Whether local views get flips, rotations, window changes and intensity shifts too."
+    )
 
     @field_validator("global_scale", "local_scale")
     @classmethod

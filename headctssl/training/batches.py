@@ -1,7 +1,9 @@
-"""Batches: move a batch to the device."""
+"""Batches: iterate over them so that their readers end, and move one to the device."""
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -9,7 +11,21 @@ from torch import Tensor
 
 from headctssl.types import PretrainBatch
 
-__all__ = ["to_device"]
+__all__ = ["opened", "to_device"]
+
+
+@contextmanager
+def opened(batches: Iterable[PretrainBatch]) -> Iterator[Iterator[PretrainBatch]]:
+    """Iterate, and end the reader processes with the block, also after an error whose traceback is kept.
+
+    A traceback keeps the loop's frame and with it the readers; Python would wait for them at exit for ever.
+    """
+    iterator = iter(batches)
+    try:
+        yield iterator
+    finally:
+        if isinstance(iterator, Generator):
+            iterator.close()
 
 
 def to_device(batch: PretrainBatch, device: torch.device) -> PretrainBatch:

@@ -4,31 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from headctssl.errors import UsageError
+from headctssl.errors import HeadCTSSLError, UsageError
 from headctssl.planning.run_settings import TrainingSettings
 
 __all__ = [
     "Process",
     "barrier",
-    "broadcast_object",
     "check_division",
     "current_process",
+    "gather_shares",
     "no_sync",
     "processes",
     "reduce_max",
     "reduce_mean",
+    "settle",
+    "share_of",
     "wrap",
 ]
+
+T = TypeVar("T")
+
+_LONGEST_WAIT = timedelta(days=2)
+"""How long processes wait for what the main one does alone, such as preprocessing a dataset. A process that dies is
+noticed at once: the connection breaks, and torchrun ends the others."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,7 @@ class Process:
     rank: int = 0
     local_rank: int = 0
     world_size: int = 1
+    patient: Any = field(default=None, compare=False, repr=False)  # process group (gloo) for what may take long
 
     @property
     def is_main(self) -> bool:
@@ -80,7 +90,7 @@ def processes(device: torch.device) -> Iterator[Process]:
     if joined:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield process
+        yield replace(process, patient=dist.new_group(backend="gloo", timeout=_LONGEST_WAIT))
     finally:
         if joined:
             dist.destroy_process_group()
@@ -117,16 +127,63 @@ def reduce_mean(values: Tensor, process: Process) -> Tensor:
 def barrier(process: Process) -> None:
     """Wait until every process is here."""
     if process.world_size > 1:
-        dist.barrier()
+        dist.barrier(group=process.patient)
 
 
-def broadcast_object(value: Any, process: Process) -> Any:
-    """The main process's value, on every process."""
+def settle(make: Callable[[], T], process: Process) -> T:
+    """Let the main process do something alone, and give every process its result.
+
+    Args:
+        make: called on the main process only; what it returns is pickled to the others.
+        process: this process.
+
+    Raises:
+        HeadCTSSLError: of the main process, on every process. Without this the others would report a broken
+            connection.
+    """
     if process.world_size == 1:
-        return value
-    box = [value if process.is_main else None]
-    dist.broadcast_object_list(box, src=0)
-    return box[0]
+        return make()
+    box: list[Any] = [None]
+    made: T | None = None
+    if process.is_main:
+        try:
+            made = make()
+            box[0] = made
+        except HeadCTSSLError as error:
+            box[0] = error
+    dist.broadcast_object_list(box, src=0, group=process.patient)
+    if isinstance(box[0], HeadCTSSLError):
+        barrier(process)  # nobody leaves before all have heard it
+        raise box[0]
+    result: T = box[0] if made is None else made
+    return result
+
+
+def share_of(items: Sequence[T], process: Process) -> Sequence[T]:
+    """The items that this process works on; every item is in the share of exactly one process."""
+    return items[process.rank :: process.world_size]
+
+
+def gather_shares(rows: Tensor, total: int, process: Process) -> Tensor:
+    """The rows of all processes in the order of the items they were computed from.
+
+    Args:
+        rows: (n, ...) on the CPU, one per item of `share_of`.
+        total: number of items.
+        process: this process.
+
+    Returns:
+        (total, ...), the same on every process.
+    """
+    assert len(rows) == len(share_of(range(total), process)), "one row per item of the share"
+    if process.world_size == 1:
+        return rows
+    parts: list[Any] = [None] * process.world_size
+    dist.all_gather_object(parts, rows, group=process.patient)
+    out = torch.empty(total, *rows.shape[1:], dtype=rows.dtype)
+    for rank, part in enumerate(parts):
+        out[rank :: process.world_size] = part
+    return out
 
 
 def no_sync(module: nn.Module, last: bool) -> contextlib.AbstractContextManager[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -21,16 +21,31 @@ class Meter:
     Args:
         process: this process; means are taken over all processes.
         batch_size: scans per optimiser step over all processes.
-        elapsed: seconds of training before this session.
     """
 
-    def __init__(self, process: Process, batch_size: int, elapsed: float) -> None:
-        self.process, self.batch_size, self.before = process, batch_size, elapsed
+    def __init__(self, process: Process, batch_size: int) -> None:
+        self.process, self.batch_size = process, batch_size
+        self.before = 0.0  # seconds of training in earlier sessions of the run
         self.started = self.line_at = time.perf_counter()
         self.waited = 0.0
         self.steps = 0
         self.pending: dict[str, list[Tensor]] = {}
         self.kept: dict[str, list[Tensor]] = {}
+
+    def start(self) -> None:
+        """Begin a session: what came before it is not counted as time of training."""
+        self.started = self.line_at = time.perf_counter()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Numbers of the steps since the last line, (steps,) by name, the same on every process.
+
+        Every process must call it. The speed and the wait of the next line are those of its session alone.
+        """
+        return self._of_all_processes()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take over what `state_dict` gave."""
+        self.kept = {name: list(values.unbind()) for name, values in state.items()}
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -79,12 +94,8 @@ class Meter:
         """
         now = time.perf_counter()
         passed = max(now - self.line_at, 1e-9)
-        names = sorted(self.kept)
-        means: list[float] = []
-        if names:
-            device = self.kept["loss"][0].device
-            stacked = torch.stack([torch.stack([v.to(device) for v in self.kept[name]]).mean() for name in names])
-            means = reduce_mean(stacked, self.process).tolist()
+        collected = self._of_all_processes()
+        means = torch.stack([values.mean() for values in collected.values()]).tolist() if collected else []
         values: dict[str, float | int | None] = {
             "step": step,
             "epoch": epoch,
@@ -94,6 +105,15 @@ class Meter:
             "data_wait": min(1.0, self.waited / passed),
             "seconds": self.elapsed(),
         }
-        values.update(zip(names, means, strict=True))
+        values.update(zip(collected, means, strict=True))
         self.kept, self.waited, self.steps, self.line_at = {}, 0.0, 0, now
         return values
+
+    def _of_all_processes(self) -> dict[str, Tensor]:
+        """What was kept since the last line, (steps,) by name in order, each the mean over the processes."""
+        if not self.kept:
+            return {}
+        device = self.kept["loss"][0].device
+        rows = {name: torch.stack([v.to(device) for v in self.kept[name]]) for name in sorted(self.kept)}
+        flat = reduce_mean(torch.cat(list(rows.values())), self.process)
+        return dict(zip(rows, torch.split(flat, [len(row) for row in rows.values()]), strict=True))

@@ -13,7 +13,6 @@ import torch
 import headctssl
 from headctssl.console import name_files, say
 from headctssl.contract import Contract
-from headctssl.errors import HeadCTSSLError
 from headctssl.loading.crop_masks import MaskReads
 from headctssl.loading.loader import BatchLoader
 from headctssl.loading.views import whole_head_view
@@ -28,16 +27,17 @@ from headctssl.training.checkpoint import WEIGHTS_FILES, LoadReport, load_into, 
 from headctssl.training.distributed import (
     Process,
     barrier,
-    broadcast_object,
     check_division,
     current_process,
     processes,
+    settle,
 )
 from headctssl.training.environment import data_digest, describe_environment
 from headctssl.training.monitor import feature_std, rank_me
 from headctssl.training.pretrain_call import PretrainCall, Request, as_ids, choose_device, open_call, run_name
 from headctssl.training.run_folder import look_at_run, open_run_folder
 from headctssl.training.run_log import RunLog
+from headctssl.training.signals import stop_at_once
 from headctssl.training.stored_run import (
     continued_settings,
     read_run_settings,
@@ -51,6 +51,9 @@ from headctssl.training.trainer import Trainer
 from headctssl.types import PretrainBatch
 
 __all__ = ["pretrain", "run_pretraining"]
+
+Built = tuple[Method, LoadReport | None]
+"""A method ready to train, and what `-w` gave it."""
 
 
 def pretrain(
@@ -131,44 +134,28 @@ def run_pretraining(
     """
     check_trackers(track)
     target = choose_device(device, current_process())
-    with processes(target) as process:
+    with processes(target) as process, stop_at_once():
         quiet = quiet or not process.is_main
-        settled: tuple[RunSettings, Path, bool] | HeadCTSSLError | None = None
-        built: tuple[Method, LoadReport | None] | None = None
-        if process.is_main:
-            try:
-                call = open_call(request, target, process, settings=settings)
-                call, folder, going_on = _choose_run(call, tag, resume=resume, overwrite=overwrite)
-                # Everything that can be wrong with the call shows before an old run is removed.
-                check_division(call.settings.training, target, process, coupled=call.method.batch_coupled)
-                built = _build(call)
-                _begin(call, folder, target, resume=resume, overwrite=overwrite, quiet=quiet)
-                settled = (call.settings, folder, going_on)
-            except HeadCTSSLError as error:
-                settled = error
-        agreed, folder, going_on = _agreed(settled, process)
-        if built is None:
+        begun: list[tuple[PretrainCall, Built]] = []
+
+        def begin() -> tuple[RunSettings, Path, bool]:
+            call = open_call(request, target, process, settings=settings)
+            call, folder, going_on = _choose_run(call, tag, resume=resume, overwrite=overwrite)
+            # Everything that can be wrong with the call shows before an old run is removed.
+            check_division(call.settings.training, target, process, coupled=call.method.batch_coupled)
+            begun.append((call, _build(call)))
+            _begin(call, folder, target, resume=resume, overwrite=overwrite, quiet=quiet)
+            return call.settings, folder, going_on
+
+        agreed, folder, going_on = settle(begin, process)
+        if not process.is_main:
             call = open_call(request, target, process, settings=agreed)
-            built = _build(call)
+            begun.append((call, _build(call)))
+        call, built = begun[0]
         _train(call, built, folder, going_on=going_on, device=target, process=process, quiet=quiet, track=track)
         barrier(process)
     name_files(sorted(path for path in folder.iterdir() if path.is_file()), quiet=quiet)
     return Path(folder)
-
-
-def _agreed(
-    settled: tuple[RunSettings, Path, bool] | HeadCTSSLError | None, process: Process
-) -> tuple[RunSettings, Path, bool]:
-    """What the main process settled, on every process; its error is raised on all of them.
-
-    Raises:
-        HeadCTSSLError: the call does not fit. Without this the others would report a broken connection.
-    """
-    found: tuple[RunSettings, Path, bool] | HeadCTSSLError = broadcast_object(settled, process)
-    if isinstance(found, HeadCTSSLError):
-        barrier(process)  # nobody leaves before all have heard it
-        raise found
-    return found
 
 
 def _choose_run(
@@ -201,7 +188,7 @@ def _begin(
 
 def _train(
     call: PretrainCall,
-    built: tuple[Method, LoadReport | None],
+    built: Built,
     folder: Path,
     *,
     going_on: bool,
@@ -273,7 +260,7 @@ def _watch(learner: Method, settings: RunSettings, batch: PretrainBatch) -> dict
     return {"monitor_feature_std": feature_std(features), "monitor_rank_me": rank_me(features)}
 
 
-def _build(call: PretrainCall) -> tuple[Method, LoadReport | None]:
+def _build(call: PretrainCall) -> Built:
     """Encoder and method with their first weights, a function of the seed, and what `-w` gave."""
     settings = call.settings
     torch.manual_seed(derive_seed(settings.training.seed, "weights"))

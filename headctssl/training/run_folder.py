@@ -12,6 +12,9 @@ from headctssl.training.run_state import CHECKPOINT_FILE
 
 __all__ = ["first_difference", "look_at_run", "open_run_folder", "require_same_settings"]
 
+_LAST_FILES = {"encoder.safetensors": "contract.json", "classifier.safetensors": "metrics.json"}
+"""What a finished run exports, and the file it writes after that."""
+
 
 def look_at_run(folder: Path, *, resume: bool, overwrite: bool) -> bool:
     """Decide how a run begins; nothing is changed.
@@ -40,7 +43,7 @@ def look_at_run(folder: Path, *, resume: bool, overwrite: bool) -> bool:
             do="Go on with --continue, replace it with --overwrite, or give another name with --tag.",
         )
     going_on = resume and (folder / CHECKPOINT_FILE).exists()
-    weights = sorted(path.name for path in folder.glob("*.safetensors"))
+    weights = [name for name, last in _LAST_FILES.items() if (folder / name).exists() and (folder / last).exists()]
     if resume and not going_on and weights:
         # A linear head writes no checkpoint, and a user may have deleted one to save space: nothing is lost here.
         raise UsageError(
@@ -70,6 +73,8 @@ def open_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> bool:
     if folder.is_dir() and not going_on:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for left_over in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+        left_over.unlink()
     return going_on
 
 

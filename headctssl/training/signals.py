@@ -1,14 +1,17 @@
-"""Signals: SIGTERM, SIGINT and SIGUSR1 become a flag that the loop looks at after each step."""
+"""Signals: SIGTERM, SIGINT and SIGUSR1 become a flag that the loop looks at, and outside of the loop an error."""
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["StopFlag", "stop_flag"]
+from headctssl.errors import StoppedError
+
+__all__ = ["StopFlag", "stop_at_once", "stop_flag"]
 
 _WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -36,12 +39,44 @@ def stop_flag() -> Iterator[StopFlag]:
             raise KeyboardInterrupt
         flag.name = signal.Signals(number).name
 
+    with _handled_by(note):
+        yield flag
+
+
+@contextmanager
+def stop_at_once() -> Iterator[None]:
+    """Let a signal within the block end the run where it is, with the exit code of a run that can be continued.
+
+    For the time before the first step and after the last one: what is needed to go on lies on the disk. `stop_flag`
+    takes over for the steps between.
+
+    Raises:
+        StoppedError: a signal came.
+    """
+    owner = os.getpid()
+
+    def stop(number: int, _frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a child that was forked within the block dies of a signal, as without the block
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        raise StoppedError(
+            f"The run was stopped by {signal.Signals(number).name} outside of its training steps.",
+            do="Start the same command again with --continue.",
+        )
+
+    with _handled_by(stop):
+        yield
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield flag
+        yield
         return
-    before = {number: signal.signal(number, note) for number in _WATCHED}
+    before = {number: signal.signal(number, handler) for number in _WATCHED}
     try:
-        yield flag
+        yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -27,8 +27,10 @@ __all__ = [
     "write_cases",
 ]
 
-FREE = ("num_workers", "checkpoint_every", "log_every")
-"""Fields of `training` that do not change the weights."""
+FREE = ("num_workers", "checkpoint_every")
+"""Fields of `training` that a continued run may change: neither its weights nor its metrics depend on them."""
+
+_NOT_OF_WEIGHTS = (*FREE, "log_every")
 
 _DERIVED = ("training", "method", "monitor", "estimate", "decisions", "overrides")
 """Fields that also depend on the machine; a continued run keeps its own, and only `overrides` is compared."""
@@ -64,7 +66,7 @@ def settings_of_weights(settings: RunSettings) -> str:
     Of the choice of cases only the digest: an expression may name cases or subjects, and weights are shared.
     """
     content = settings.model_dump(mode="json", exclude={"estimate", "decisions", "overrides", "monitor"})
-    content["training"] = {k: v for k, v in content["training"].items() if k not in FREE}
+    content["training"] = {k: v for k, v in content["training"].items() if k not in _NOT_OF_WEIGHTS}
     content["where"] = None if settings.where is None else settings.where.digest
     return json.dumps(content, sort_keys=True)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, final
 
@@ -11,25 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from headctssl.contract import InputSpec
-from headctssl.errors import StoppedError, TrainingError
+from headctssl.errors import StoppedError
 from headctssl.loading.sampler import steps_per_epoch
 from headctssl.loading.views import ViewPlan, make_views
 from headctssl.methods.method import ParamGroup
 from headctssl.networks.batch_norm import running_statistics
 from headctssl.planning.run_settings import TrainingSettings
 from headctssl.seeding import derive_seed
-from headctssl.training.batches import to_device
-from headctssl.training.distributed import Process, check_division, no_sync, reduce_max, wrap
+from headctssl.training.batches import opened, to_device
+from headctssl.training.deterministic import deterministic_mode
+from headctssl.training.distributed import Process, barrier, check_division, no_sync, reduce_max, wrap
 from headctssl.training.meter import Meter
+from headctssl.training.nonfinite import SkippedSteps
 from headctssl.training.optimizer import build_optimizer, check_groups, set_rates
 from headctssl.training.run_log import RunLog
-from headctssl.training.run_state import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from headctssl.training.run_state import Checkpoints
 from headctssl.training.signals import StopFlag, stop_flag
 from headctssl.types import Clock, PretrainBatch, StepResult, Views
 
 __all__ = ["Learner", "Stateful", "Trainer"]
-
-_MOST_BAD_STEPS = 10
 
 
 class Learner(Protocol):
@@ -115,7 +115,10 @@ class Trainer:
         self.training, self.input_spec, self.device = training, input_spec, device
         self.make_batches = make_batches
         self.steps_per_epoch = steps_per_epoch(training.samples_per_epoch, training.batch_size)
-        self.folder, self.log, self.digest = folder, log, digest
+        self.folder, self.log = folder, log
+        self.checkpoints = Checkpoints(
+            folder, digest, training.rewind_every if training.on_nonfinite == "rewind" else None
+        )
         self.on_epoch_end, self.extra = on_epoch_end, extra
         self.monitor, self.monitor_every = monitor, monitor_every
         groups = learner.param_groups()
@@ -123,18 +126,26 @@ class Trainer:
         self.parameters = [p for group in groups for p in group.parameters]
         self.optimizer = build_optimizer(groups, training)
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
+        self.meter = Meter(self.process, training.batch_size)
+        self.skips = SkippedSteps(training, log)
         self.step = 0
-        self.elapsed = 0.0  # seconds of training, over all sessions of the run
-        self.bad_in_a_row = 0
         self.told_to_stop = False  # what several processes agreed on in this step
 
-    def run(self) -> None:
+    def run(self, until: int | None = None) -> None:
         """Train to the last step.
+
+        Args:
+            until: end before this step instead, without a checkpoint.
 
         Raises:
             StoppedError: a signal came; a checkpoint of the last full step was written.
-            TrainingError: ten steps in a row had a loss or gradient that is not finite.
+            TrainingError: too many steps in a row had a loss or gradient that is not finite, the checkpoint cannot be
+                written, or an operation has no deterministic form and must have one.
         """
+        with deterministic_mode(self.training.deterministic), stop_flag() as stop:
+            self._run(self.training.num_steps if until is None else min(until, self.training.num_steps), stop)
+
+    def _run(self, end: int, stop: StopFlag) -> None:
         training, learner = self.training, self.learner
         step_through = wrap(
             _Forward(self.module),
@@ -142,15 +153,13 @@ class Trainer:
             find_unused=bool(getattr(learner, "find_unused_parameters", False)),
         )
         plan = learner.views()
-        meter = Meter(self.process, training.batch_size, self.elapsed)
+        meter = self.meter
+        meter.start()
         statistics = running_statistics(self.module)
         self.module.train()
-        with (
-            stop_flag() as stop,
-            _opened(self.make_batches(self.step) if self.step < training.num_steps else ()) as batches,
-        ):
-            while self.step < training.num_steps:
-                passes = [self._next(batches, meter, stop) for _ in range(training.accumulation)]
+        with opened(self.make_batches(self.step) if self.step < end else ()) as batches:
+            while self.step < end:
+                passes = [self._next(batches, stop) for _ in range(training.accumulation)]
                 clock = Clock(self.step, training.num_steps, passes[0].epoch, self.steps_per_epoch)
                 rate = set_rates(self.optimizer, training, self.step)
                 torch.manual_seed(derive_seed(training.seed, self.step, self.process.rank, "torch"))
@@ -178,7 +187,14 @@ class Trainer:
                 self.scaler.update()
 
                 self.step += 1
-                self._after(passes, clock, rate, norm, meter, finite=finite)
+                if finite:
+                    meter.keep_step(norm)
+                    self.skips.taken()
+                else:
+                    meter.drop_step()
+                    if self.skips.skipped(clock):
+                        self._rewind(clock)
+                self._after(passes, clock, rate)
                 if self.told_to_stop or (stop and self.process.world_size == 1):
                     self._stop(stop)
 
@@ -189,46 +205,58 @@ class Trainer:
             DataError: it cannot be read.
             TrainingError: it belongs to other settings.
         """
-        path = self.folder / CHECKPOINT_FILE
-        if not path.exists():
+        state = self.checkpoints.read()
+        if state is None:
             return False
-        state = load_checkpoint(path)
-        if state["settings"] != self.digest:
-            raise TrainingError(
-                f"The checkpoint {path} was written under other settings.",
-                got=state["settings"],
-                expected=self.digest,
-                do="Start again with --overwrite, or under another name with --tag.",
-            )
-        self.module.load_state_dict(state["learner"], strict=True)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.step, self.elapsed = state["step"], state["elapsed"]
-        self.bad_in_a_row = state["bad_in_a_row"]
+        self._take_over(state)
+        self.step, self.meter.before, self.skips.rewinds = state["step"], state["elapsed"], state["rewinds"]
+        self.meter.load_state_dict({name: values.to(self.device) for name, values in state["meter"].items()})
         if self.extra is not None:
             self.extra.load_state_dict(state["extra"])
+        if self.process.is_main:
+            self.checkpoints.keep()  # the run may have been killed between writing it and this
         return True
 
     def save(self) -> None:
-        """Write the checkpoint, on the main process only."""
-        if not self.process.is_main:
-            return
-        state = {
-            "format": 1,
-            "settings": self.digest,
-            "step": self.step,
-            "elapsed": self.elapsed,
-            "bad_in_a_row": self.bad_in_a_row,
-            "learner": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "extra": {} if self.extra is None else self.extra.state_dict(),
-        }
-        save_checkpoint(self.folder / CHECKPOINT_FILE, state)
+        """Write the checkpoint, on the main process only; every process must call it.
 
-    def _next(self, batches: Iterator[PretrainBatch], meter: Meter, stop: StopFlag) -> PretrainBatch:
+        Not after a step that was skipped: weights that gave no finite loss are not worth going back to. Going on
+        from the one before repeats the steps since then, bit for bit.
+
+        Raises:
+            TrainingError: it cannot be written; the one before is as it was.
+        """
+        meter = self.meter.state_dict()
+        if self.skips.in_a_row or not self.process.is_main:
+            return
+        self.checkpoints.write(
+            {
+                "step": self.step,
+                "elapsed": self.meter.elapsed(),
+                "rewinds": self.skips.rewinds,
+                "learner": self.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "meter": meter,
+                "extra": {} if self.extra is None else self.extra.state_dict(),
+            }
+        )
+
+    def _take_over(self, state: Mapping[str, Any]) -> None:
+        self.module.load_state_dict(state["learner"], strict=True)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+
+    def _rewind(self, clock: Clock) -> None:
+        """Go back to the weights of the last good checkpoint, and on with the next scans."""
+        barrier(self.process)  # the main process may still write it
+        state = self.checkpoints.read_to_rewind()
+        self._take_over(state)
+        self.skips.rewound(clock, back_to=state["step"])
+
+    def _next(self, batches: Iterator[PretrainBatch], stop: StopFlag) -> PretrainBatch:
         try:
-            with meter.waiting():
+            with self.meter.waiting():
                 batch = next(batches)
         except StopIteration:
             raise AssertionError(f"the loader ended at step {self.step} of {self.training.num_steps}") from None
@@ -266,16 +294,8 @@ class Trainer:
             stop.name = "a signal to another process"
         return not flags[0]
 
-    def _after(
-        self, passes: list[PretrainBatch], clock: Clock, rate: float, norm: Tensor, meter: Meter, *, finite: bool
-    ) -> None:
+    def _after(self, passes: list[PretrainBatch], clock: Clock, rate: float) -> None:
         training = self.training
-        if not finite:
-            self._count_bad(passes, clock)
-            meter.drop_step()
-        else:
-            self.bad_in_a_row = 0
-            meter.keep_step(norm)
         is_last = self.step == training.num_steps
         # Which lines are due must not depend on the process: their means are taken over all of them.
         looks = self.monitor is not None and (is_last or self.step % self.monitor_every == 0)
@@ -287,46 +307,17 @@ class Trainer:
         if ends_epoch and self.on_epoch_end is not None:
             found.update(self.on_epoch_end(clock) or {})
         self.module.train()
-        self.elapsed = meter.elapsed()
         if looks or ends_epoch or is_last or self.step % training.log_every == 0:
-            self.log.metrics({**meter.line(self.step, clock.epoch, rate), **found}, training.num_steps)
-        if is_last or self.step % training.checkpoint_every == 0:
+            self.log.metrics({**self.meter.line(self.step, clock.epoch, rate), **found}, training.num_steps)
+        if is_last or self.step % training.checkpoint_every == 0 or self.checkpoints.due(self.step):
             self.save()
             self.log.picture(final=is_last)
 
-    def _count_bad(self, passes: list[PretrainBatch], clock: Clock) -> None:
-        self.bad_in_a_row += 1
-        samples = ", ".join(str(i) for batch in passes for i in batch.sample_index.tolist())
-        self.log.say(
-            f"step {clock.step}: loss or gradient is not finite, step skipped "
-            f"(seed {self.training.seed}, epoch {clock.epoch}, samples {samples})"
-        )
-        if self.bad_in_a_row >= _MOST_BAD_STEPS:
-            raise TrainingError(
-                f"The loss or the gradient was not finite in {_MOST_BAD_STEPS} steps in a row.",
-                got=f"steps {clock.step - _MOST_BAD_STEPS + 1} to {clock.step}, see train.log for the samples",
-                expected="finite numbers",
-                do="Lower training.lr or set training.precision=float32, and start again with --overwrite.",
-            )
-
     def _stop(self, stop: StopFlag) -> None:
         self.save()
-        self.log.say(f"stopped by {stop.name} after step {self.step}; checkpoint written")
+        kept = "no checkpoint yet" if self.checkpoints.step is None else f"checkpoint of step {self.checkpoints.step}"
+        self.log.say(f"stopped by {stop.name} after step {self.step}; {kept}")
         raise StoppedError(
             f"The run was stopped by {stop.name} after step {self.step} of {self.training.num_steps}.",
             do="Start the same command again with --continue.",
         )
-
-
-@contextlib.contextmanager
-def _opened(batches: Iterable[PretrainBatch]) -> Iterator[Iterator[PretrainBatch]]:
-    """Iterate, and end the reader processes with the block, also after an error whose traceback is kept.
-
-    A traceback keeps the loop's frame and with it the readers; Python would wait for them at exit for ever.
-    """
-    iterator = iter(batches)
-    try:
-        yield iterator
-    finally:
-        if isinstance(iterator, Generator):
-            iterator.close()
