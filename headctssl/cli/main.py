@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "evaluate": "metrics of a classifier on a dataset, with intervals",
     "predict": "probabilities for files and DICOM folders",
     "embed": "feature vectors for files, DICOM folders or a dataset",
+    "reproduce": "start a run again with the same data, settings and seed",
     "report": "a self-contained HTML page about a run",
 }
 """Every subcommand; `headctssl.cli.NAME` parses it and is also the script `headct_NAME`."""

@@ -32,7 +32,7 @@ from headctssl.training.run_folder import open_run_folder
 from headctssl.training.run_log import RunLog
 from headctssl.training.trackers import check_trackers
 
-__all__ = ["finetune"]
+__all__ = ["finetune", "run_finetuning"]
 
 
 def finetune(
@@ -98,20 +98,30 @@ def finetune(
         overrides=tuple(overrides),
         quiet=quiet,
     )
+    return run_finetuning(call, track)
+
+
+def run_finetuning(call: Call, track: Sequence[str]) -> Path:
+    """Carry out a call of `finetune`.
+
+    Raises:
+        HeadCTSSLError: as `finetune`.
+    """
     check_trackers(track)
+    quiet = call.quiet
     job = prepare(call)
     # Everything that can be wrong with the call shows before an old run is removed.
     check_division(job.settings.training, job.device, Process(), coupled=False)
     classifier, loaded = _build(job)
-    going_on = open_run_folder(job.folder, resume=resume, overwrite=overwrite)
+    going_on = open_run_folder(job.folder, resume=call.resume, overwrite=call.overwrite)
     write_json(job.folder / "config.json", job.settings)
     data = data_digest(job.settings.storage, job.settings.cases_digest)
     write_json(job.folder / "environment.json", describe_environment(job.device, data=data))
     parts = {"train": job.cohort.train, "val": job.cohort.validation}
-    write_used_cases(job.folder, dataset_id, parts, job.index)
+    write_used_cases(job.folder, call.dataset_id, parts, job.index)
     log = RunLog(job.folder, quiet=quiet, track=track, settings=job.settings.shareable())
     try:
-        if resume and not going_on:
+        if call.resume and not going_on:
             log.say("there is no checkpoint to go on from: starting from the beginning")
         _tell(job, log, quiet)
         log.say(loaded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from headctssl.console import say
 from headctssl.contract import LabelSpec
 from headctssl.dataset.manifest import RawDataset, load_raw_dataset
 from headctssl.dataset.splits import load_splits
-from headctssl.errors import UsageError
+from headctssl.errors import DataError, UsageError
 from headctssl.finetuning.cohort import Cohort, choose_labels, make_cohort
 from headctssl.finetuning.settings import Adaptation, FinetuneSettings, Situation, derive_settings
 from headctssl.finetuning.start import Start, resolve_start
@@ -25,7 +26,7 @@ from headctssl.preprocessing.plan_and_preprocess import ensure_preprocessed
 from headctssl.seeding import derive_seed
 from headctssl.settings import parse_overrides, read_json
 from headctssl.training.distributed import current_process
-from headctssl.training.run_folder import look_at_run, require_same_settings
+from headctssl.training.run_folder import first_difference, look_at_run, require_same_settings
 
 __all__ = ["Call", "Job", "prepare"]
 
@@ -48,6 +49,7 @@ class Call:
     num_workers: int | None
     overrides: tuple[str, ...]
     quiet: bool
+    repeats: FinetuneSettings | None = None  # what another run was, and this one must be
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Job:
     settings: FinetuneSettings
     folder: Path
     device: torch.device
-    stored: FinetuneSettings | None  # of the run that is continued
+    stored: FinetuneSettings | None  # of the run that is continued or repeated
 
 
 def prepare(call: Call) -> Job:
@@ -80,7 +82,7 @@ def prepare(call: Call) -> Job:
     # Refuse before the work begins.
     going_on = look_at_run(folder, resume=call.resume, overwrite=call.overwrite)
     again = "Start the run again with --overwrite."
-    stored = read_json(folder / "config.json", FinetuneSettings, do=again) if going_on else None
+    stored = read_json(folder / "config.json", FinetuneSettings, do=again) if going_on else call.repeats
     raw.labels()  # a missing column or a wrong value is told before the work begins
     machine = detect_machine(call.device)
     workers = min(4, max(1, machine.cores - 1)) if call.num_workers is None else call.num_workers
@@ -114,6 +116,7 @@ def prepare(call: Call) -> Job:
         "encoder": start.encoder,
         "read_shape": tuple(int(n) for n in shape),
         "cases_digest": cohort.digest(index),
+        "overrides": tuple(f"{key}={json.dumps(value)}" for key, value in sorted(changes.items())),
     }
     situation = Situation(
         num_train=len(cohort.train),
@@ -126,7 +129,9 @@ def prepare(call: Call) -> Job:
         num_workers=workers,
     )
     settings = derive_settings(base, situation, changes)
-    if stored is not None:
+    if call.repeats is not None:
+        _require_repeated(call.repeats, settings)
+    elif stored is not None:
         _require_same(folder, stored, settings)
     return Job(raw, start, index, cohort, settings, folder, torch.device(machine.device), stored)
 
@@ -148,6 +153,19 @@ def _require_same(folder: Path, stored: FinetuneSettings, settings: FinetuneSett
             do="Start a new run with --tag, or replace it with --overwrite.",
         )
     require_same_settings(folder, stored.of_weights(), settings.of_weights())
+
+
+def _require_repeated(wanted: FinetuneSettings, settings: FinetuneSettings) -> None:
+    """Refuse to repeat a run where the same call gives other settings now, since the data are others."""
+    found = first_difference(wanted.of_weights(), settings.of_weights())
+    if found is not None:
+        field, expected, got = found
+        raise DataError(
+            f"The run cannot be repeated: '{field}' would not be what it was.",
+            got=got,
+            expected=expected,
+            do="Bring the dataset, its labels and splits back to that state, or start a new run with headct_finetune.",
+        )
 
 
 def _check(call: Call) -> None:

@@ -69,11 +69,12 @@ class FinetuneSettings(Settings):
     cases_digest: str = Field(
         "", description="SHA-256 over id, source, labels and part of every case used, first 16 hex digits."
     )
+    overrides: tuple[str, ...] = Field((), description="What --set changed, as typed.")
     decisions: tuple[Decision, ...] = ()
 
     def of_weights(self) -> dict[str, JsonValue]:
         """Every setting that the weights depend on: no reasons, reader processes or intervals between files."""
-        content: dict[str, JsonValue] = self.model_dump(mode="json", exclude={"decisions"})
+        content: dict[str, JsonValue] = self.model_dump(mode="json", exclude={"decisions", "overrides"})
         content["training"] = self.training.model_dump(mode="json", exclude=set(_FREE))
         return content
 

@@ -138,6 +138,7 @@ REQUIRED = {
     "predict": ["-i", "x", "-w", "y", "-o", "z"],
     "pretrain": ["-d", "1", "-m", "mae"],
     "report": ["RUN"],
+    "reproduce": ["RUN"],
 }
 
 
