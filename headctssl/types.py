@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +90,7 @@ class Views:
     """What an encoder sees: named groups of views, every view float in [0, 1]."""
 
     groups: dict[str, tuple[Tensor, ...]]  # name -> views, each float32 (B, C, D, H, W) in [0, 1]
-    inside: dict[str, tuple[Tensor, ...]]  # name -> per view float32 (B, 1, D, H, W), share of stored voxels in [0, 1]
+    inside: dict[str, Sequence[Tensor]]  # name -> per view float32 (B, 1, D, H, W), share of stored voxels in [0, 1]
     sample_index: Tensor  # int64 (B,)
     seed: int
     epoch: int

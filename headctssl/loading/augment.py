@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from headctssl.loading.separable import along_axes
 from headctssl.types import Triple
 
 __all__ = ["add_noise_", "blur_", "gamma_", "rotate", "rotation_margin", "rotation_matrix", "shift_"]
@@ -38,29 +39,25 @@ def gamma_(view: Tensor, exponent: float) -> Tensor:
 def blur_(view: Tensor, sigma: float) -> Tensor:
     """Gaussian smoothing, one axis after the other, cut off at 4 sigma, edges repeated.
 
-    Each axis is one product with a banded matrix.
-
     Args:
-        view: (C, D, H, W) float, contiguous, changed.
+        view: (C, D, H, W) float, changed.
         sigma: standard deviation in voxels.
     """
+    z, y, x = (_gauss(n, sigma) for n in view.shape[1:])
     for channel in view:
-        d, h, w = channel.shape
-        z, y, x = (_gauss(n, sigma).to(view) for n in (d, h, w))
-        smooth = torch.matmul(y, torch.mm(channel.reshape(d * h, w), x.t()).view(d, h, w))
-        torch.mm(z, smooth.view(d, h * w), out=channel.view(d, h * w))
+        channel.copy_(along_axes(channel, (z, y, x)))
     return view
 
 
-def _gauss(size: int, sigma: float) -> Tensor:
+def _gauss(size: int, sigma: float) -> NDArray[np.float32]:
     """(size, size) matrix that smooths one axis; weights beyond an edge are given to the edge."""
     radius = max(1, math.ceil(4.0 * sigma))
-    offsets = torch.arange(-radius, radius + 1)
-    taps = torch.exp(-0.5 * (offsets.double() / sigma) ** 2)
-    taps = taps / taps.sum()
-    columns = (torch.arange(size)[:, None] + offsets).clamp_(0, size - 1)
-    matrix = torch.zeros(size, size, dtype=torch.float64)
-    return matrix.scatter_add_(1, columns, taps.expand(size, -1))
+    offsets = np.arange(-radius, radius + 1)
+    taps = np.exp(-0.5 * (offsets / sigma) ** 2)
+    columns = np.clip(np.arange(size)[:, None] + offsets, 0, size - 1)
+    matrix = np.zeros((size, size))
+    np.add.at(matrix, (np.arange(size)[:, None], columns), taps / taps.sum())
+    return matrix.astype(np.float32)
 
 
 def add_noise_(view: Tensor, sigma: float, seed: int) -> Tensor:

@@ -48,12 +48,14 @@ class ViewDraw:
     """Everything random about one view of one sample."""
 
     grid: Grid
-    rotation_deg: Triple | None  # angles about (z, y, x), applied after the flips
-    shift: float  # added to every channel, in windows
-    gamma: float  # exponent
-    blur_sigma: float  # voxels, 0 = none
-    noise_sigma: float  # in windows, 0 = none
-    noise_seed: int
+    rotation_deg: Triple | None = None  # angles about (z, y, x), applied after the flips
+    window_shift: float = 0.0  # added to the level of every window, in its width
+    window_stretch: float = 1.0  # times the width of every window
+    shift: float = 0.0  # added to every channel, in windows
+    gamma: float = 1.0  # exponent
+    blur_sigma: float = 0.0  # voxels, 0 = none
+    noise_sigma: float = 0.0  # in windows, 0 = none
+    noise_seed: int = 0
 
 
 def frame_of(head_box: NDArray[np.floating], spacing_mm: NDArray[np.floating], spec: InputSpec) -> Edges:
@@ -127,15 +129,27 @@ def draw_view(
     angles = _triple((2.0 * u[10:13] - 1.0) * group.rotate_degrees)
     blurred = u[13] < group.blur_probability[position % len(group.blur_probability)]
     changed = u[14] < group.gamma_probability[position % len(group.gamma_probability)]
+    # What few runs switch on has a generator of its own, so that the numbers of all others stay where they are.
+    window_shift, window_stretch = _jitter(group, np.random.default_rng(math.floor(u[22] * 2**53)))
     return ViewDraw(
         grid=grid,
         rotation_deg=angles if rotated else None,
+        window_shift=window_shift,
+        window_stretch=window_stretch,
         shift=float((2.0 * u[16] - 1.0) * group.shift) if u[15] < group.shift_probability else 0.0,
         gamma=float(_between(group.gamma, u[17])) if changed else 1.0,
         blur_sigma=float(_between(group.blur_sigma, u[18])) if blurred else 0.0,
         noise_sigma=float(u[20] * group.noise_sigma) if u[19] < group.noise_probability else 0.0,
         noise_seed=math.floor(u[21] * 2**53),
     )
+
+
+def _jitter(group: ViewGroup, generator: np.random.Generator) -> tuple[float, float]:
+    """How far every window moves, in its width, and by what it is stretched."""
+    u = generator.random(3)
+    if u[0] >= group.window_probability:
+        return 0.0, 1.0
+    return float((2.0 * u[1] - 1.0) * group.window_shift), float(1.0 + (2.0 * u[2] - 1.0) * group.window_stretch)
 
 
 def anchor_of(group: ViewGroup, position: int, drawn: Mapping[str, Sequence[ViewDraw]]) -> Grid | None:

@@ -27,11 +27,11 @@ def share_in_view(mask: Tensor, draw: ViewDraw, box: Edges, spacing: NDArray[np.
         draw: the view.
         box: (3, 2) the stored voxels.
         spacing: (3,) mm of the voxels that were read.
-        out: float32 of the view's shape, contiguous, written to.
+        out: float32 of the view's shape, written to.
     """
     grid, numbers = draw.grid, mask.to(torch.int16)
     if draw.rotation_deg is None:
-        crop_and_resize(numbers, grid, box, out, fill=0.0)
+        out.copy_(crop_and_resize(numbers, grid, box, fill=0.0)[0])
     else:
         z, y, x = (step * float(mm) for step, mm in zip(grid.step, spacing, strict=True))
         margin = augment.rotation_margin(grid.shape, (z, y, x), draw.rotation_deg)

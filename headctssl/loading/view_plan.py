@@ -27,6 +27,9 @@ class ViewGroup:
     flip_probability: tuple[float, float, float] = (0.0, 0.0, 0.0)  # per axis (z, y, x); x swaps left and right
     rotate_probability: float = 0.0
     rotate_degrees: float = 0.0  # largest angle about each axis
+    window_probability: float = 0.0
+    window_shift: float = 0.0  # largest move of the windows' levels, in their widths
+    window_stretch: float = 0.0  # largest share by which their widths grow or shrink, below 1
     shift_probability: float = 0.0
     shift: float = 0.0  # largest intensity shift, in windows
     blur_probability: tuple[float, ...] = (0.0,)
@@ -93,6 +96,9 @@ def global_group(views: ViewSettings, spec: InputSpec, count: int | None = None)
         flip_probability=_flips(views),
         rotate_probability=views.rotate_probability,
         rotate_degrees=views.rotate_degrees,
+        window_probability=views.window_probability,
+        window_shift=views.window_shift,
+        window_stretch=views.window_stretch,
         shift_probability=views.shift_probability,
         shift=views.shift,
         blur_probability=views.blur_probability,
@@ -106,7 +112,7 @@ def global_group(views: ViewSettings, spec: InputSpec, count: int | None = None)
 
 
 def local_group(views: ViewSettings, count: int | None = None) -> ViewGroup:
-    """The group "local": small crops; flips and intensity shifts only where ``views.augment_local`` is set.
+    """The group "local": small crops; flips, rotations, windows and shifts only where ``views.augment_local`` is set.
 
     Args:
         views: the settings of the run.
@@ -121,6 +127,9 @@ def local_group(views: ViewSettings, count: int | None = None) -> ViewGroup:
         flip_probability=_flips(views) if augment else (0.0, 0.0, 0.0),
         rotate_probability=views.rotate_probability if augment else 0.0,
         rotate_degrees=views.rotate_degrees,
+        window_probability=views.window_probability if augment else 0.0,
+        window_shift=views.window_shift,
+        window_stretch=views.window_stretch,
         shift_probability=views.shift_probability if augment else 0.0,
         shift=views.shift,
         focus=(("anatomy", views.focus_anatomy),),

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from headctssl.contract import InputSpec
-from headctssl.loading import augment
-from headctssl.loading.crop_resize import crop_and_resize
+from headctssl.loading.cut import InsideShares, cut_view, full_precision
 from headctssl.loading.draws import ViewDraw, anchor_of, centred_grid, draw_view, frame_of
 from headctssl.loading.view_masks import FocusMask, labels_in_view, share_in_view
 from headctssl.loading.view_plan import ViewGroup, ViewPlan, global_group, local_group, view_plan
 from headctssl.types import PretrainBatch, Views
-from headctssl.volume.geometry import AIR_HU
-from headctssl.volume.windows import to_input
 
 __all__ = [
     "ViewGroup",
@@ -29,9 +23,6 @@ __all__ = [
     "view_plan",
     "whole_head_view",
 ]
-
-FOREGROUND_HU = -500.0
-"""Voxels above it count as foreground: half way between air and tissue."""
 
 _Edges = NDArray[np.float64]
 
@@ -68,13 +59,13 @@ def make_views(batch: PretrainBatch, plan: ViewPlan, spec: InputSpec) -> Views:
     out = empty
     out.known_classes = batch.known_classes
     for name, views in groups.items():
-        cut = [_cut(batch, draws, boxes, spacing, spec) for draws in views]
-        out.groups[name] = tuple(view for view, _, _, _ in cut)
-        out.inside[name] = tuple(inside for _, inside, _, _ in cut)
-        out.foreground[name] = torch.stack([share for _, _, share, _ in cut])
+        cut = [cut_view(batch, draws, boxes, spacing, spec, tissue=plan.tissue) for draws in views]
+        out.groups[name] = tuple(one.view for one in cut)
+        out.inside[name] = InsideShares([one.inside for one in cut])
+        out.foreground[name] = torch.stack([one.foreground for one in cut])
         out.boxes[name] = torch.from_numpy(np.stack([[draw.grid.edges for draw in draws] for draws in views])).float()
         if plan.tissue:
-            out.tissue[name] = tuple(tissue for _, _, _, tissue in cut)
+            out.tissue[name] = tuple(one.tissue for one in cut if one.tissue is not None)
         _cut_masks(batch, name, views, boxes, spacing, out)
     return out
 
@@ -124,7 +115,7 @@ def _cut_masks(
 ) -> None:
     """What the batch has of masks, seen through the views of one group; nothing when it has none."""
     anonymised, labels = batch.masks.get("anonymization"), batch.segmentation
-    with torch.no_grad(), _full_precision(batch.volume.device.type):
+    with torch.no_grad(), full_precision(batch.volume.device.type):
         if anonymised is not None:
             marked = anonymised.flatten(1).any(dim=1).tolist()
             shares = [torch.zeros((len(d), 1, *d[0].grid.shape), device=anonymised.device) for d in views]
@@ -153,78 +144,17 @@ def whole_head_view(batch: PretrainBatch, spec: InputSpec) -> Views:
         spec: what the encoder sees.
     """
     boxes, frames, spacing = _read_boxes(batch), _frames(batch, spec), batch.spacing_mm.cpu().double().numpy()
-    draws = [
-        ViewDraw(
-            centred_grid(frame, spec.shape), None, shift=0.0, gamma=1.0, blur_sigma=0.0, noise_sigma=0.0, noise_seed=0
-        )
-        for frame in frames
-    ]
-    view, inside, share, _ = _cut(batch, draws, boxes, spacing, spec)
+    draws = [ViewDraw(centred_grid(frame, spec.shape)) for frame in frames]
+    cut = cut_view(batch, draws, boxes, spacing, spec, tissue=False)
     return Views(
-        groups={"global": (view,)},
-        inside={"global": (inside,)},
+        groups={"global": (cut.view,)},
+        inside={"global": InsideShares([cut.inside])},
         sample_index=batch.sample_index,
         seed=batch.seed,
         epoch=batch.epoch,
         labels=batch.labels,
-        foreground={"global": share[None]},
+        foreground={"global": cut.foreground[None]},
     )
-
-
-def _cut(
-    batch: PretrainBatch, draws: list[ViewDraw], boxes: _Edges, spacing: _Edges, spec: InputSpec
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One view of every sample: (B, C, d, h, w), (B, 1, d, h, w) share inside, (B,) foreground share.
-
-    The last is where there is tissue, bool (B, 1, d, h, w).
-    """
-    volume, shape = batch.volume, draws[0].grid.shape
-    hu = torch.empty((len(draws), 1, *shape), device=volume.device)
-    inside = torch.empty_like(hu)
-    with torch.no_grad(), _full_precision(volume.device.type):
-        for sample, draw in enumerate(draws):
-            _cut_one(volume[sample, 0], draw, boxes[sample], spacing[sample], hu[sample, 0], inside[sample, 0])
-        # Every second voxel of each axis is enough for a share that is only logged.
-        tissue = hu > FOREGROUND_HU
-        foreground = tissue[..., ::2, ::2, ::2].float().mean(dim=(1, 2, 3, 4))
-        view = to_input(hu, spec.windows)
-        for sample, draw in enumerate(draws):
-            _change_intensity(view[sample], draw)
-    return view, inside, foreground, tissue
-
-
-def _cut_one(
-    volume: Tensor, draw: ViewDraw, box: _Edges, spacing: NDArray[np.float64], hu: Tensor, inside: Tensor
-) -> None:
-    """Write HU and share inside, both float32 (d, h, w), of one view of one sample."""
-    grid = draw.grid
-    if draw.rotation_deg is None:
-        _, cover = crop_and_resize(volume, grid, box, hu)
-        _outer(cover, inside)
-        return
-    z, y, x = (step * float(mm) for step, mm in zip(grid.step, spacing, strict=True))
-    margin = augment.rotation_margin(grid.shape, (z, y, x), draw.rotation_deg)
-    wide, cover = crop_and_resize(volume, grid.widened(margin), box)
-    hu.copy_(augment.rotate(wide[None], grid.shape, (z, y, x), draw.rotation_deg, AIR_HU)[0])
-    wide_inside = _outer(cover, torch.empty_like(wide))
-    inside.copy_(augment.rotate(wide_inside[None], grid.shape, (z, y, x), draw.rotation_deg, 0.0)[0]).clamp_(0.0, 1.0)
-
-
-def _change_intensity(view: Tensor, draw: ViewDraw) -> None:
-    """Do the drawn intensity operations to one view (C, d, h, w) in place; it stays in [0, 1]."""
-    if draw.shift != 0.0:
-        augment.shift_(view, draw.shift)
-    if draw.gamma != 1.0:
-        augment.gamma_(view, draw.gamma)
-    if draw.blur_sigma > 0.0:
-        augment.blur_(view, draw.blur_sigma)
-    if draw.noise_sigma > 0.0:
-        augment.add_noise_(view, draw.noise_sigma, draw.noise_seed)
-
-
-def _outer(cover: tuple[Tensor, Tensor, Tensor], out: Tensor) -> Tensor:
-    z, y, x = cover
-    return torch.mul(z[:, None, None] * y[:, None], x, out=out)
 
 
 def _frames(batch: PretrainBatch, spec: InputSpec) -> list[_Edges]:
@@ -254,15 +184,3 @@ def _read_boxes(batch: PretrainBatch) -> _Edges:
         boxes[:, axis, 0] = found.argmax(axis=1)
         boxes[:, axis, 1] = boxes[:, axis, 0] + found.sum(axis=1)
     return boxes
-
-
-@contextmanager
-def _full_precision(device_type: str) -> Iterator[None]:
-    """Keep autocast and reduced matrix products out: 11 bits of Hounsfield units would be 2 HU off in the brain."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device_type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)

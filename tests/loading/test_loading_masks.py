@@ -185,13 +185,17 @@ def test_anonymised_voxels_only_ever_remove(seed: int, marked: float, group: Vie
     assert (views.valid("global", 0) == (views.inside["global"][0] >= 0.5)).all() or marked > 0
 
 
+CLASS_HU = torch.tensor([-900, -450, 300, 1400], dtype=torch.int16)
+"""Of classes 0 to 3; a half or a third between two of them is not a third one."""
+
+
 def blocks(seed: int, spacing: tuple[float, float, float]) -> PretrainBatch:
     """Blocks of 5 voxels, each of a class with its own Hounsfield units; no two neighbours are mixed to a third."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 4, (2, 1, 4, 4, 4))
     labels = torch.from_numpy(coarse.repeat(5, 2).repeat(5, 3).repeat(5, 4).astype(np.int16))
     batch = drawn(seed, 0.0)
-    hu = torch.where(batch.inside, (labels * 600 - 900).to(torch.int16), torch.tensor(-1024, dtype=torch.int16))
+    hu = torch.where(batch.inside, CLASS_HU[labels.long()], torch.tensor(-1024, dtype=torch.int16))
     return dataclasses.replace(
         batch,
         volume=hu,
@@ -212,12 +216,11 @@ def test_segmentations_have_the_geometry_of_the_view(seed: int, thick: float) ->
         labels = views.segmentation["global"][index]
         # Where the view shows one class alone, the label is that class; most voxels are of that kind.
         whole = views.inside["global"][index] > 0.999
-        near = (hu + 900) / 600
-        pure = whole & ((near - near.round()).abs() < 1e-3)
-        expected = near.round().to(torch.int16)
+        distance, expected = (hu - CLASS_HU.float().view(4, 1, 1, 1, 1, 1)).abs().min(dim=0)
+        pure = whole & (distance < 0.5)
         wrong = pure & (labels != expected)
-        # Between classes 1 and 3 a mixture can look like class 2: such places are few.
-        assert wrong.sum() <= 0.02 * pure.sum() + 3
+        # A mixture of two classes can look like a third: such places are few.
+        assert wrong.sum() <= 0.03 * pure.sum() + 3
         assert ((labels >= 0) | (views.inside["global"][index] < 1.0)).all()
         assert (labels[views.inside["global"][index] == 0.0] == -1).all()
     assert torch.equal(views.known_classes, batch.known_classes)

@@ -1,0 +1,178 @@
+"""Cut: one view of every sample of a batch, from int16 to the channels of an encoder, sample by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from headctssl.contract import InputSpec, Window
+from headctssl.loading import augment
+from headctssl.loading.crop_resize import Cover, crop_and_resize
+from headctssl.loading.draws import ViewDraw
+from headctssl.types import PretrainBatch, Triple
+from headctssl.volume.geometry import AIR_HU
+from headctssl.volume.windows import to_input
+
+__all__ = ["CutView", "InsideShares", "cut_view", "full_precision"]
+
+FOREGROUND_HU = -500.0
+"""Voxels above it count as foreground: half way between air and tissue."""
+
+_Edges = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class CutView:
+    """One view of every sample."""
+
+    view: Tensor  # float32 (B, C, d, h, w) in [0, 1]
+    inside: Callable[[], Tensor]  # makes float32 (B, 1, d, h, w), share of stored voxels
+    foreground: Tensor  # float32 (B,), share of voxels above -500 HU
+    tissue: Tensor | None  # bool (B, 1, d, h, w), True above -500 HU; only where it was asked for
+
+
+class InsideShares(Sequence[Tensor]):
+    """The share of stored voxels of several views, made when it is first asked for.
+
+    Only losses on voxels ask; made at once it took a sixth of the time of the views.
+
+    Args:
+        makers: one per view.
+    """
+
+    def __init__(self, makers: Sequence[Callable[[], Tensor]]) -> None:
+        self._makers = list(makers)
+        self._made: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        """Number of views."""
+        return len(self._makers)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
+        """Float32 (B, 1, d, h, w) in [0, 1]; the same tensor every time."""
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        if place not in self._made:
+            self._made[place] = self._makers[place]()
+        return self._made[place]
+
+
+def cut_view(
+    batch: PretrainBatch, draws: list[ViewDraw], boxes: _Edges, spacing: _Edges, spec: InputSpec, *, tissue: bool
+) -> CutView:
+    """One view of every sample.
+
+    Args:
+        batch: int16 HU volumes on any device.
+        draws: B draws of one shape.
+        boxes: (B, 3, 2) the stored voxels of each volume.
+        spacing: (B, 3) mm of its voxels.
+        spec: the windows.
+        tissue: whether to say which voxels are not air.
+    """
+    volume, shape = batch.volume, draws[0].grid.shape
+    device = volume.device
+    view = _empty((len(draws), len(spec.windows), *shape), device)
+    marks = torch.empty((len(draws), 1, *shape), dtype=torch.bool, device=device) if tissue else None
+    covers, shares = [], []
+    with torch.no_grad(), full_precision(device.type):
+        for sample, draw in enumerate(draws):
+            voxel_mm = _voxel_mm(draw, spacing[sample])
+            hu, cover = _sampled(volume[sample, 0], draw, boxes[sample], voxel_mm)
+            covers.append((cover, draw, voxel_mm))
+            # Every second voxel of each axis is enough for a share that is only logged.
+            shares.append((hu[::2, ::2, ::2] > FOREGROUND_HU).float().mean())
+            if marks is not None:
+                torch.gt(hu, FOREGROUND_HU, out=marks[sample, 0])
+            to_input(hu[None, None], _windows(spec, draw), out=view[sample : sample + 1])
+            _change_intensity(view[sample], draw)
+    return CutView(view, partial(_inside, covers, device), torch.stack(shares), marks)
+
+
+def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """As torch.empty; on a CPU numpy gets the memory, which asks the kernel for large pages where torch does not.
+
+    Measured: the first writing to the 85 MB of a view of 8 scans takes 11 ms instead of 43.
+    """
+    if device.type != "cpu":
+        return torch.empty(shape, device=device)
+    return torch.from_numpy(np.empty(shape, np.float32))
+
+
+def _voxel_mm(draw: ViewDraw, spacing: NDArray[np.float64]) -> Triple:
+    z, y, x = (step * float(mm) for step, mm in zip(draw.grid.step, spacing, strict=True))
+    return (z, y, x)
+
+
+def _sampled(volume: Tensor, draw: ViewDraw, box: _Edges, voxel_mm: Triple) -> tuple[Tensor, Cover]:
+    """HU float32 (d, h, w) of one view of one sample, and its cover, with the margin of a rotation."""
+    if draw.rotation_deg is None:
+        return crop_and_resize(volume, draw.grid, box)
+    margin = augment.rotation_margin(draw.grid.shape, voxel_mm, draw.rotation_deg)
+    wide, cover = crop_and_resize(volume, draw.grid.widened(margin), box)
+    return augment.rotate(wide[None], draw.grid.shape, voxel_mm, draw.rotation_deg, AIR_HU)[0], cover
+
+
+def _inside(covers: list[tuple[Cover, ViewDraw, Triple]], device: torch.device) -> Tensor:
+    """The share of stored voxels, (B, 1, d, h, w)."""
+    out = _empty((len(covers), 1, *covers[0][1].grid.shape), device)
+    with torch.no_grad(), full_precision(device.type):
+        for sample, (cover, draw, voxel_mm) in enumerate(covers):
+            z, y, x = (torch.from_numpy(share).to(device) for share in cover)
+            if draw.rotation_deg is None:
+                torch.mul(z[:, None, None] * y[:, None], x, out=out[sample, 0])
+                continue
+            wide = z[:, None, None] * y[:, None] * x
+            turned = augment.rotate(wide[None], draw.grid.shape, voxel_mm, draw.rotation_deg, 0.0)[0]
+            out[sample, 0].copy_(turned).clamp_(0.0, 1.0)
+    return out
+
+
+def _windows(spec: InputSpec, draw: ViewDraw) -> Sequence[Window]:
+    """The windows of the encoder, moved and stretched as drawn."""
+    if draw.window_shift == 0.0 and draw.window_stretch == 1.0:
+        return spec.windows
+    return [
+        Window(level=w.level + draw.window_shift * w.width, width=w.width * draw.window_stretch) for w in spec.windows
+    ]
+
+
+def _change_intensity(view: Tensor, draw: ViewDraw) -> None:
+    """Do the drawn intensity operations to one view (C, d, h, w) in place; it stays in [0, 1]."""
+    if draw.shift != 0.0:
+        augment.shift_(view, draw.shift)
+    if draw.gamma != 1.0:
+        augment.gamma_(view, draw.gamma)
+    if draw.blur_sigma > 0.0:
+        augment.blur_(view, draw.blur_sigma)
+    if draw.noise_sigma > 0.0:
+        augment.add_noise_(view, draw.noise_sigma, draw.noise_seed)
+
+
+@contextmanager
+def full_precision(device_type: str) -> Iterator[None]:
+    """Keep autocast and reduced matrix products out: 11 bits of Hounsfield units would be 2 HU off in the brain.
+
+    Args:
+        device_type: of the tensors, as "cpu".
+    """
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device_type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
