@@ -35,8 +35,7 @@ class Features(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features of a batch of views in [0, 1]."""
-        features: Tensor = self.encoder(x).features
-        return features
+        return self.encoder.features_only(x)
 
 
 class Classifier(nn.Module):
@@ -49,7 +48,7 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, L) float32 of views (B, C, D, H, W) in [0, 1]."""
-        logits: Tensor = self.head(self.encoder(x).features)
+        logits: Tensor = self.head(self.encoder.features_only(x))
         return logits
 
 

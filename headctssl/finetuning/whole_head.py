@@ -73,8 +73,8 @@ def stored_views(
         yield whole_head_view(to_device(batch, device), spec).groups["global"][0]
 
 
-def encode(module: nn.Module, views: Iterable[Tensor], device: torch.device) -> Tensor:
-    """Run a module on views: eval mode, float32, no gradient; the module's mode is restored.
+def encode(module: nn.Module, views: Iterable[Tensor], device: torch.device, *, half: bool = False) -> Tensor:
+    """Run a module on views: eval mode, no gradient; the module's mode is restored.
 
     In eval mode no layer mixes samples, so a row does not depend on its batch mates or their order.
 
@@ -82,6 +82,7 @@ def encode(module: nn.Module, views: Iterable[Tensor], device: torch.device) -> 
         module: (B, C, D, H, W) -> (B, F), on `device`.
         views: tensors (B, C, D, H, W).
         device: where to compute.
+        half: multiply in bfloat16; float32 gives the same on every machine but for rounding.
 
     Returns:
         (N, F) float32 on the CPU, in order.
@@ -93,7 +94,7 @@ def encode(module: nn.Module, views: Iterable[Tensor], device: torch.device) -> 
     module.eval()
     rows: list[Tensor] = []
     try:
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=half):
             rows.extend(module(view.to(device)).float().cpu() for view in views)
     finally:
         module.train(was_training)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -58,6 +60,7 @@ def embed(
     dataset_id: int | None = None,
     device: str | None = None,
     num_workers: int | None = None,
+    precision: Literal["float32", "bf16"] = "float32",
     quiet: bool = False,
 ) -> EmbedResult:
     """Compute the encoder's features of every image at or below a path, or of every case of a dataset.
@@ -69,6 +72,7 @@ def embed(
         dataset_id: a raw dataset instead of `input`; preprocessed under the contract when that is missing.
         device: 'cpu', 'cuda', 'cuda:1'; found when None.
         num_workers: readers; found when None.
+        precision: 'bf16' is about twice as fast where the device multiplies in it; vectors differ in the third digit.
         quiet: print errors only.
 
     Raises:
@@ -88,11 +92,12 @@ def embed(
     contract = encoder.contract
     assert contract is not None, "load_encoder attaches the contract"
     module = Features(encoder).eval()
+    encode_views = functools.partial(encode, module, device=target, half=precision == "bf16")
     if dataset_id is not None:
-        case_ids, vectors, failures = _dataset(dataset_id, module, contract, target, num_workers, quiet)
+        case_ids, vectors, failures = _dataset(dataset_id, encode_views, contract, target, num_workers, quiet)
     else:
         assert input is not None
-        case_ids, vectors, failures = _files(Path(input), module, contract, target, num_workers, quiet)
+        case_ids, vectors, failures = _files(Path(input), encode_views, contract, target, num_workers, quiet)
     print_failures(failures)
     if case_ids:
         _write(path, case_ids, vectors)
@@ -100,11 +105,12 @@ def embed(
     return EmbedResult(tuple(case_ids), vectors, tuple(failures), path if case_ids else None)
 
 
+Encode = Callable[[Iterable[torch.Tensor]], torch.Tensor]
 Found = tuple[list[str], NDArray[np.float32], list[Failure]]
 
 
 def _files(
-    root: Path, module: Features, contract: Contract, device: torch.device, num_workers: int | None, quiet: bool
+    root: Path, encode_views: Encode, contract: Contract, device: torch.device, num_workers: int | None, quiet: bool
 ) -> Found:
     sources = find_sources(root)
     workers = min(4, available_cores()) if num_workers is None else num_workers
@@ -121,13 +127,13 @@ def _files(
         case = found.case
         view = head_view(case.hu, case.head_box, case.spacing_mm, contract.input, device)
         case_ids.append(source.case_id)
-        rows.append(encode(module, [view], device)[0].numpy())
+        rows.append(encode_views([view])[0].numpy())
     return case_ids, np.array(rows, dtype=np.float32).reshape(len(rows), -1), failures
 
 
 def _dataset(
     dataset_id: int,
-    module: Features,
+    encode_views: Encode,
     contract: Contract,
     device: torch.device,
     num_workers: int | None,
@@ -147,7 +153,7 @@ def _dataset(
     def watched() -> Iterator[torch.Tensor]:
         yield from progress(views, "embed batches", batches, quiet=quiet)
 
-    return index.case_ids, encode(module, watched(), device).numpy(), failures
+    return index.case_ids, encode_views(watched()).numpy(), failures
 
 
 def _not_stored(case_id: str) -> DataError:

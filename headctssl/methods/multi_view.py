@@ -29,6 +29,6 @@ def encode_views(
     for members in by_shape.values():
         chosen = [keep[i] for i in members] if keep is not None else []
         kept = [tokens for tokens in chosen if tokens is not None]
-        together = encoder(torch.cat([views[i] for i in members]), keep=torch.cat(kept) if kept else None).features
+        together = encoder.features_only(torch.cat([views[i] for i in members]), torch.cat(kept) if kept else None)
         features.update(zip(members, together.chunk(len(members)), strict=True))
     return [features[index] for index in range(len(views))]

@@ -80,9 +80,10 @@ class TokenDecoder(nn.Module):
         prefix = [] if cls_BC is None else [self.embed(cls_BC[:, None]).to(visible.dtype)]
         # Attention knows no order but the positions, so the sequence needs no scatter into grid order.
         sequence = torch.cat([*prefix, visible, hidden], dim=1)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             sequence = block(sequence)
-        out: Tensor = self.predict(self.norm(sequence[:, -masked_BM.shape[1] :]))
+        sequence = self.blocks[-1](sequence, slice(-masked_BM.shape[1], None))
+        out: Tensor = self.predict(self.norm(sequence))
         return out
 
 

@@ -76,6 +76,16 @@ class Encoder(nn.Module, ABC):
                 `add_mask_token`, or `keep` is given to an encoder that has no plain tokens.
         """
 
+    def features_only(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """The features (B, F) that `forward` gives, for callers that look at nothing else: less work in some encoders.
+
+        Args:
+            x: as in `forward`.
+            keep: as in `forward`.
+        """
+        features: Tensor = self(x, keep=keep).features
+        return features
+
     def make_decoder(self, outputs: int) -> nn.Module:
         """The family's decoder from `EncoderOutput` to (B, outputs, D, H, W); see `networks.decoders.voxel_decoder`.
 

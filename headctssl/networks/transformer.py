@@ -11,6 +11,7 @@ from headctssl.networks.tokens import Grid, gather_tokens, patchify
 
 __all__ = ["Block", "DropPath", "PatchEmbedding", "init_linear"]
 
+ALL_TOKENS = slice(None)
 MOST_TOKENS_UNFUSED = 1024
 """Tokens up to which `attend` keeps the probabilities: at 1,024 as much memory per head as 8 layers of 64 channels."""
 
@@ -86,7 +87,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return functional.scaled_dot_product_attention(query, key, value)
     with torch.autocast("cpu", enabled=False):  # which would make the probabilities float32 and cast them back
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-        return scores.softmax(-1) @ value  # the kernel sums in float32
+        out: Tensor = scores.softmax(-1) @ value  # the kernel sums in float32
+    return out
 
 
 class Attention(nn.Module):
@@ -105,10 +107,10 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=qkv_bias)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x_BNC: Tensor) -> Tensor:
-        """Attend over all tokens; (B, N, C) in and out."""
+    def forward(self, x_BNC: Tensor, wanted: slice = ALL_TOKENS) -> Tensor:
+        """The `wanted` tokens attend to all of (B, N, C); (B, wanted, C)."""
         query, key, value = self.qkv(x_BNC).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        out: Tensor = self.proj(attend(query, key, value).transpose(1, 2).flatten(2))
+        out: Tensor = self.proj(attend(query[:, :, wanted], key, value).transpose(1, 2).flatten(2))
         return out
 
 
@@ -159,8 +161,14 @@ class Block(nn.Module):
         self.scale2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, N, C) in and out."""
-        x = x + self.drop_path(self.scale1(self.attn(self.norm1(x))))
+    def forward(self, x: Tensor, wanted: slice = ALL_TOKENS) -> Tensor:
+        """(B, N, C) in and out.
+
+        Args:
+            x: tokens.
+            wanted: tokens to return. All are attended to, and no work is done for what nobody looks at: the last block
+                of a network that gives some tokens only costs a quarter.
+        """
+        x = x[:, wanted] + self.drop_path(self.scale1(self.attn(self.norm1(x), wanted)))
         out: Tensor = x + self.drop_path(self.scale2(self.mlp(self.norm2(x))))
         return out

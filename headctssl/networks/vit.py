@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from headctssl.families import ViTSettings
 from headctssl.networks.decoders import PatchDecoder
 from headctssl.networks.encoder import Encoder
-from headctssl.networks.tokens import grid_of, resized_table, sincos_table
+from headctssl.networks.tokens import Grid, grid_of, resized_table, sincos_table
 from headctssl.networks.transformer import Block, PatchEmbedding, init_linear
 from headctssl.types import EncoderOutput
 
@@ -86,6 +86,23 @@ class ViTEncoder(Encoder):
                 does not have the shape of the grid.
         """
         grid = grid_of(x.shape[2:], self.token_size)
+        sequence = self._embedded(x, grid, mask, keep)
+        for block in self.blocks:
+            sequence = block(sequence)
+        sequence = self.norm(sequence)
+        cls = sequence[:, 0]
+        return EncoderOutput(tokens=sequence[:, 1 + self.settings.registers :], grid=grid, cls=cls, features=cls)
+
+    def features_only(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+        """See `Encoder.features_only`; the last block is computed for the class token alone."""
+        sequence = self._embedded(x, grid_of(x.shape[2:], self.token_size), None, keep)
+        for block in self.blocks[:-1]:
+            sequence = block(sequence)
+        features: Tensor = self.norm(self.blocks[-1](sequence, slice(1)))[:, 0]
+        return features
+
+    def _embedded(self, x: Tensor, grid: Grid, mask: Tensor | None, keep: Tensor | None) -> Tensor:
+        """What the first block sees: class token, registers and patches with their positions."""
         tokens = self.patch_embed(x, keep)
         if mask is not None:
             tokens = self.hide_tokens(tokens, mask, keep, grid)
@@ -93,9 +110,4 @@ class ViTEncoder(Encoder):
         tokens = tokens + (positions if keep is None else positions[keep])
         prefix = [self.cls_token] if self.registers is None else [self.cls_token, self.registers]
         # The residual stream keeps the float32 of the positions, also under autocast.
-        sequence = torch.cat([*(p.expand(x.shape[0], -1, -1).to(tokens.dtype) for p in prefix), tokens], dim=1)
-        for block in self.blocks:
-            sequence = block(sequence)
-        sequence = self.norm(sequence)
-        cls = sequence[:, 0]
-        return EncoderOutput(tokens=sequence[:, 1 + self.settings.registers :], grid=grid, cls=cls, features=cls)
+        return torch.cat([*(p.expand(x.shape[0], -1, -1).to(tokens.dtype) for p in prefix), tokens], dim=1)

@@ -119,6 +119,9 @@ def test_vectors_of_files_equal_those_of_the_dataset(trained, tmp_path):
     table = rows(tmp_path / "f.csv")
     assert np.allclose([float(v) for v in table["case2_03"].values()], of_files.vectors[3], rtol=1e-6)
     # the frozen encoder of the linear classifier is the same encoder
+    half = embed(None, root / "enc", tmp_path / "h.npz", dataset_id=2, num_workers=0, precision="bf16", quiet=True)
+    apart = np.linalg.norm(half.vectors - of_dataset.vectors) / np.linalg.norm(of_dataset.vectors)
+    assert 0 < apart < 0.02
     same = embed(None, classifier, tmp_path / "c.npz", dataset_id=2, num_workers=0, quiet=True)
     assert np.allclose(same.vectors, of_dataset.vectors, atol=1e-5)
 
