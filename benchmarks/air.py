@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file to write")
     asked = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        _prepare(asked.data or Path(folder), asked.scans)
+        prepare(asked.data or Path(folder), asked.scans)
         rows = [row for config in asked.config for row in _measure(config, asked)]
 
     from headctssl.console import name_files, table
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _prepare(folder: Path, scans: int) -> None:
+def prepare(folder: Path, scans: int) -> None:
     """Heads and their plans under `folder`, made once."""
     import headctssl
 
@@ -89,7 +89,7 @@ def _measure(config: str, asked: argparse.Namespace) -> list[dict[str, float | s
     for share in (1.0, *asked.shares):
         overrides = (*common, f"method.token_share={share}")
         call = open_call(Request((DATASET,), "mae", config, "plans", None, "all", 0, overrides), device, Process())
-        sides.append(_run(call, device))
+        sides.append(whole_steps(call, device))
     seconds: list[list[float]] = [[] for _ in sides]
     tissue: list[float] = []
     for _ in range(asked.steps):
@@ -112,7 +112,7 @@ def _measure(config: str, asked: argparse.Namespace) -> list[dict[str, float | s
     ]
 
 
-def _run(call: PretrainCall, device: torch.device) -> Iterator[tuple[float, list[float]]]:
+def whole_steps(call: PretrainCall, device: torch.device) -> Iterator[tuple[float, list[float]]]:
     """Whole steps, as training makes them: seconds, and per scan the share of tokens with tissue where it is known."""
     import torch
 
