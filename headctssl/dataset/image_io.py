@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ __all__ = [
     "read_label_map",
     "read_series",
     "source_digest",
+    "source_state",
     "stem",
     "write_nifti",
 ]
@@ -314,6 +316,24 @@ def write_nifti(path: Path, volume: Volume) -> None:
             os.replace(named, temporary)
         finally:
             named.unlink(missing_ok=True)
+
+
+def source_state(path: Path) -> tuple[int, int]:
+    """Size in bytes and newest modification time in ns of an image on disk, without reading it.
+
+    Args:
+        path: as in `source_digest`.
+
+    Raises:
+        OSError: it does not exist or cannot be looked at.
+        ImageReadError: as `data_files`.
+    """
+    state = path.stat()
+    if stat.S_ISDIR(state.st_mode):
+        states = [file.stat() for file in _plain_files(path)]
+    else:
+        states = [state, *(file.stat() for file in data_files(path))]
+    return sum(s.st_size for s in states), max((s.st_mtime_ns for s in states), default=0)
 
 
 def source_digest(path: Path) -> tuple[str, int, int]:

@@ -13,8 +13,9 @@ from headctssl.console import name_files, say, table
 from headctssl.contract import StorageRule, Window
 from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.errors import UsageError
+from headctssl.planning.case_facts import left_out_cases
 from headctssl.planning.decisions import Ledger
-from headctssl.planning.fingerprint import THICK_SLICE_MM, DatasetFingerprint, left_out_cases, load_fingerprint
+from headctssl.planning.fingerprint import THICK_SLICE_MM, DatasetFingerprint, load_fingerprint
 from headctssl.planning.fit import PHANTOM_VOXELS, fit_preset
 from headctssl.planning.plans import ConfigurationPlan, Plans, SplitRule, load_plans, plans_path
 from headctssl.planning.splits_file import ensure_splits

@@ -12,13 +12,16 @@ import pandas as pd
 import pytest
 from small_heads import head, make_dataset
 
+from headctssl import __version__
 from headctssl.dataset import image_io
 from headctssl.dataset.image_io import write_nifti
 from headctssl.dataset.manifest import DatasetInfo, RawDataset, load_raw_dataset, write_raw_dataset
 from headctssl.dataset.splits import load_splits
 from headctssl.errors import DataError, UsageError
 from headctssl.paths import preprocessed_dataset
-from headctssl.planning.fingerprint import DatasetFingerprint, extract_fingerprint, left_out_cases, load_fingerprint
+from headctssl.planning import read_facts
+from headctssl.planning.case_facts import left_out_cases
+from headctssl.planning.fingerprint import DatasetFingerprint, extract_fingerprint, load_fingerprint
 from headctssl.planning.planner import plan_experiment
 from headctssl.planning.plans import SplitRule, plans_path
 from headctssl.planning.splits_file import add_cases, ensure_splits
@@ -225,7 +228,7 @@ def test_any_error_of_one_file_leaves_out_that_case_alone(
             raise OverflowError("a number from another world")
         return sound(path)
 
-    monkeypatch.setattr(f"headctssl.planning.fingerprint.{reader}", surprising)
+    monkeypatch.setattr(f"headctssl.planning.read_facts.{reader}", surprising)
     found = extract_fingerprint(7, num_workers=1)
     assert (found.num_cases, found.num_unreadable) == (3, 1)
     assert left_out_cases(preprocessed_dataset(7)) == {"case7_02"}
@@ -247,3 +250,67 @@ def test_memory_for_plans_that_are_kept_is_refused(roots: Path, command: Callabl
     assert plans_path(7).read_bytes() == before
     plan_experiment(7, gpu_memory=6.0, replan=True, quiet=True)
     plan_experiment(7, "small", gpu_memory=6.0, quiet=True)
+
+
+def headers_read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the images whose header is read from now on."""
+    names: list[str] = []
+
+    def noted(path: Path) -> object:
+        names.append(path.name)
+        return image_io.read_header(path)
+
+    monkeypatch.setattr(read_facts, "read_header", noted)
+    return names
+
+
+def test_added_and_changed_cases_alone_are_read_again(roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_dataset(7, 8)
+    raw = load_raw_dataset(7)
+    write_raw_dataset(folder, raw.info, raw.cases.iloc[:5])
+    extract_fingerprint(7, quiet=True)
+    write_raw_dataset(folder, raw.info, raw.cases)
+    write_nifti(folder / "images" / "case7_01.nii.gz", head(99, bleed=False, spacing=6.0))
+    (folder / "images" / "case7_02.nii.gz").write_text("no image any more")
+    read_now = headers_read(monkeypatch)
+    grown = extract_fingerprint(7, num_workers=1, quiet=True)
+    assert read_now == [f"case7_{k:02d}.nii.gz" for k in (1, 2, 5, 6, 7)]
+    table = (preprocessed_dataset(7) / "cases_fingerprint.csv").read_text()
+    (preprocessed_dataset(7) / "cases_fingerprint.csv").unlink()
+    assert extract_fingerprint(7, num_workers=1, quiet=True) == grown
+    assert (preprocessed_dataset(7) / "cases_fingerprint.csv").read_text() == table
+
+
+@pytest.mark.parametrize("damage", ["cut", "of another version", "other columns", "not text", "repeated"])
+def test_a_table_of_facts_that_cannot_be_used_is_read_over(
+    roots: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    make_dataset(7, 5)
+    found = extract_fingerprint(7, quiet=True)
+    path = preprocessed_dataset(7) / "cases_fingerprint.csv"
+    text = path.read_text()
+    lines = text.splitlines()
+    path.write_bytes(
+        {
+            "cut": text[:-130].encode(),
+            "of another version": text.replace(__version__, "0.0.0").encode(),
+            "other columns": text.replace("source_size", "bytes").encode(),
+            "not text": b"\xff\xfe\0" * 40,
+            "repeated": "\n".join([*lines, lines[-1]]).encode(),
+        }[damage]
+    )
+    read_now = headers_read(monkeypatch)
+    assert extract_fingerprint(7, num_workers=1, quiet=True) == found
+    assert path.read_text() == text
+    assert "case7_04.nii.gz" in read_now
+
+
+def test_many_headers_are_read_in_processes(roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = make_dataset(7, 5)
+    (folder / "images" / "case7_03.nii.gz").write_text("no image")
+    found = extract_fingerprint(7, num_workers=1, quiet=True)
+    (preprocessed_dataset(7) / "cases_fingerprint.csv").unlink()
+    monkeypatch.setattr(read_facts, "_WORTH_PROCESSES", 1)
+    monkeypatch.setattr(read_facts, "_AT_ONCE", 2)
+    assert extract_fingerprint(7, num_workers=2, quiet=True) == found
+    assert left_out_cases(preprocessed_dataset(7)) == {"case7_03"}
