@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from headctssl.methods import method_class
 from headctssl.paths import data_root
 from headctssl.planning.run_settings import RunSettings
 from headctssl.settings import read_json
-from headctssl.training.checkpoint import WEIGHTS_FILES
+from headctssl.training.checkpoint import WEIGHTS_FILES, load_weights
 from headctssl.training.distributed import current_process
 from headctssl.training.environment import Environment, describe_environment, differences
 from headctssl.training.pretrain import run_pretraining
@@ -205,21 +205,19 @@ def find_weights_of(init: str, given: Path | str | None) -> Path | str | None:
                 "The run began from random weights.", got=f"-w {given}", expected="no -w", do="Leave out -w."
             )
         return None
-    folders: Sequence[Path] = sorted(path.parent for path in data_root("results").glob("*/pretrain/*/contract.json"))
     if given is not None:
-        path = Path(given)
-        folders = [path if path.is_dir() else path.parent]
-    for folder in folders:
-        contract = folder / "contract.json"
-        if not contract.is_file() or not (folder / WEIGHTS_FILES["encoder"]).is_file():
-            continue
-        if read_json(contract, Contract).weights_hash == init:
-            return given if given is not None else folder
+        if load_weights(str(given)).contract.weights_hash == init:
+            return given
+    else:
+        for contract in sorted(data_root("results").glob("*/pretrain/*/contract.json")):
+            has_weights = (contract.parent / WEIGHTS_FILES["encoder"]).is_file()
+            if has_weights and read_json(contract, Contract).weights_hash == init:
+                return contract.parent
     raise UsageError(
         "The weights that the run began from were not found.",
         got="no run in the results root has them" if given is None else f"-w {given} has others",
         expected=f"weights with the hash {init[:16]}",
-        do="Name their file or run folder with -w; its contract.json must lie beside it.",
+        do="Name their file or run folder with -w.",
     )
 
 
