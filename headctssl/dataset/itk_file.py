@@ -67,7 +67,7 @@ def read_itk(path: Path, source_format: str) -> RawImage:
         stored: NDArray[Any] = SimpleITK.GetArrayFromImage(_reader(path, source_format).Execute())
     except RuntimeError as error:
         raise unreadable(path, _reason(error), "complete voxel data", _DO_EXPORT) from None
-    return RawImage(geometry, hounsfield(stored.reshape(geometry.shape), 1.0, 0.0, path))
+    return RawImage(geometry, hounsfield(stored.reshape(geometry.shape), 1.0, 0.0, path, copy=False))
 
 
 def _reader(path: Path, source_format: str) -> SimpleITK.ImageFileReader:

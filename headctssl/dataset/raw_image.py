@@ -81,7 +81,7 @@ def mirror_to_spl(ras_or_lps: NDArray[np.float64], *, ras: bool) -> Affine:
 
 
 def hounsfield(
-    stored: NDArray[Any], slope: float, intercept: float, path: Path
+    stored: NDArray[Any], slope: float, intercept: float, path: Path, *, copy: bool = True
 ) -> NDArray[np.int16] | NDArray[np.int32]:
     """Stored values rescaled, which should make them Hounsfield units; not clipped, int32 where int16 is too small.
 
@@ -90,6 +90,7 @@ def hounsfield(
         slope: HU per stored unit.
         intercept: HU at stored 0.
         path: named in errors.
+        copy: as in `rescaled`.
 
     Raises:
         ImageReadError: NaN or infinite voxels, or slope or intercept not finite.
@@ -105,4 +106,4 @@ def hounsfield(
                 "a number in every voxel",
                 "Find what wrote them; a volume with holes cannot be used.",
             )
-    return rescaled(stored, slope, intercept)
+    return rescaled(stored, slope, intercept, copy=copy)

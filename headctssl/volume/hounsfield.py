@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from headctssl.errors import DataError
 
-__all__ = ["clip_hu", "rescaled", "to_hu", "unpadded"]
+__all__ = ["rescaled", "unpadded"]
 
 _LOWEST = -1024
 _HIGHEST = 32767
@@ -15,7 +15,7 @@ _INT16 = (-32768, 32767)
 
 
 def rescaled(
-    stored: NDArray[np.generic], slope: float = 1.0, intercept: float = 0.0
+    stored: NDArray[np.generic], slope: float = 1.0, intercept: float = 0.0, *, copy: bool = True
 ) -> NDArray[np.int16] | NDArray[np.int32]:
     """``stored * slope + intercept``, rounded and not clipped.
 
@@ -23,6 +23,7 @@ def rescaled(
         stored: numbers as they stand in the file, any shape, integer or float.
         slope: HU per stored unit.
         intercept: HU of stored 0.
+        copy: False returns ``stored`` itself where nothing changes.
 
     Returns:
         The same shape; int16 where every number fits, else int32.
@@ -30,9 +31,13 @@ def rescaled(
     Raises:
         DataError: a number is not finite.
     """
+    whole = float(slope) == 1.0 and float(intercept).is_integer() and np.issubdtype(stored.dtype, np.integer)
+    if whole and _fits_int16(stored, int(intercept)):
+        same = stored.astype(np.int16, copy=copy or bool(intercept))
+        # Modulo 2^16, which is exact: every sum fits.
+        return np.add(same, np.int64(intercept).astype(np.int16), out=same) if intercept else same
     out: NDArray[np.int16] | NDArray[np.int32] = np.empty(stored.shape, np.int16)
     sources = stored[None] if stored.ndim < 2 else stored
-    whole = float(slope) == 1.0 and float(intercept).is_integer() and np.issubdtype(stored.dtype, np.integer)
     for position, source in enumerate(sources):  # slab by slab: no copy of the whole volume as float
         if whole:
             values = source.astype(np.int64 if source.dtype.itemsize >= 4 else np.int32) + int(intercept)
@@ -55,21 +60,11 @@ def rescaled(
     return out
 
 
-def to_hu(stored: NDArray[np.generic], slope: float = 1.0, intercept: float = 0.0) -> NDArray[np.int16]:
-    """``stored * slope + intercept``, rounded; padding below -1024 HU becomes -1024 HU.
-
-    Args:
-        stored: numbers as they stand in the file, any shape, integer or float.
-        slope: HU per stored unit.
-        intercept: HU of stored 0.
-
-    Returns:
-        int16 of the same shape, in HU, from -1024 to 32767.
-
-    Raises:
-        DataError: a number is not finite.
-    """
-    return unpadded(rescaled(stored, slope, intercept))
+def _fits_int16(stored: NDArray[np.generic], intercept: int) -> bool:
+    """Whether integers plus the intercept are numbers of int16."""
+    if not stored.size or (stored.dtype == np.int16 and not intercept):
+        return True
+    return int(stored.min()) + intercept >= _INT16[0] and int(stored.max()) + intercept <= _INT16[1]
 
 
 def unpadded(hu: NDArray[np.int16] | NDArray[np.int32]) -> NDArray[np.int16]:
@@ -82,17 +77,3 @@ def unpadded(hu: NDArray[np.int16] | NDArray[np.int32]) -> NDArray[np.int16]:
         return hu.astype(np.int16, copy=False)
     clipped = np.clip(hu, _LOWEST, _HIGHEST, out=hu if hu.flags.writeable else None)
     return clipped.astype(np.int16, copy=False)
-
-
-def clip_hu(hu: NDArray[np.generic], lowest: int, highest: int) -> NDArray[np.int16]:
-    """Clip to a range and round to int16.
-
-    Args:
-        hu: any shape, integer or float HU.
-        lowest: smallest HU kept.
-        highest: largest HU kept.
-    """
-    if np.issubdtype(hu.dtype, np.floating):
-        hu = np.rint(hu)
-    clipped: NDArray[np.int16] = np.clip(hu, lowest, highest).astype(np.int16)
-    return clipped

@@ -15,7 +15,7 @@ from headctssl.dataset.image_io import read
 from headctssl.dataset.intensity import check_intensity, repair
 from headctssl.dataset.intensity_evidence import cormack_to_hu, soft_tissue_peak
 from headctssl.types import Volume
-from headctssl.volume.hounsfield import rescaled, to_hu
+from headctssl.volume.hounsfield import rescaled, unpadded
 
 Array = NDArray[np.int32]
 
@@ -98,7 +98,7 @@ def test_what_values_are_is_said_and_undone(head: Array, name: str) -> None:
     assert "--repair_intensity" in check.text
     inner = np.s_[:, 6:, 6:]
     np.testing.assert_array_equal(repair(stored, check)[inner], head[inner])
-    assert to_hu(repair(stored, check)).min() >= -1024
+    assert unpadded(repair(stored, check)).min() >= -1024
     assert check_intensity(repair(stored, check)).kind == "HU"
 
 
@@ -123,7 +123,7 @@ def test_numbers_beyond_16_bits_are_kept_for_the_check() -> None:
     stored = np.array([[[0, 64536]]], np.uint16)
     assert rescaled(stored).dtype == np.int32
     assert rescaled(stored).max() == 64536
-    assert to_hu(stored).max() == 32767
+    assert unpadded(rescaled(stored)).max() == 32767
     assert rescaled(stored.astype(np.int16)).dtype == np.int16
 
 

@@ -217,11 +217,11 @@ def data_folder() -> Path:
 def test_the_head_of_a_real_tilted_scan_without_its_holder() -> None:
     import pydicom
 
-    from headctssl.volume.hounsfield import to_hu
+    from headctssl.volume.hounsfield import rescaled, unpadded
 
     files = [pydicom.dcmread(p) for p in sorted((data_folder() / "head_ct_ge_tilt").glob("*.dcm"))]
     files.sort(key=lambda f: float(f.ImagePositionPatient[2]))
-    hu = np.stack([to_hu(f.pixel_array, float(f.RescaleSlope), float(f.RescaleIntercept)) for f in files])
+    hu = np.stack([unpadded(rescaled(f.pixel_array, float(f.RescaleSlope), float(f.RescaleIntercept))) for f in files])
     found = find_head(hu, (5.6, 0.488, 0.488))
     # Read off the pictures: the head spans rows 60-480 and columns 60-450; the holder's arms reach column 40 and 465.
     (z0, z1), (y0, y1), (x0, x1) = found.box
