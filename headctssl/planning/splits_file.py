@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from headctssl.console import say
 from headctssl.dataset.manifest import RawDataset
@@ -42,8 +45,9 @@ def ensure_splits(
             write_json(path, splits)
             say(splits.notes[-1], quiet=quiet)
         return path
-    cases = raw.cases[raw.cases["case_id"].isin(wanted)].reset_index(drop=True)
-    labels = raw.labels().loc[list(cases["case_id"])] if raw.info.labels else None
+    usable = raw.cases["case_id"].isin(wanted).to_numpy()
+    cases = raw.cases[usable].reset_index(drop=True)
+    labels = raw.labels()[usable] if raw.info.labels else None
     splits = make_splits(cases, labels, test_share=rule.test_share, folds=rule.folds, seed=rule.seed)
     write_json(path, splits)
     for note in splits.notes:
@@ -74,9 +78,10 @@ def add_cases(splits: Splits, raw: RawDataset, case_ids: Collection[str]) -> Spl
         DataError: a subject is marked for another part than the one it is in, or stands on two sides of a split
             because its `subject_id` was changed after the splits were drawn.
     """
-    subject = dict(zip(raw.cases["case_id"], raw.cases["subject_id"], strict=True))
-    mark = dict(zip(raw.cases["case_id"], raw.cases["split"], strict=True)) if "split" in raw.cases.columns else {}
-    known = {*splits.test, *(case for fold in splits.folds for case in (*fold.train, *fold.val))}
+    ids = raw.case_ids
+    subject = dict(zip(ids, raw.cases["subject_id"].tolist(), strict=True))
+    mark = dict(zip(ids, raw.cases["split"].tolist(), strict=True)) if "split" in raw.cases.columns else {}
+    known = set(splits.test).union(*(part for fold in splits.folds for part in (fold.train, fold.val)))
     _refuse_divided_subjects(splits, subject)
     _refuse_other_marks(splits, subject, mark)
     added = sorted((set(case_ids) & set(subject)) - known)
@@ -104,10 +109,22 @@ def add_cases(splits: Splits, raw: RawDataset, case_ids: Collection[str]) -> Spl
 
 def _refuse_divided_subjects(splits: Splits, subject: Mapping[str, str]) -> None:
     """Subjects filled in or merged after the draw may stand on two sides: then a patient leaks into the test."""
-    pairs = [("test", splits.test, "training or validation", (*fold.train, *fold.val)) for fold in splits.folds]
-    pairs += [("validation", fold.val, "training", fold.train) for fold in splits.folds]
+    number = {name: i for i, name in enumerate(dict.fromkeys(subject.values()))}
+    names = list(number)
+    of_case = {case: number[name] for case, name in subject.items()}
+
+    def present(cases: Iterable[str]) -> NDArray[np.bool_]:
+        """Which subjects have one of the cases."""
+        has = np.zeros(len(names) + 1, np.bool_)
+        has[[of_case.get(case, -1) for case in cases]] = True
+        return has[:-1]
+
+    test = present(splits.test)
+    sides = [(present(fold.train), present(fold.val)) for fold in splits.folds]
+    pairs = [("test", test, "training or validation", train | val) for train, val in sides]
+    pairs += [("validation", val, "training", train) for train, val in sides]
     for one, first, other, second in pairs:
-        both = {subject[c] for c in first if c in subject} & {subject[c] for c in second if c in subject}
+        both = [names[i] for i in np.flatnonzero(first & second)]
         if both:
             more = f" ({len(both) - 1} more subjects likewise)" if len(both) > 1 else ""
             raise DataError(
@@ -126,6 +143,8 @@ def _refuse_other_marks(splits: Splits, subject: Mapping[str, str], mark: Mappin
     that have a place finds added ones of the same subject too. A subject marked `train` may validate
     a fold, as in `make_splits`.
     """
+    if not any(mark.values()):
+        return
     validated = {case for fold in splits.folds for case in fold.val}
     trained = {case for fold in splits.folds for case in fold.train}
     for place, cases, others in (
