@@ -8,13 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headctssl.contract import LabelSpec
+from headctssl.metrics.calibration import reliability
+from headctssl.metrics.delong import areas, logit_interval, score_interval
 from headctssl.metrics.metrics_file import LabelMetrics
+from headctssl.metrics.operating import OPERATING, operating_points
 from headctssl.metrics.statistics import bootstrap, weighted_auprc, weighted_auroc
 from headctssl.seeding import derive_seed
 
 __all__ = ["auprc", "auroc", "label_metrics", "mean_auroc", "metric_rows", "one_class_reason"]
 
 Array = NDArray[np.float64]
+
+_THRESHOLD = 0.5  # of a probability that is called positive
 
 
 def one_class_reason(truth: Array) -> str | None:
@@ -70,7 +75,7 @@ def label_metrics(
     score: Array,
     subjects: NDArray[np.int64],
     *,
-    num_resamples: int = 1000,
+    num_resamples: int = 2000,
     seed: int = 0,
 ) -> LabelMetrics:
     """All metrics of one label with 95 % intervals over patients.
@@ -95,7 +100,7 @@ def label_metrics(
 
 
 def mean_auroc(
-    truth: Array, score: Array, subjects: NDArray[np.int64], *, num_resamples: int = 1000, seed: int = 0
+    truth: Array, score: Array, subjects: NDArray[np.int64], *, num_resamples: int = 2000, seed: int = 0
 ) -> tuple[float | None, tuple[float, float] | None]:
     """Mean AUROC over the binary labels where it is defined, with its 95 % interval.
 
@@ -134,22 +139,31 @@ def _binary(
         return base.model_copy(update={**counts, "reason": reason})
 
     def statistic(weights: Array) -> Array:
-        return np.stack([weighted_auroc(positive, score, weights), weighted_auprc(positive, score, weights)], axis=1)
+        ranks = [weighted_auroc(positive, score, weights), weighted_auprc(positive, score, weights)]
+        return np.concatenate([np.stack(ranks, axis=1), operating_points(positive, score, weights, _THRESHOLD)], axis=1)
 
+    names = ("auroc", "auprc", *OPERATING)
+    values = statistic(np.ones((1, truth.size)))[0]
+    update: dict[str, object] = {name: _or_none(float(v)) for name, v in zip(names, values, strict=True)}
     result = bootstrap(statistic, subjects, num_resamples=resamples, seed=seed)
-    intervals = result.intervals or (None, None)
-    return base.model_copy(
-        update={
-            **counts,
-            "auroc": auroc(truth, score),
-            "auroc_ci": intervals[0],
-            "auprc": auprc(truth, score),
-            "auprc_ci": intervals[1],
-            "resamples": result.resamples,
-            "redrawn": result.redrawn,
-            "reason": None if result.reason is None else f"no interval: {result.reason}",
-        }
-    )
+    update |= {f"{name}_ci": ci for name, ci in zip(names, result.intervals, strict=False)}
+    found = areas(positive, score[None], subjects)
+    update["auroc_delong_ci"] = logit_interval(float(found.auroc[0]), float(found.covariance[0, 0]))
+    note = None if result.reason is None else f"no interval: {result.reason}"
+    if result.intervals and result.intervals[0] is None:
+        patients = [np.unique(subjects[positive == side]).size for side in (True, False)]
+        update["auroc_ci"] = score_interval(float(found.auroc[0]), *patients)
+        note = "the same AUROC in every resample: its interval is Newcombe's score interval"
+    curve = reliability(positive, score)
+    update |= {
+        "threshold": _THRESHOLD,
+        "ece": curve.ece,
+        "reliability": tuple(zip(curve.predicted, curve.observed, curve.count, strict=True)),
+        "resamples": result.resamples,
+        "redrawn": result.redrawn,
+        "reason": note,
+    }
+    return base.model_copy(update={**counts, **update})
 
 
 def _multiclass(

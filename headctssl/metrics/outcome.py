@@ -34,7 +34,7 @@ class Outcome:
 
 
 def measure(
-    outcome: Outcome, *, num_resamples: int = 1000, seed: int = 0
+    outcome: Outcome, *, num_resamples: int = 2000, seed: int = 0
 ) -> tuple[tuple[LabelMetrics, ...], float | None, tuple[float, float] | None]:
     """Metrics per label, and the mean AUROC with its interval.
 

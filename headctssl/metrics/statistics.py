@@ -1,4 +1,4 @@
-"""Statistics: patient-level bootstrap intervals, with rank statistics vectorised over resamples."""
+"""Statistics: patient-level BCa bootstrap intervals, with rank statistics vectorised over resamples."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 __all__ = [
     "Bootstrap",
     "bootstrap",
+    "by_score",
     "draw_weights",
     "subject_codes",
     "weighted_auprc",
@@ -19,16 +21,19 @@ __all__ = [
 
 _CHUNK_ELEMENTS = 4_000_000  # resamples x cases handled at once: 32 MB of float64
 _MOST_DRAWS = 20  # draws per wanted resample before giving up
+_MOST_GROUPS = 2000  # groups of patients that the jackknife leaves out in turn
+
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
 class Bootstrap:
     """What a bootstrap found, one interval per statistic."""
 
-    intervals: tuple[tuple[float, float], ...]  # (low, high) per statistic; empty when `reason` says why
+    intervals: tuple[tuple[float, float] | None, ...]  # (low, high) per statistic, None: the same in every resample
     resamples: int  # resamples that went into the intervals
     redrawn: int  # resamples thrown away because a statistic was undefined in them
-    reason: str | None = None
+    reason: str | None = None  # why there are no intervals at all
 
 
 def subject_codes(subject_ids: Sequence[str], case_ids: Sequence[str]) -> NDArray[np.int64]:
@@ -65,7 +70,7 @@ def draw_weights(subjects: NDArray[np.int64], num_resamples: int, rng: np.random
     return drawn[:, codes].astype(np.float64)
 
 
-def _by_score(
+def by_score(
     positive: NDArray[np.bool_], score: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Weights of the positives and negatives per distinct score, highest score first: each (R, G)."""
@@ -97,7 +102,7 @@ def weighted_auroc(
     """
     if positive.size == 0:
         return np.full(weights.shape[0], np.nan)
-    pos, neg = _by_score(positive, score, weights)
+    pos, neg = by_score(positive, score, weights)
     above = np.cumsum(pos, axis=1) - 0.5 * pos  # positives ranked above the negatives of the same group
     total = pos.sum(axis=1) * neg.sum(axis=1)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -121,7 +126,7 @@ def weighted_auprc(
     """
     if positive.size == 0:
         return np.full(weights.shape[0], np.nan)
-    pos, neg = _by_score(positive, score, weights)
+    pos, neg = by_score(positive, score, weights)
     hits = np.cumsum(pos, axis=1)
     called = hits + np.cumsum(neg, axis=1)
     precision = np.divide(hits, called, out=np.zeros_like(hits), where=called > 0)
@@ -131,14 +136,14 @@ def weighted_auprc(
 
 
 def bootstrap(
-    statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    statistic: Statistic,
     subjects: NDArray[np.int64],
     *,
-    num_resamples: int = 1000,
+    num_resamples: int = 2000,
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Bootstrap:
-    """Percentile intervals by resampling subjects with replacement (Efron and Tibshirani 1993, chapter 13).
+    """BCa intervals by resampling patients with replacement (Efron 1987; DiCiccio and Efron 1996, section 2).
 
     A resample in which a statistic is undefined (NaN: a class was lost) is thrown away, counted and
     drawn again, up to 20 draws per wanted resample.
@@ -157,8 +162,7 @@ def bootstrap(
     kept: list[NDArray[np.float64]] = []
     have = redrawn = drawn = 0
     while have < num_resamples and drawn < _MOST_DRAWS * num_resamples:
-        values = statistic(draw_weights(subjects, chunk, rng))
-        values = values[:, None] if values.ndim == 1 else values
+        values = _columns(statistic, draw_weights(subjects, chunk, rng))
         good = np.flatnonzero(np.isfinite(values).all(axis=1))[: num_resamples - have]
         used = chunk if have + good.size < num_resamples else int(good[-1]) + 1
         kept.append(values[good])
@@ -168,6 +172,49 @@ def bootstrap(
     if have < num_resamples:
         reason = f"only {have} of {drawn} resamples kept both classes"
         return Bootstrap((), have, redrawn, reason)
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(np.concatenate(kept), [tail, 1.0 - tail], axis=0)
-    return Bootstrap(tuple((float(a), float(b)) for a, b in zip(low, high, strict=True)), have, redrawn)
+    resampled = np.concatenate(kept)
+    estimate = _columns(statistic, np.ones((1, subjects.size)))[0]
+    left_out = _jackknife(statistic, subjects)
+    columns = zip(resampled.T, estimate, left_out.T, strict=True)
+    return Bootstrap(tuple(_bca(*column, confidence) for column in columns), have, redrawn)
+
+
+def _columns(statistic: Statistic, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    values = statistic(weights)
+    return values[:, None] if values.ndim == 1 else values
+
+
+def _jackknife(statistic: Statistic, subjects: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The statistics (G, K) with one patient left out in turn, or one of 2,000 groups of patients where there are more.
+
+    A cohort of more patients has an acceleration near 0, whichever way it is estimated.
+    """
+    _, codes = np.unique(subjects, return_inverse=True)
+    groups = min(int(codes.max()) + 1, _MOST_GROUPS)
+    codes = codes % groups
+    step = max(1, _CHUNK_ELEMENTS // codes.size)
+    parts = [
+        _columns(statistic, (codes != np.arange(first, min(first + step, groups))[:, None]).astype(np.float64))
+        for first in range(0, groups, step)
+    ]
+    return np.concatenate(parts)
+
+
+def _bca(
+    resampled: NDArray[np.float64], estimate: float, left_out: NDArray[np.float64], confidence: float
+) -> tuple[float, float] | None:
+    """The interval of one statistic from its resamples (R,) and its jackknife values (G,)."""
+    if np.ptp(resampled) == 0:
+        return None
+    count = resampled.size
+    # Ties with the estimate, common for rank statistics of few cases, count one half on each side.
+    share = ((resampled < estimate).sum() + 0.5 * (resampled == estimate).sum()) / count
+    bias = norm.ppf(np.clip(share, 0.5 / count, 1 - 0.5 / count))
+    known = left_out[np.isfinite(left_out)]
+    away = known.mean() - known if known.size else np.zeros(1)
+    square = float((away**2).sum())
+    acceleration = 0.0 if square == 0 else float((away**3).sum()) / (6 * square**1.5)
+    z = bias + norm.ppf(np.array([0.5 - confidence / 2, 0.5 + confidence / 2]))
+    level = norm.cdf(bias + z / np.maximum(1 - acceleration * z, 1e-6))
+    low, high = np.quantile(resampled, level)
+    return float(low), float(high)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from headctssl.contract import Contract
 from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.metrics.metrics_file import Metrics
-from headctssl.metrics.statistics import bootstrap, subject_codes, weighted_auroc
+from headctssl.metrics.paired import difference
+from headctssl.metrics.statistics import subject_codes
 from headctssl.paths import preprocessed_dataset
 from headctssl.planning.planner import load_plans
 from headctssl.preprocessing.index import CaseIndex
@@ -52,7 +53,7 @@ class DemoRuns:
 def paired_difference(first: Path, second: Path, dataset_id: int) -> Difference | None:
     """Mean AUROC of one fine-tuning run minus another's on the cases both predicted.
 
-    The interval is a percentile bootstrap over subjects in which both models see the same resample.
+    The interval is a BCa bootstrap over subjects in which both models see the same resample.
 
     Args:
         first: fold folder of a fine-tuning run.
@@ -67,28 +68,12 @@ def paired_difference(first: Path, second: Path, dataset_id: int) -> Difference 
     shared = [case for case in a.index if case in b.index]
     truth = load_raw_dataset(dataset_id).labels().loc[shared]
     subjects = subject_codes([str(s) for s in a.loc[shared, "subject_id"].fillna("")], shared)
-    names = [
-        name
-        for name in truth.columns
-        if name in a.columns and name in b.columns and truth[name].notna().all() and truth[name].nunique() == 2
-    ]
-    if not names:
+    names = [name for name in truth.columns if name in a.columns and name in b.columns]
+    first_scores, second_scores = (t.loc[shared, names].to_numpy(dtype=np.float64) for t in (a, b))
+    found = difference(truth[names].to_numpy(dtype=np.float64), first_scores, second_scores, subjects)
+    if found is None or found.interval is None:
         return None
-
-    def mean_difference(weights: Floats) -> Floats:
-        parts = []
-        for name in names:
-            positive = truth[name].to_numpy() > 0.5
-            with_first, with_second = (
-                weighted_auroc(positive, table.loc[shared, name].to_numpy(dtype=np.float64), weights)
-                for table in (a, b)
-            )
-            parts.append(with_first - with_second)
-        return np.asarray(np.mean(parts, axis=0), dtype=np.float64)[:, None]
-
-    value = float(mean_difference(np.ones((1, len(shared))))[0, 0])
-    found = bootstrap(mean_difference, subjects)
-    return Difference(value, *found.intervals[0]) if found.intervals else None
+    return Difference(found.value, *found.interval)
 
 
 def verdict(difference: Difference | None) -> str:
@@ -166,7 +151,7 @@ def _result_section(
         f"{runs.few_shots} negative subjects per label and tested on the same {test.num_cases} scans of "
         f"{test.num_subjects} other subjects. The only difference is where the encoder's weights began: at random, or "
         f"after {contract.method} pretraining without labels on the training scans.",
-        "Intervals are 95 % percentile bootstrap over subjects. One seed was used; another seed may give another "
+        "Intervals are 95 % BCa bootstrap over subjects. One seed was used; another seed may give another "
         "picture.",
     )
     figure = picture(interval_figure(intervals, "AUROC", chance=0.5), "AUROC per label; the dashed line is chance.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import numpy as np
 import pytest
@@ -53,7 +52,7 @@ def test_mean_auroc_is_over_the_defined_labels():
     scores = np.stack([score, score, -score], axis=1)
     value, interval = mean_auroc(both, scores, np.arange(60), num_resamples=200)
     assert value == pytest.approx(0.5)  # x and 1 - x
-    assert interval == pytest.approx((0.5, 0.5))  # one draw of patients for all labels
+    assert interval is None  # one draw of patients for all labels: the same in every resample
     assert mean_auroc(np.zeros((5, 1)), np.zeros((5, 1)), np.arange(5)) == (None, None)
 
 
@@ -67,7 +66,7 @@ def test_other_types_have_their_metrics():
         numeric = label_metrics(LabelSpec(name="o", type=kind), truth, truth + 0.5, np.arange(90), num_resamples=50)
         assert numeric.spearman == pytest.approx(1.0)
         assert numeric.mae == pytest.approx(0.5)
-        assert numeric.mae_ci == pytest.approx((0.5, 0.5))
+        assert numeric.mae_ci is None  # the same in every resample
         assert (numeric.r2 is not None) == (kind == "continuous")
 
 
@@ -80,10 +79,3 @@ def test_metrics_file_is_keyed_by_label_and_reads_back():
     assert wanted <= set(written["labels"]["IPH"])
     assert Metrics.model_validate_json(metrics.model_dump_json()) == metrics
     assert metric_rows(metrics.labels)[0][0] == "IPH"
-
-
-def test_a_thousand_resamples_of_two_thousand_cases_are_fast():
-    truth, score = made(2000)
-    start = time.perf_counter()
-    label_metrics(BINARY, truth, score, np.arange(2000) // 2)
-    assert time.perf_counter() - start < 3.0

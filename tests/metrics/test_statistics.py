@@ -68,9 +68,9 @@ def test_bootstrap_repeats_with_its_seed_and_counts_redrawn_resamples():
 
     first, again = (bootstrap(statistic, np.arange(10), seed=5) for _ in range(2))
     assert first == again
-    assert first.resamples == 1000
-    # a resample without the one positive has probability .9 ** 10 = .349: 535 redrawn per 1000 kept
-    assert 430 < first.redrawn < 640
+    assert first.resamples == 2000
+    # a resample without the one positive has probability .9 ** 10 = .349: 1071 redrawn per 2000 kept
+    assert 950 < first.redrawn < 1200
     assert bootstrap(statistic, np.arange(10), seed=6).redrawn != first.redrawn
 
 
