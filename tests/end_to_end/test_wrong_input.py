@@ -104,7 +104,7 @@ def test_one_bad_scan_among_good_ones(template: Path, roots: Path, command: Comm
     assert name in out + err
     assert "Traceback" not in out + err
     (folder,) = [p for p in (roots / "preprocessed" / "Dataset007_Template").iterdir() if p.is_dir()]
-    stored = pd.read_csv(folder / "cases.csv", dtype=str)
+    stored = pd.read_csv(folder / "cases.csv", dtype=str, comment="#")
     assert sorted(stored.case_id) == sorted(set(cases.case_id) - {name})
     report = (roots / "preprocessed" / "Dataset007_Template" / "preprocessing_report.json").read_text()
     assert name in report
