@@ -48,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Call `finetune`."""
     from headctssl.finetuning.finetune import finetune
     from headctssl.reporting.report import report
+    from headctssl.training.distributed import current_process
 
     folder = finetune(
         args.dataset_id,
@@ -66,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
         track=args.track,
         quiet=args.quiet,
     )
-    report(folder, quiet=args.quiet)
+    if current_process().is_main:
+        report(folder, quiet=args.quiet)
     return 0
 
 

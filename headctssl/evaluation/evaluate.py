@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from headctssl.console import name_files, say
 from headctssl.contract import Contract, LabelSpec
@@ -17,16 +18,18 @@ from headctssl.dataset.splits import load_splits
 from headctssl.errors import ContractError, DataError, UsageError
 from headctssl.finetuning.leakage import describe_reuse
 from headctssl.finetuning.tasks import classifier_from
-from headctssl.finetuning.whole_head import encode, stored_views
+from headctssl.finetuning.whole_head import encode_stored
 from headctssl.metrics.metrics_file import Metrics
 from headctssl.metrics.outcome import Outcome, interval_warnings, measure, print_metrics, write_predictions
 from headctssl.metrics.statistics import subject_codes
 from headctssl.paths import preprocessed_dataset, results_dataset
-from headctssl.planning.machine import available_cores, detect_machine
+from headctssl.planning.machine import available_cores
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.preprocessing.plan_and_preprocess import ensure_preprocessed
 from headctssl.settings import write_json
-from headctssl.training.checkpoint import LoadedWeights, find_weights, load_weights
+from headctssl.training.checkpoint import find_weights, load_weights
+from headctssl.training.distributed import Process, current_process, processes, settle
+from headctssl.training.pretrain_call import choose_device
 
 __all__ = ["evaluate"]
 
@@ -46,7 +49,7 @@ def evaluate(
 
     The dataset is preprocessed as the classifier's contract says where that is missing. Writes metrics.json and
     predictions.csv to ``evaluate/METHOD-CONFIG-HASH__SPLIT`` of the dataset's results, replacing an earlier
-    evaluation of the same weights.
+    evaluation of the same weights. Under ``torchrun -m headctssl evaluate ...`` the processes share out the cases.
 
     Args:
         dataset_id: the number of the raw dataset.
@@ -63,9 +66,39 @@ def evaluate(
     """
     if split not in ("test", "all"):
         raise UsageError("The split is unknown.", got=split, expected="test or all", do="Correct --split.")
+    target = choose_device(device, current_process())
+    with processes(target) as process:
+        quiet = quiet or not process.is_main
+        asked = settle(lambda: _open(dataset_id, weights, split, num_workers, quiet), process)
+        say(f"{len(asked.index)} {split} cases of {asked.dataset_name}", quiet=quiet)
+        outcome = _predict(asked, target, num_workers, process)
+        return settle(lambda: _finish(asked, split, outcome, quiet), process)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A classifier and the cases it is asked about."""
+
+    file: Path  # of the classifier
+    contract: Contract
+    columns: tuple[int, ...]  # outputs of the classifier that the dataset has a label of
+    dataset_id: int
+    dataset_name: str
+    index: CaseIndex
+    subject_ids: tuple[str, ...]  # per case of the index
+    truth: NDArray[np.float64]  # (n, columns), NaN = unknown
+    num_failed: int  # cases that are not preprocessed
+    notes: tuple[str, ...]
+
+
+def _open(dataset_id: int, weights: str | Path, split: str, num_workers: int | None, quiet: bool) -> _Asked:
+    """Open the classifier and the dataset, preprocess what is missing, and choose the cases.
+
+    Raises:
+        HeadCTSSLError: as `evaluate`.
+    """
     file = find_weights(weights, "classifier")
-    loaded = load_weights(file, "classifier")
-    contract = loaded.contract
+    contract = load_weights(file, "classifier").contract
     raw = load_raw_dataset(dataset_id)
     columns, notes = _shared_labels(contract, raw)
     truth = raw.labels()
@@ -90,58 +123,70 @@ def evaluate(
         )
     if len(index) < len(wanted):
         notes.append(f"{len(wanted) - len(index)} of {len(wanted)} cases are not preprocessed and left out")
-    say(f"{len(index)} {split} cases of {raw.folder.name}", quiet=quiet)
-    outcome = _predict(loaded, columns, raw, truth, index, device, num_workers)
-    notes.extend(interval_warnings(outcome))
+    subjects = dict(zip(raw.case_ids, raw.cases["subject_id"].astype(str), strict=True))
+    names = [contract.labels[column].name for column in columns]
+    return _Asked(
+        file=file,
+        contract=contract,
+        columns=tuple(columns),
+        dataset_id=dataset_id,
+        dataset_name=raw.folder.name,
+        index=index,
+        subject_ids=tuple(subjects[case_id] for case_id in index.case_ids),
+        truth=truth.loc[index.case_ids, names].to_numpy(dtype=np.float64),
+        num_failed=len(wanted) - len(index),
+        notes=tuple(notes),
+    )
+
+
+def _predict(asked: _Asked, device: torch.device, num_workers: int | None, process: Process) -> Outcome:
+    """Probabilities of the shared labels with their truth, each case encoded by one process."""
+    contract = asked.contract
+    classifier = classifier_from(contract, load_weights(asked.file, "classifier").tensors).to(device)
+    logits = encode_stored(
+        classifier,
+        asked.index,
+        contract.input,
+        batch_size=_BATCH,
+        num_workers=min(4, max(1, available_cores() - 1)) if num_workers is None else num_workers,
+        device=device,
+        process=process,
+    )
+    columns = list(asked.columns)
+    return Outcome(
+        specs=tuple(contract.labels[column] for column in columns),
+        case_ids=tuple(asked.index.case_ids),
+        subject_ids=asked.subject_ids,
+        truth=asked.truth,
+        probability=torch.sigmoid(logits[:, columns].double() / contract.temperature).numpy(),
+    )
+
+
+def _finish(asked: _Asked, split: Literal["test", "all"], outcome: Outcome, quiet: bool) -> Metrics:
+    """Measure, and write metrics.json and predictions.csv."""
+    contract = asked.contract
     entries, mean, interval = measure(outcome)
     metrics = Metrics(
-        dataset_name=raw.folder.name,
+        dataset_name=asked.dataset_name,
         evaluated_on=split,
-        num_cases=len(index),
+        num_cases=len(asked.index),
         num_subjects=int(np.unique(subject_codes(outcome.subject_ids, outcome.case_ids)).size),
-        num_failed=len(wanted) - len(index),
+        num_failed=asked.num_failed,
         weights_hash=contract.weights_hash,
-        leakage=describe_reuse(file, contract, index),
-        notes=tuple(notes),
+        leakage=describe_reuse(asked.file, contract, asked.index),
+        notes=(*asked.notes, *interval_warnings(outcome)),
         mean_auroc=mean,
         mean_auroc_ci=interval,
         labels=entries,
     )
     name = f"{contract.method}-{contract.preset}-{contract.weights_hash[:8]}__{split}"
-    folder = results_dataset(dataset_id) / "evaluate" / name
+    folder = results_dataset(asked.dataset_id) / "evaluate" / name
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / "predictions.csv", outcome)
     write_json(folder / "metrics.json", metrics)
     print_metrics(metrics, quiet=quiet)
     name_files([folder / "predictions.csv", folder / "metrics.json"], quiet=quiet)
     return metrics
-
-
-def _predict(
-    loaded: LoadedWeights,
-    columns: list[int],
-    raw: RawDataset,
-    truth: pd.DataFrame,
-    index: CaseIndex,
-    device: str | None,
-    num_workers: int | None,
-) -> Outcome:
-    """Probabilities of the shared labels for the cases of the index, with their truth."""
-    contract = loaded.contract
-    target = torch.device(detect_machine(device).device)
-    classifier = classifier_from(contract, loaded.tensors).to(target)
-    workers = min(4, max(1, available_cores() - 1)) if num_workers is None else num_workers
-    views = stored_views(index, contract.input, batch_size=_BATCH, num_workers=workers, device=target)
-    probability = torch.sigmoid(encode(classifier, views, target).double() / contract.temperature).numpy()
-    subjects = dict(zip(raw.case_ids, raw.cases["subject_id"].astype(str), strict=True))
-    specs = tuple(contract.labels[c] for c in columns)
-    return Outcome(
-        specs=specs,
-        case_ids=tuple(index.case_ids),
-        subject_ids=tuple(subjects[c] for c in index.case_ids),
-        truth=truth.loc[index.case_ids, [spec.name for spec in specs]].to_numpy(dtype=np.float64),
-        probability=probability[:, columns],
-    )
 
 
 def _shared_labels(contract: Contract, raw: RawDataset) -> tuple[list[int], list[str]]:

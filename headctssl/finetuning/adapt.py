@@ -1,9 +1,8 @@
-"""Adapt: full fine-tuning through the training loop, and a linear head on features that are computed once."""
+"""Adapt: full fine-tuning through the training loop, and what it shares with the linear head."""
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +15,17 @@ from torch import Tensor, nn
 
 from headctssl.finetuning.settings import FinetuneSettings
 from headctssl.finetuning.tasks import Classifier, ClassifyTask, Features, masked_loss
-from headctssl.finetuning.whole_head import encode, stored_views
+from headctssl.finetuning.whole_head import encode, encode_stored, stored_views
 from headctssl.loading.loader import BatchLoader
-from headctssl.loading.sampler import epoch_order
-from headctssl.methods.method import split_decay
 from headctssl.metrics.statistics import weighted_auroc
 from headctssl.networks.heads import LinearHead
 from headctssl.preprocessing.index import CaseIndex
-from headctssl.seeding import derive_seed
-from headctssl.training.optimizer import build_optimizer, set_rates
+from headctssl.training.distributed import Process, gather_shares, share_of
 from headctssl.training.run_log import RunLog
 from headctssl.training.trainer import Trainer
 from headctssl.types import Clock, PretrainBatch
 
-__all__ = ["Best", "Labelled", "adapt_full", "adapt_linear"]
+__all__ = ["Best", "Labelled", "Lesson", "adapt_full", "features_of", "judge", "settle_norm"]
 
 _CACHE_BYTES = 500_000_000  # validation views are kept in memory up to this size
 _SETTLE_CASES = 256  # training cases that the head's BatchNorm is settled on before full fine-tuning
@@ -44,6 +40,20 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.index)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learnt from what, where."""
+
+    classifier: Classifier  # encoder and head as they begin
+    weights: Tensor  # (L, 2) from `class_weights`
+    train: Labelled
+    validation: Labelled | None  # None: there is none
+    settings: FinetuneSettings
+    log: RunLog
+    device: torch.device
+    process: Process
 
 
 class Best:
@@ -80,89 +90,104 @@ class Best:
         self.auroc, self.loss = state["auroc"], state["loss"]
 
 
-def adapt_full(
-    classifier: Classifier,
-    weights: Tensor,
-    train: Labelled,
-    validation: Labelled | None,
-    settings: FinetuneSettings,
-    *,
-    folder: Path,
-    log: RunLog,
-    digest: str,
-    device: torch.device,
-    resume: bool,
-) -> Best:
+def adapt_full(lesson: Lesson, folder: Path, *, resume: bool) -> Best:
     """Train the whole network and keep the best epoch.
 
     Args:
-        classifier: encoder and head as they begin.
-        weights: (L, 2) from `class_weights`.
-        train: training cases.
-        validation: validation cases, None without.
-        settings: of the run.
+        lesson: what is learnt; the classifier is changed.
         folder: run folder, for the checkpoint.
-        log: where lines go.
-        digest: names the settings.
-        device: where to compute.
         resume: go on from the folder's checkpoint.
 
     Raises:
         StoppedError: a signal came; the checkpoint was written.
-        TrainingError: the loss stayed not finite.
+        TrainingError: the loss stayed not finite, or the checkpoint cannot be written.
     """
-    training = settings.training
-    task = ClassifyTask(classifier, weights, settings.task, settings.views, settings.input)
+    settings, train = lesson.settings, lesson.train
     best = Best()
-    validate = _validator(validation, settings, device) if validation is not None else None
-    view_cache: list[Tensor] | None = None if validate is None else []
+    task = ClassifyTask(lesson.classifier, lesson.weights, settings.task, settings.views, settings.input)
+    trainer = Trainer(
+        task,
+        training=settings.training,
+        input_spec=settings.input,
+        make_batches=lambda start_step: _batches(lesson, start_step),
+        folder=folder,
+        log=lesson.log,
+        digest=settings.digest(),
+        device=lesson.device,
+        process=lesson.process,
+        on_epoch_end=_validation(lesson, best),
+        extra=best,
+    )
+    if resume and trainer.resume():
+        lesson.log.say(f"going on after step {trainer.step} of {settings.training.num_steps}")
+    else:
+        some = train.index.subset(train.index.case_ids[:: -(-len(train) // _SETTLE_CASES)])
+        settle_norm(lesson.classifier.head, features_of(lesson, some))
+    lesson.log.open(trainer.step)
+    trainer.run()
+    return best
 
-    def batches(start_step: int) -> Iterable[PretrainBatch]:
-        return BatchLoader(
-            train.index,
-            read_shape=settings.read_shape,
-            batch_size=training.batch_size // training.accumulation,
-            accumulation=training.accumulation,
-            samples_per_epoch=training.samples_per_epoch,
-            seed=training.seed,
-            start_step=start_step,
-            num_steps=training.num_steps,
-            num_workers=training.num_workers,
-            labels=train.labels,
-        )
+
+def _batches(lesson: Lesson, start_step: int) -> Iterable[PretrainBatch]:
+    """The batches of this process from an optimiser step on."""
+    settings, training, process = lesson.settings, lesson.settings.training, lesson.process
+    return BatchLoader(
+        lesson.train.index,
+        read_shape=settings.read_shape,
+        batch_size=training.batch_size // (process.world_size * training.accumulation),
+        accumulation=training.accumulation,
+        samples_per_epoch=training.samples_per_epoch,
+        seed=training.seed,
+        rank=process.rank,
+        world_size=process.world_size,
+        start_step=start_step,
+        num_steps=training.num_steps,
+        num_workers=training.num_workers,
+        labels=lesson.train.labels,
+    )
+
+
+EpochEnd = Callable[[Clock], Mapping[str, float] | None]
+
+
+def _validation(lesson: Lesson, best: Best) -> EpochEnd:
+    """What the loop calls at the end of every epoch: it offers the classifier to `best` when validation is due."""
+    settings, validation = lesson.settings, lesson.validation
+    cache: list[Tensor] = []
 
     def on_epoch_end(clock: Clock) -> Mapping[str, float] | None:
         epoch, last = clock.epoch + 1, clock.step + 1 >= clock.total_steps
         if epoch % settings.task.validate_every and not last:
             return None
-        if validate is None or view_cache is None:
-            best.offer(task.classifier, epoch, None, 0.0)
+        if validation is None:
+            best.offer(lesson.classifier, epoch, None, 0.0)
             return None
-        mean, loss = validate(task.classifier, weights, view_cache)
-        best.offer(task.classifier, epoch, mean, loss)
+        logits = _validation_logits(lesson, validation.index, cache)
+        mean, loss = judge(logits, validation.labels, lesson.weights)
+        best.offer(lesson.classifier, epoch, mean, loss)
         found = {"validation_loss": loss}
         return found if mean is None else {**found, "validation_auroc": mean}
 
-    trainer = Trainer(
-        task,
-        training=training,
-        input_spec=settings.input,
-        make_batches=batches,
-        folder=folder,
-        log=log,
-        digest=digest,
-        device=device,
-        on_epoch_end=on_epoch_end,
-        extra=best,
-    )
-    if not (resume and trainer.resume()):
-        some = train.index.subset(train.index.case_ids[:: -(-len(train) // _SETTLE_CASES)])
-        settle_norm(classifier.head, _features(classifier, some, settings, device))
-    else:
-        log.say(f"going on after step {trainer.step} of {training.num_steps}")
-    log.open(trainer.step)
-    trainer.run()
-    return best
+    return on_epoch_end
+
+
+def _validation_logits(lesson: Lesson, index: CaseIndex, cache: list[Tensor]) -> Tensor:
+    """(n, L) of all validation cases, each encoded by one process; small sets of views are kept in `cache`."""
+    spec, task = lesson.settings.input, lesson.settings.task
+    mine = share_of(index.case_ids, lesson.process)
+    rows = None
+    if mine:
+        views: Iterable[Tensor] = cache
+        if not cache:
+            workers = lesson.settings.training.num_workers
+            views = stored_views(
+                index.subset(mine), spec, batch_size=task.eval_batch_size, num_workers=workers, device=lesson.device
+            )
+            if 4 * len(mine) * len(spec.windows) * math.prod(spec.shape) <= _CACHE_BYTES:
+                cache.extend(view.cpu() for view in views)
+                views = cache
+        rows = encode(lesson.classifier, views, lesson.device)
+    return gather_shares(rows, len(index), lesson.process)
 
 
 def settle_norm(head: LinearHead, features: Tensor) -> None:
@@ -183,42 +208,27 @@ def settle_norm(head: LinearHead, features: Tensor) -> None:
         head.norm.running_var.copy_(features.var(dim=0, unbiased=True))
 
 
-def _features(classifier: Classifier, index: CaseIndex, settings: FinetuneSettings, device: torch.device) -> Tensor:
-    """(n, C) features of the whole heads of stored cases, on the CPU."""
-    views = stored_views(
+def features_of(lesson: Lesson, index: CaseIndex) -> Tensor:
+    """(n, C) features of the whole heads of stored cases, on the CPU, the same on every process."""
+    return encode_stored(
+        Features(lesson.classifier.encoder.to(lesson.device)),
         index,
-        settings.input,
-        batch_size=settings.task.eval_batch_size,
-        num_workers=settings.training.num_workers,
-        device=device,
+        lesson.settings.input,
+        batch_size=lesson.settings.task.eval_batch_size,
+        num_workers=lesson.settings.training.num_workers,
+        device=lesson.device,
+        process=lesson.process,
     )
-    return encode(Features(classifier.encoder.to(device)), views, device)
 
 
-Validate = Callable[[Classifier, Tensor, list[Tensor]], tuple[float | None, float]]
+def judge(logits: Tensor, labels: NDArray[np.float32], weights: Tensor) -> tuple[float | None, float]:
+    """Mean AUROC over the labels where it is defined (None where none is), and the training loss.
 
-
-def _validator(validation: Labelled, settings: FinetuneSettings, device: torch.device) -> Validate:
-    """A function (classifier, class weights, cache) -> (mean AUROC or None, loss) on the whole-head views."""
-    spec, batch = settings.input, settings.task.eval_batch_size
-    size = 4 * len(validation) * len(spec.windows) * math.prod(spec.shape)
-
-    def validate(classifier: Classifier, weights: Tensor, cache: list[Tensor]) -> tuple[float | None, float]:
-        views: Iterable[Tensor] = cache
-        if not cache:
-            workers = settings.training.num_workers
-            views = stored_views(validation.index, spec, batch_size=batch, num_workers=workers, device=device)
-            if size <= _CACHE_BYTES:
-                cache.extend(view.cpu() for view in views)
-                views = cache
-        logits = encode(classifier, views, device)
-        return _judge(logits, validation.labels, weights)
-
-    return validate
-
-
-def _judge(logits: Tensor, labels: NDArray[np.float32], weights: Tensor) -> tuple[float | None, float]:
-    """Mean AUROC over the labels where it is defined, and the training loss."""
+    Args:
+        logits: (n, L) float32.
+        labels: (n, L) 0 or 1, NaN = unknown.
+        weights: (L, 2), from `class_weights`.
+    """
     values = []
     for column, scores in enumerate(logits.double().numpy().T):
         known = ~np.isnan(labels[:, column])
@@ -226,92 +236,3 @@ def _judge(logits: Tensor, labels: NDArray[np.float32], weights: Tensor) -> tupl
     defined = [value for value in values if not np.isnan(value)]
     loss = float(masked_loss(logits, torch.from_numpy(labels), weights.cpu()))
     return (float(np.mean(defined)) if defined else None), loss
-
-
-def adapt_linear(
-    classifier: Classifier,
-    weights: Tensor,
-    train: Labelled,
-    validation: Labelled | None,
-    settings: FinetuneSettings,
-    *,
-    log: RunLog,
-    device: torch.device,
-) -> Best:
-    """Train the head on features of the frozen encoder, computed once, and keep the best epoch.
-
-    Args:
-        classifier: the encoder stays as it is, in eval mode; the head learns.
-        weights: (L, 2) from `class_weights`.
-        train: training cases.
-        validation: validation cases, None without.
-        settings: of the run.
-        log: where lines go.
-        device: where the encoder computes; the head learns on the CPU.
-    """
-    began = time.perf_counter()
-    table = _features(classifier, train.index, settings, device)
-    held_out = None if validation is None else _features(classifier, validation.index, settings, device)
-    log.say(f"features of {len(train) + len(validation or ())} cases in {time.perf_counter() - began:.1f} s")
-    classifier.cpu().eval()
-    settle_norm(classifier.head, table)
-    log.open(0)
-    best = Best()
-    for epoch, line in _fit_head(classifier.head, weights, table, train.labels, settings):
-        found: dict[str, float] = {}
-        mean, loss = None, 0.0
-        if held_out is not None and validation is not None:
-            mean, loss = _judge(encode(classifier.head, [held_out], torch.device("cpu")), validation.labels, weights)
-            found = {"validation_loss": loss} if mean is None else {"validation_loss": loss, "validation_auroc": mean}
-        best.offer(classifier, epoch, mean, loss)
-        log.metrics({**line, **found}, settings.training.num_steps)
-    log.picture(final=True)
-    return best
-
-
-def _fit_head(
-    head: LinearHead, weights: Tensor, features: Tensor, labels: NDArray[np.float32], settings: FinetuneSettings
-) -> Iterable[tuple[int, dict[str, float | int]]]:
-    """Yield (epoch from 1, line of metrics.jsonl) after every epoch of the head.
-
-    The features are fixed, so their mean and variance over all training cases are exact: BatchNorm keeps them.
-    """
-    training = settings.training
-    optimizer = build_optimizer(split_decay(head), training)
-    target = torch.from_numpy(labels)
-    weights = weights.cpu()
-    began = last = time.perf_counter()
-    step = epoch = 0
-    while step < training.num_steps:
-        head.train()
-        head.norm.eval()
-        samples = settings.steps_per_epoch * training.batch_size
-        order = torch.from_numpy(epoch_order(len(features), samples, training.seed, epoch))
-        losses: list[float] = []
-        rate = 0.0
-        for rows in order.view(-1, training.batch_size):
-            if step == training.num_steps:
-                break
-            rate = set_rates(optimizer, training, step)
-            torch.manual_seed(derive_seed(training.seed, step, 0, "torch"))
-            optimizer.zero_grad(set_to_none=True)
-            loss = masked_loss(head(features[rows]), target[rows], weights)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch's method
-            if training.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(head.parameters(), training.clip_norm)
-            optimizer.step()
-            losses.append(float(loss.detach()))
-            step += 1
-        now = time.perf_counter()
-        line: dict[str, float | int] = {
-            "step": step,
-            "epoch": epoch,
-            "loss": float(np.mean(losses)),
-            "lr": rate,
-            "scans_per_second": len(losses) * training.batch_size / max(now - last, 1e-9),
-            "data_wait": 0.0,
-            "seconds": now - began,
-        }
-        last = now
-        epoch += 1
-        yield epoch, line

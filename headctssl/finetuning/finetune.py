@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,23 +14,35 @@ import torch
 import headctssl
 from headctssl.console import name_files, table
 from headctssl.contract import Contract
-from headctssl.finetuning.adapt import Best, Labelled, adapt_full, adapt_linear
+from headctssl.finetuning.adapt import Best, Labelled, Lesson, adapt_full
+from headctssl.finetuning.cohort import Cohort
 from headctssl.finetuning.leakage import describe_leakage, write_used_cases
+from headctssl.finetuning.linear_head import adapt_linear
 from headctssl.finetuning.prepare import Call, Job, prepare
 from headctssl.finetuning.settings import Adaptation
 from headctssl.finetuning.tasks import Classifier, class_weights, with_prior
-from headctssl.finetuning.whole_head import encode, stored_views
+from headctssl.finetuning.whole_head import encode_stored
 from headctssl.metrics.metrics_file import Metrics
 from headctssl.metrics.outcome import Outcome, interval_warnings, measure, print_metrics, write_predictions
 from headctssl.networks import build_from_settings
 from headctssl.networks.heads import build_head
+from headctssl.preprocessing.index import CaseIndex
 from headctssl.seeding import derive_seed
 from headctssl.settings import write_json
 from headctssl.training.checkpoint import load_into, save_weights
-from headctssl.training.distributed import Process, check_division
+from headctssl.training.distributed import (
+    Process,
+    barrier,
+    check_division,
+    current_process,
+    processes,
+    settle,
+)
 from headctssl.training.environment import data_digest, describe_environment
+from headctssl.training.pretrain_call import choose_device
 from headctssl.training.run_folder import open_run_folder
 from headctssl.training.run_log import RunLog
+from headctssl.training.signals import stop_at_once
 from headctssl.training.trackers import check_trackers
 
 __all__ = ["finetune", "run_finetuning"]
@@ -57,7 +70,8 @@ def finetune(
 
     The checkpoint's contract decides how the dataset is preprocessed and fed; where that is missing it is
     made first. Unknown labels are left out of the loss. The epoch with the best mean validation AUROC is kept;
-    the test cases are predicted once, at the end.
+    the test cases are predicted once, at the end. Under ``torchrun -m headctssl finetune ...`` the processes share
+    out every batch and the cases that are judged; the main one writes.
 
     Args:
         dataset_id: the number of the raw dataset.
@@ -108,31 +122,49 @@ def run_finetuning(call: Call, track: Sequence[str]) -> Path:
         HeadCTSSLError: as `finetune`.
     """
     check_trackers(track)
-    quiet = call.quiet
-    job = prepare(call)
-    # Everything that can be wrong with the call shows before an old run is removed.
-    check_division(job.settings.training, job.device, Process(), coupled=False)
-    classifier, loaded = _build(job)
-    going_on = open_run_folder(job.folder, resume=call.resume, overwrite=call.overwrite)
-    write_json(job.folder / "config.json", job.settings)
-    data = data_digest(job.settings.storage, job.settings.cases_digest)
-    write_json(job.folder / "environment.json", describe_environment(job.device, data=data))
-    parts = {"train": job.cohort.train, "val": job.cohort.validation}
-    write_used_cases(job.folder, call.dataset_id, parts, job.index)
-    log = RunLog(job.folder, quiet=quiet, track=track, settings=job.settings.shareable())
-    try:
-        if call.resume and not going_on:
-            log.say("there is no checkpoint to go on from: starting from the beginning")
-        _tell(job, log, quiet)
-        log.say(loaded)
-        _train(job, classifier, log, going_on=going_on)
-    finally:
-        log.close()
-    name_files(sorted(path for path in job.folder.iterdir() if path.is_file()), quiet=quiet)
+    target = choose_device(call.device, current_process())
+    with processes(target) as process, stop_at_once():
+        call = replace(call, device=str(target), quiet=call.quiet or not process.is_main)
+        begun: list[tuple[Classifier, str]] = []
+
+        def begin() -> tuple[Job, bool]:
+            job = prepare(call)
+            # Everything that can be wrong with the call shows before an old run is removed.
+            check_division(job.settings.training, target, process, coupled=False)
+            begun.append(_build(job))
+            return job, _begin(call, job, process)
+
+        job, going_on = settle(begin, process)
+        classifier, loaded = begun[0] if process.is_main else _build(job)
+        log = RunLog(
+            job.folder, enabled=process.is_main, quiet=call.quiet, track=track, settings=job.settings.shareable()
+        )
+        try:
+            if call.resume and not going_on:
+                log.say("there is no checkpoint to go on from: starting from the beginning")
+            _tell(job, log)
+            log.say(loaded)
+            _train(replace(job, device=target), classifier, log, process, going_on=going_on)
+        finally:
+            log.close()
+        barrier(process)
+    name_files(sorted(path for path in job.folder.iterdir() if path.is_file()), quiet=call.quiet)
     return job.folder
 
 
-def _tell(job: Job, log: RunLog, quiet: bool) -> None:
+def _begin(call: Call, job: Job, process: Process) -> bool:
+    """Make or reopen the folder and write what is known before the first step; whether there is a checkpoint."""
+    going_on = open_run_folder(job.folder, resume=call.resume, overwrite=call.overwrite)
+    write_json(job.folder / "config.json", job.settings)
+    data = data_digest(job.settings.storage, job.settings.cases_digest)
+    environment = describe_environment(job.device, data=data, processes=process.world_size)
+    write_json(job.folder / "environment.json", environment)
+    parts = {"train": job.cohort.train, "val": job.cohort.validation}
+    write_used_cases(job.folder, call.dataset_id, parts, job.index)
+    return going_on
+
+
+def _tell(job: Job, log: RunLog) -> None:
     """Print and log what was decided and what is learnt from."""
     settings, cohort = job.settings, job.cohort
     log.say(f"fine-tuning ({settings.adapt}) {settings.config} from {job.start.name}, fold {settings.fold}")
@@ -148,33 +180,34 @@ def _tell(job: Job, log: RunLog, quiet: bool) -> None:
             cells.append(f"{int((values > 0.5).sum())}/{int((values <= 0.5).sum())}/{int(np.isnan(values).sum())}")
         rows.append((spec.name, *cells))
     heads = [f"{name} ({len(ids)})" for name, ids in parts.items()]
-    table("cases with the label positive/negative/unknown", ["label", *heads], rows, quiet=quiet)
+    table("cases with the label positive/negative/unknown", ["label", *heads], rows, quiet=log.quiet)
     for note in cohort.notes:
         log.say(f"note: {note}")
 
 
-def _train(job: Job, classifier: Classifier, log: RunLog, *, going_on: bool) -> None:
+def _train(job: Job, classifier: Classifier, log: RunLog, process: Process, *, going_on: bool) -> None:
     settings, cohort = job.settings, job.cohort
     train = _labelled(job, cohort.train)
     validation = _labelled(job, cohort.validation) if cohort.validation else None
     weights = class_weights(train.labels, settings.task)
-    if settings.adapt == "linear":
-        best = adapt_linear(classifier, weights, train, validation, settings, log=log, device=job.device)
-    else:
-        best = adapt_full(
-            classifier, weights, train, validation, settings,
-            folder=job.folder, log=log, digest=settings.digest(), device=job.device, resume=going_on,
-        )  # fmt: skip
+    lesson = Lesson(classifier, weights, train, validation, settings, log, job.device, process)
+    best = adapt_linear(lesson) if settings.adapt == "linear" else adapt_full(lesson, job.folder, resume=going_on)
     chosen = _chosen(best, validation is not None)
     log.say(chosen)
     classifier.load_state_dict(best.state)
     tensors = with_prior(classifier, weights)
     classifier.load_state_dict(tensors)
-    contract = save_weights(job.folder / "classifier.safetensors", tensors, _contract(job))
-    write_json(job.folder / "contract.json", contract)
-    metrics = _finish(job, classifier, contract, best, chosen)
-    write_json(job.folder / "metrics.json", metrics)
-    print_metrics(metrics, quiet=log.quiet)
+    contract = _contract(job)
+    if process.is_main:
+        contract = save_weights(job.folder / "classifier.safetensors", tensors, contract)
+        write_json(job.folder / "contract.json", contract)
+    held_out = _held_out(job.cohort)
+    outcome = _predict(job, classifier, job.index.subset(held_out.case_ids), contract.temperature, process)
+    if process.is_main:
+        metrics = _measured(job, held_out, outcome, contract, best, chosen)
+        write_predictions(job.folder / "predictions.csv", outcome)
+        write_json(job.folder / "metrics.json", metrics)
+        print_metrics(metrics, quiet=log.quiet)
 
 
 def _build(job: Job) -> tuple[Classifier, str]:
@@ -183,8 +216,9 @@ def _build(job: Job) -> tuple[Classifier, str]:
     torch.manual_seed(derive_seed(settings.training.seed, "init"))
     encoder = build_from_settings(settings.encoder)
     loaded = "the encoder starts from random weights (scratch)"
-    if job.start.tensors is not None:
-        loaded = load_into(encoder, job.start.tensors, source=job.start.encoder).summary
+    tensors = job.start.tensors
+    if tensors is not None:
+        loaded = load_into(encoder, tensors, source=job.start.encoder).summary
     return Classifier(encoder, build_head(settings.head, encoder.embed_dim, len(settings.labels))), loaded
 
 
@@ -218,47 +252,59 @@ def _contract(job: Job) -> Contract:
     )
 
 
-def _finish(job: Job, classifier: Classifier, contract: Contract, best: Best, chosen: str) -> Metrics:
-    """Predict the test cases (else validation, else training), write predictions.csv, measure."""
+@dataclass(frozen=True)
+class _HeldOut:
+    """The cases that a classifier is judged by."""
+
+    part: Literal["test", "validation", "training"]
+    case_ids: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def _held_out(cohort: Cohort) -> _HeldOut:
+    """The test cases, else the validation cases, else the training cases, with what is to be said of that."""
+    if cohort.test:
+        return _HeldOut("test", cohort.test, ())
+    note = "there is no labelled test case: the metrics are of the cases the epoch was chosen by, optimistic"
+    if cohort.validation:
+        return _HeldOut("validation", cohort.validation, (note,))
+    more = "there is no labelled validation case either: the metrics are of the training cases themselves"
+    return _HeldOut("training", cohort.train, (note, more))
+
+
+def _predict(job: Job, classifier: Classifier, index: CaseIndex, temperature: float, process: Process) -> Outcome:
+    """Probabilities of the cases of the index with their truth, each case encoded by one process."""
     settings, cohort = job.settings, job.cohort
-    evaluated_on: Literal["test", "validation", "training"] = "test"
-    case_ids = cohort.test
-    notes = [chosen, *cohort.notes]
-    if not case_ids:
-        evaluated_on, case_ids = "validation", cohort.validation
-        notes.append("there is no labelled test case: the metrics are of the cases the epoch was chosen by, optimistic")
-    if not case_ids:
-        evaluated_on, case_ids = "training", cohort.train
-        notes.append("there is no labelled validation case either: the metrics are of the training cases themselves")
-    index = job.index.subset(case_ids)
-    classifier.to(job.device)
-    views = stored_views(
+    logits = encode_stored(
+        classifier.to(job.device),
         index,
         settings.input,
         batch_size=settings.task.eval_batch_size,
         num_workers=settings.training.num_workers,
         device=job.device,
+        process=process,
     )
-    logits = encode(classifier, views, job.device)
-    outcome = Outcome(
+    return Outcome(
         specs=settings.labels,
         case_ids=tuple(index.case_ids),
         subject_ids=tuple(cohort.subject[c] for c in index.case_ids),
         truth=cohort.labels(index.case_ids).astype(np.float64),
-        probability=torch.sigmoid(logits.double() / contract.temperature).numpy(),
+        probability=torch.sigmoid(logits.double() / temperature).numpy(),
     )
-    notes.extend(interval_warnings(outcome))
-    write_predictions(job.folder / "predictions.csv", outcome)
+
+
+def _measured(job: Job, held_out: _HeldOut, outcome: Outcome, contract: Contract, best: Best, chosen: str) -> Metrics:
+    """The content of metrics.json."""
     entries, mean, interval = measure(outcome)
     return Metrics(
-        dataset_name=settings.dataset_name,
-        evaluated_on=evaluated_on,
-        fold=settings.fold,
-        num_cases=len(case_ids),
-        num_subjects=int(np.unique(cohort.subjects(case_ids)).size),
+        dataset_name=job.settings.dataset_name,
+        evaluated_on=held_out.part,
+        fold=job.settings.fold,
+        num_cases=len(held_out.case_ids),
+        num_subjects=int(np.unique(job.cohort.subjects(held_out.case_ids)).size),
         weights_hash=contract.weights_hash,
-        leakage=describe_leakage(job.start.file, job.start.contract, index),
-        notes=tuple(notes),
+        leakage=describe_leakage(job.start.file, job.start.contract, job.index.subset(held_out.case_ids)),
+        notes=(chosen, *job.cohort.notes, *held_out.notes, *interval_warnings(outcome)),
         best_epoch=best.epoch,
         validation_auroc=best.auroc,
         mean_auroc=mean,

@@ -25,7 +25,6 @@ from headctssl.preprocessing.index import CaseIndex
 from headctssl.preprocessing.plan_and_preprocess import ensure_preprocessed
 from headctssl.seeding import derive_seed
 from headctssl.settings import parse_overrides, read_json
-from headctssl.training.distributed import current_process
 from headctssl.training.run_folder import first_difference, look_at_run, require_same_settings
 
 __all__ = ["Call", "Job", "prepare"]
@@ -152,12 +151,12 @@ def _require_same(folder: Path, stored: FinetuneSettings, settings: FinetuneSett
             expected=f"{stored.num_train} and {stored.num_validation}, with the sources and labels they had",
             do="Start a new run with --tag, or replace it with --overwrite.",
         )
-    require_same_settings(folder, stored.of_weights(), settings.of_weights())
+    require_same_settings(folder, stored.of_run(), settings.of_run())
 
 
 def _require_repeated(wanted: FinetuneSettings, settings: FinetuneSettings) -> None:
     """Refuse to repeat a run where the same call gives other settings now, since the data are others."""
-    found = first_difference(wanted.of_weights(), settings.of_weights())
+    found = first_difference(wanted.of_run(), settings.of_run())
     if found is not None:
         field, expected, got = found
         raise DataError(
@@ -190,13 +189,6 @@ def _check(call: Call) -> None:
             got=call.tag,
             expected="letters, digits, '_', '.', '-'",
             do="Choose another --tag.",
-        )
-    if current_process().world_size > 1:
-        raise UsageError(
-            "Fine-tuning runs in one process.",
-            got=f"{current_process().world_size} processes",
-            expected="one",
-            do="Start headct_finetune without torchrun; folds and tags can run side by side.",
         )
 
 

@@ -26,7 +26,7 @@ Shape = tuple[int, int, int]
 
 _HEADCT = "HeadCT-Foundation, arXiv 2502.02779"
 _OPENMIND = "OpenMind benchmark, arXiv 2412.17041"
-_FREE = ("num_workers", "checkpoint_every", "log_every")  # of `training`; they do not change the weights
+_FREE = {"num_workers", "checkpoint_every"}  # of `training`; a continued run may change them
 _REFERENCE_WIDTH = 768  # of the ViT-B the published rates belong to
 
 
@@ -72,11 +72,16 @@ class FinetuneSettings(Settings):
     overrides: tuple[str, ...] = Field((), description="What --set changed, as typed.")
     decisions: tuple[Decision, ...] = ()
 
-    def of_weights(self) -> dict[str, JsonValue]:
-        """Every setting that the weights depend on: no reasons, reader processes or intervals between files."""
+    def of_run(self) -> dict[str, JsonValue]:
+        """Every setting that a continued run must keep: no reasons, reader processes or intervals of checkpoints."""
         content: dict[str, JsonValue] = self.model_dump(mode="json", exclude={"decisions", "overrides"})
-        content["training"] = self.training.model_dump(mode="json", exclude=set(_FREE))
+        content["training"] = self.training.model_dump(mode="json", exclude=_FREE)
         return content
+
+    def of_weights(self) -> dict[str, JsonValue]:
+        """Every setting that the weights depend on; how often metrics are written is none."""
+        training = self.training.model_dump(mode="json", exclude={*_FREE, "log_every"})
+        return {**self.of_run(), "training": training}
 
     def shareable(self) -> dict[str, JsonValue]:
         """`of_weights` without the name of the dataset, which a user may have given a meaning."""

@@ -30,14 +30,18 @@ class Start:
     encoder: FamilySettings
     storage: StorageRule
     input: InputSpec
-    tensors: dict[str, Tensor] | None  # None: random weights
-    file: Path | None  # where the tensors came from
+    file: Path | None  # where the weights lie; None: random weights
     contract: Contract | None = None  # the checkpoint's
 
     @property
     def pretrained(self) -> bool:
         """Whether weights are loaded."""
-        return self.tensors is not None
+        return self.file is not None
+
+    @property
+    def tensors(self) -> dict[str, Tensor] | None:
+        """The encoder's weights, read anew from the file; None without one."""
+        return None if self.file is None else load_weights(self.file, "encoder").part("encoder")
 
     @property
     def name(self) -> str:
@@ -78,10 +82,9 @@ def resolve_start(
         plans = load_plans(dataset_id)
         plan = plans.configuration(config)
         encoder = changed_encoder(plan, encoder_overrides)
-        return Start(config, SCRATCH, SCRATCH, encoder, plans.storage, plan.input, None, None)
+        return Start(config, SCRATCH, SCRATCH, encoder, plans.storage, plan.input, None)
     file = find_weights(weights, "encoder")
-    loaded = load_weights(file, "encoder")
-    contract = loaded.contract
+    contract = load_weights(file, "encoder").contract
     if config is not None:
         require_same("config", config, contract.preset, "Leave out -c: the checkpoint says which encoder it is.")
     return Start(
@@ -91,7 +94,6 @@ def resolve_start(
         contract.encoder,
         contract.storage,
         contract.input,
-        loaded.part("encoder"),
         file,
         contract,
     )

@@ -82,9 +82,9 @@ def classifier_from(contract: Contract, tensors: Weights) -> Classifier:
 def class_weights(labels: NDArray[np.floating], task: TaskSettings) -> Tensor:
     """Weights of the negative and the positive term of the loss per label.
 
-    Their ratio is negatives over positives, held within 1/max and max; their mean over the known cases
-    is 1, so that the loss of a balanced and of a rare label have the same scale. A label with one class is not
-    weighted.
+    Their ratio is negatives over positives, held within 1/max and max; their mean over the known entries is one over
+    the share of known entries, so that the loss of a balanced and of a rare label have the same scale, and the loss
+    of all training cases is a mean over the known entries. A label with one class is not weighted.
 
     Args:
         labels: (n, L) 0 or 1 of the training cases, NaN = unknown.
@@ -99,11 +99,15 @@ def class_weights(labels: NDArray[np.floating], task: TaskSettings) -> Tensor:
     ratio = np.where(usable, negatives / np.maximum(positives, 1), 1.0)
     ratio = np.clip(ratio, 1 / task.max_ratio, task.max_ratio)
     scale = np.where(usable, (positives + negatives) / np.maximum(positives * ratio + negatives, 1), 1.0)
+    scale *= labels.size / max(1, int((~np.isnan(labels)).sum()))
     return torch.tensor(np.stack([scale, scale * ratio], axis=1), dtype=torch.float32)
 
 
 def masked_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Binary cross-entropy, the mean over the known entries; 0 when none is known.
+    """Binary cross-entropy, the mean over all entries, of which the unknown ones count as 0.
+
+    What a scan adds does not depend on what is known of its batch mates, so that a batch gives the same gradient in
+    one piece, in several passes and on several processes. The weights make up for the unknown share.
 
     Args:
         logits: (B, L) float32.
@@ -114,7 +118,7 @@ def masked_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     target = torch.where(known, labels, torch.zeros_like(labels))
     weight = torch.where(target > 0.5, weights[:, 1], weights[:, 0]) * known
     loss = functional.binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
-    return (loss * weight).sum() / known.sum().clamp(min=1)
+    return (loss * weight).mean()
 
 
 def with_prior(classifier: Classifier, weights: Tensor) -> dict[str, Tensor]:

@@ -15,9 +15,10 @@ from headctssl.loading.loader import ordered_batches
 from headctssl.loading.views import whole_head_view
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.training.batches import to_device
+from headctssl.training.distributed import Process, gather_shares, share_of
 from headctssl.types import Box, PretrainBatch, Triple
 
-__all__ = ["encode", "head_view", "stored_views"]
+__all__ = ["encode", "encode_stored", "head_view", "stored_views"]
 
 
 def head_view(
@@ -107,3 +108,38 @@ def encode(module: nn.Module, views: Iterable[Tensor], device: torch.device, *, 
             do="The weights are spoilt: train again with a lower training.lr.",
         )
     return out
+
+
+def encode_stored(
+    module: nn.Module,
+    index: CaseIndex,
+    spec: InputSpec,
+    *,
+    batch_size: int,
+    num_workers: int,
+    device: torch.device,
+    process: Process,
+) -> Tensor:
+    """Run a module on the whole heads of stored cases, each case once, shared out over the processes.
+
+    Args:
+        module: (B, C, D, H, W) -> (B, F), on `device`.
+        index: the cases.
+        spec: what the module sees.
+        batch_size: cases encoded at once.
+        num_workers: reader processes of this process; 0 reads in it.
+        device: where to compute.
+        process: this process; every process of the run must call this.
+
+    Returns:
+        (N, F) float32 on the CPU in the order of the index, the same on every process.
+
+    Raises:
+        HeadCTSSLError: as `stored_views` and `encode`.
+    """
+    mine = share_of(index.case_ids, process)
+    rows = None
+    if mine:
+        views = stored_views(index.subset(mine), spec, batch_size=batch_size, num_workers=num_workers, device=device)
+        rows = encode(module, views, device)
+    return gather_shares(rows, len(index), process)

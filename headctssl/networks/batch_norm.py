@@ -7,7 +7,15 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 
-__all__ = ["GlobalBatchNorm3d", "running_statistics"]
+__all__ = ["GlobalBatchNorm1d", "GlobalBatchNorm3d", "running_statistics"]
+
+
+class GlobalBatchNorm1d(nn.BatchNorm1d):
+    """`GlobalBatchNorm3d` of features."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C) in and out."""
+        return _normalised(self, x) if _shared(self) else super().forward(x)
 
 
 class GlobalBatchNorm3d(nn.BatchNorm3d):
@@ -20,25 +28,7 @@ class GlobalBatchNorm3d(nn.BatchNorm3d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, D, H, W) in and out."""
-        if not (self.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-            return super().forward(x)
-        assert self.running_mean is not None, "running statistics are kept"
-        assert self.running_var is not None, "running statistics are kept"
-        assert self.num_batches_tracked is not None, "running statistics are kept"
-        assert self.momentum is not None, "statistics run with a fixed momentum"
-        with torch.autocast(x.device.type, enabled=False):
-            values = x.float()
-            mean = _mean_over_processes(values.mean((0, 2, 3, 4)))
-            centred = values - mean.view(1, -1, 1, 1, 1)
-            variance = _mean_over_processes(centred.square().mean((0, 2, 3, 4)))
-            scale = self.weight * torch.rsqrt(variance + self.eps)
-            out = centred * scale.view(1, -1, 1, 1, 1) + self.bias.view(1, -1, 1, 1, 1)
-        with torch.no_grad():
-            count = x.numel() // x.shape[1] * dist.get_world_size()
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
-        return out.to(x.dtype)
+        return _normalised(self, x) if _shared(self) else super().forward(x)
 
 
 def running_statistics(module: nn.Module) -> list[Tensor]:
@@ -51,3 +41,32 @@ def _mean_over_processes(values: Tensor) -> Tensor:
     """The mean of a tensor over processes, with gradient."""
     total: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]  # torch's function
     return total / dist.get_world_size()
+
+
+def _shared(norm: nn.Module) -> bool:
+    """Whether the statistics of a batch are to be taken over several processes."""
+    return norm.training and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def _normalised(norm: nn.modules.batchnorm._BatchNorm, x: Tensor) -> Tensor:
+    """(B, C, ...) normalised by the statistics of all processes, which the running ones follow."""
+    assert norm.running_mean is not None, "running statistics are kept"
+    assert norm.running_var is not None, "running statistics are kept"
+    assert norm.num_batches_tracked is not None, "running statistics are kept"
+    assert norm.momentum is not None, "statistics run with a fixed momentum"
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    shape = [-1 if axis == 1 else 1 for axis in range(x.ndim)]
+    with torch.autocast(x.device.type, enabled=False):
+        values = x.float()
+        mean = _mean_over_processes(values.mean(axes))
+        centred = values - mean.view(shape)
+        variance = _mean_over_processes(centred.square().mean(axes))
+        out = centred * torch.rsqrt(variance + norm.eps).view(shape)
+        if norm.affine:
+            out = out * norm.weight.view(shape) + norm.bias.view(shape)
+    with torch.no_grad():
+        count = x.numel() // x.shape[1] * dist.get_world_size()
+        norm.num_batches_tracked += 1
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
+    return out.to(x.dtype)

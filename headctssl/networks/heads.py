@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from headctssl.contract import HeadSettings
+from headctssl.networks.batch_norm import GlobalBatchNorm1d
 from headctssl.networks.transformer import init_linear
 
 __all__ = ["DinoHead", "LinearHead", "build_head"]
@@ -63,13 +64,13 @@ class LinearHead(nn.Module):
     Args:
         in_features: channels C of the features.
         outputs: logits L.
-        batch_norm: whether the features are normalised by BatchNorm1d without affine parameters, eps 1e-6.
+        batch_norm: whether the features are normalised by BatchNorm without affine parameters, eps 1e-6.
         dropout: chance that a feature is zeroed while training.
     """
 
     def __init__(self, in_features: int, outputs: int, *, batch_norm: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
-        self.norm = nn.BatchNorm1d(in_features, affine=False, eps=1e-6) if batch_norm else nn.Identity()
+        self.norm = GlobalBatchNorm1d(in_features, affine=False, eps=1e-6) if batch_norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(in_features, outputs)
         init_linear(self.linear)

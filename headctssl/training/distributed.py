@@ -164,25 +164,27 @@ def share_of(items: Sequence[T], process: Process) -> Sequence[T]:
     return items[process.rank :: process.world_size]
 
 
-def gather_shares(rows: Tensor, total: int, process: Process) -> Tensor:
+def gather_shares(rows: Tensor | None, total: int, process: Process) -> Tensor:
     """The rows of all processes in the order of the items they were computed from.
 
     Args:
-        rows: (n, ...) on the CPU, one per item of `share_of`.
-        total: number of items.
-        process: this process.
+        rows: (n, ...) on the CPU, one per item of `share_of`; None when the share is empty.
+        total: number of items, at least 1.
+        process: this process; every process of the run must call this.
 
     Returns:
         (total, ...), the same on every process.
     """
-    assert len(rows) == len(share_of(range(total), process)), "one row per item of the share"
-    if process.world_size == 1:
-        return rows
-    parts: list[Any] = [None] * process.world_size
-    dist.all_gather_object(parts, rows, group=process.patient)
-    out = torch.empty(total, *rows.shape[1:], dtype=rows.dtype)
+    assert (0 if rows is None else len(rows)) == len(share_of(range(total), process)), "one row per item of the share"
+    parts: list[Tensor | None] = [rows] * process.world_size
+    if process.world_size > 1:
+        dist.all_gather_object(parts, rows, group=process.patient)
+    first = parts[0]
+    assert first is not None, "the first process has the first item"
+    out = torch.empty(total, *first.shape[1:], dtype=first.dtype)
     for rank, part in enumerate(parts):
-        out[rank :: process.world_size] = part
+        if part is not None:
+            out[rank :: process.world_size] = part
     return out
 
 

@@ -23,15 +23,14 @@ CPU = torch.device("cpu")
 
 def slow_loss(logits, labels, weights):
     """The definition, entry by entry."""
-    total, known = 0.0, 0
+    total = 0.0
     for row, truth in zip(logits.tolist(), labels.tolist(), strict=True):
         for z, y, (negative, positive) in zip(row, truth, weights.tolist(), strict=True):
             if np.isnan(y):
                 continue
             p = 1 / (1 + np.exp(-z))
             total += -positive * np.log(p) if y > 0.5 else -negative * np.log(1 - p)
-            known += 1
-    return total / max(1, known)
+    return total / labels.numel()
 
 
 cell = st.sampled_from([0.0, 1.0, float("nan")])
@@ -52,7 +51,8 @@ def test_loss_equals_its_definition_and_unknown_entries_have_no_gradient(rows, s
 
 def test_class_weights_balance_and_are_bounded():
     labels = np.array([[1, 1, np.nan]] + [[0, 1, np.nan]] * 3 + [[np.nan, 1, 0]], dtype=np.float32)
-    weights = class_weights(labels, TaskSettings()).numpy()
+    share = np.mean(~np.isnan(labels))
+    weights = class_weights(labels, TaskSettings()).numpy() * share
     assert weights[0] == pytest.approx([4 / 6, 2.0])  # 1 positive, 3 negatives: ratio 3, mean weight 1
     assert weights[1] == pytest.approx([1, 1])  # one class: not weighted
     assert weights[2] == pytest.approx([1, 1])
@@ -61,6 +61,19 @@ def test_class_weights_balance_and_are_bounded():
     bounded = class_weights(rare, TaskSettings(max_ratio=20)).numpy()[0]
     assert bounded[1] / bounded[0] == pytest.approx(20)
     assert class_weights(rare, TaskSettings(balance="none")).numpy()[0] == pytest.approx([1, 1])
+
+
+def test_the_loss_of_all_cases_is_a_mean_over_known_entries_in_any_division():
+    generator = np.random.default_rng(0)
+    labels = generator.choice([0.0, 1.0, np.nan], size=(24, 2), p=[0.3, 0.2, 0.5]).astype(np.float32)
+    weights = class_weights(labels, TaskSettings(balance="none"))
+    logits, target = torch.randn(24, 2, generator=torch.Generator().manual_seed(0)), torch.from_numpy(labels)
+    whole = masked_loss(logits, target, weights)
+    entries = torch.nn.functional.binary_cross_entropy_with_logits(logits, target.nan_to_num(), reduction="none")
+    torch.testing.assert_close(whole, entries[~target.isnan()].mean())
+    for parts in (2, 3, 24):
+        losses = [masked_loss(x, y, weights) for x, y in zip(logits.chunk(parts), target.chunk(parts), strict=True)]
+        torch.testing.assert_close(torch.stack(losses).mean(), whole)
 
 
 def small_classifier(outputs=2, seed=0):
