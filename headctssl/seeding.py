@@ -15,7 +15,7 @@ def derive_seed(*parts: int | str) -> int:
     Args:
         parts: e.g. ``(seed, epoch, sample_index, "crop")``.
     """
-    text = "\x1f".join(f"{type(p).__name__}:{p}" for p in parts)
+    text = "\x1f".join([f"{type(p).__name__}:{p}" for p in parts])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1
 
 
