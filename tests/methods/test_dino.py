@@ -213,15 +213,26 @@ def _half(rank: int, folder: str, method: Dino, views: list[Views]) -> None:
     method = copy.deepcopy(method)  # the parameters came in shared memory
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     clock = Clock(0, 10, 0, 5)
-    loss = method.training_step(views[rank], clock).loss.detach()
+    loss = method.training_step(views[rank], clock).loss
+    loss.backward()
+    gradients = {n: p.grad for n, p in method.named_parameters() if p.grad is not None}
+    for gradient in gradients.values():  # what DistributedDataParallel does
+        dist.all_reduce(gradient)
+        gradient /= 2
     method.after_step(clock)
-    torch.save({"loss": loss, "center": method.targets.center}, f"{folder}/{rank}.pt")
+    found = {"loss": loss.detach(), "gradients": gradients, **dict(method.targets.named_buffers())}
+    torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_processes_have_the_loss_and_centre_of_one(toolbox: Toolbox, tmp_path: Path) -> None:
+@pytest.mark.parametrize("targets", ["centring", "sinkhorn"])
+def test_two_processes_have_the_loss_gradients_and_targets_of_one(
+    targets: str, toolbox: Toolbox, tmp_path: Path
+) -> None:
     run_settings, make_method, make_views = toolbox
-    method = make_method(run_settings("dino", "vit_test"))
+    # Small batches get KoLeo and, with Sinkhorn-Knopp, a queue; both are taken over the global batch.
+    settings = {"targets": targets, "koleo_weight": 0.1, "queue": 16 if targets == "sinkhorn" else 0}
+    method = make_method(run_settings("dino", "vit_test", settings=settings))
     assert isinstance(method, Dino)
     parts = [make_views(batch=2, seed=s) for s in (1, 2)]
     torch.multiprocessing.spawn(_half, (str(tmp_path), method, parts), nprocs=2)
@@ -229,8 +240,15 @@ def test_two_processes_have_the_loss_and_centre_of_one(toolbox: Toolbox, tmp_pat
     both = [torch.cat(pair) for pair in zip(*(v.groups["global"] for v in parts), strict=True)]
     whole = Views({"global": tuple(both)}, {}, torch.arange(4), seed=0, epoch=0)
     clock = Clock(0, 10, 0, 5)
-    loss = method.training_step(whole, clock).loss.detach()
+    loss = method.training_step(whole, clock).loss
+    loss.backward()
     method.after_step(clock)
-    torch.testing.assert_close((found[0]["loss"] + found[1]["loss"]) / 2, loss)
+    torch.testing.assert_close((found[0]["loss"] + found[1]["loss"]) / 2, loss.detach())
+    for name, parameter in method.named_parameters():
+        if parameter.grad is not None:
+            for part in found:
+                torch.testing.assert_close(part["gradients"][name], parameter.grad, rtol=1e-4, atol=1e-6)
+    # Rows stand in the queue in the order of the processes, so as sets they are the same.
     for part in found:
-        torch.testing.assert_close(part["center"], method.targets.center)
+        for name, values in method.targets.named_buffers():
+            torch.testing.assert_close(part[name].sort(dim=0).values, values.sort(dim=0).values)
