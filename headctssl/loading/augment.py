@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from headctssl.loading.separable import along_axes
+from headctssl.loading.separable import Taps, along_axes
 from headctssl.types import Triple
 
 __all__ = ["add_noise_", "blur_", "gamma_", "rotate", "rotation_margin", "rotation_matrix", "shift_"]
@@ -49,15 +49,14 @@ def blur_(view: Tensor, sigma: float) -> Tensor:
     return view
 
 
-def _gauss(size: int, sigma: float) -> NDArray[np.float32]:
-    """(size, size) matrix that smooths one axis; weights beyond an edge are given to the edge."""
+def _gauss(size: int, sigma: float) -> Taps:
+    """What smooths one axis; the weights of samples beyond an edge are given to the edge."""
     radius = max(1, math.ceil(4.0 * sigma))
     offsets = np.arange(-radius, radius + 1)
-    taps = np.exp(-0.5 * (offsets / sigma) ** 2)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    weights = (weights / weights.sum()).astype(np.float32)
     columns = np.clip(np.arange(size)[:, None] + offsets, 0, size - 1)
-    matrix = np.zeros((size, size))
-    np.add.at(matrix, (np.arange(size)[:, None], columns), taps / taps.sum())
-    return matrix.astype(np.float32)
+    return Taps(columns, np.tile(weights, (size, 1)), size)
 
 
 def add_noise_(view: Tensor, sigma: float, seed: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Crop and resize: samples a grid from an int16 volume, one anti-aliased matrix per axis."""
+"""Crop and resize: samples a grid from an int16 volume, anti-aliased, axis by axis."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headctssl.loading.draws import Grid
-from headctssl.loading.separable import along_axes
-from headctssl.volume.geometry import AIR_HU, axis_weights
+from headctssl.loading.separable import Taps, along_axes
+from headctssl.volume.geometry import AIR_HU, axis_taps
 
 __all__ = ["Cover", "crop_and_resize"]
 
@@ -21,7 +21,7 @@ def crop_and_resize(volume: Tensor, grid: Grid, box: NDArray[np.float64], fill: 
     """Sample a grid from one volume.
 
     Only the stored voxels under the grid are touched, so a view is the same whatever lies around them, and a small
-    crop is cheap. Flips cost nothing: the rows of the weights are reversed.
+    crop is cheap. Flips cost nothing: the weights are reversed.
 
     Args:
         volume: int16 (D, H, W) HU, on any device.
@@ -32,7 +32,7 @@ def crop_and_resize(volume: Tensor, grid: Grid, box: NDArray[np.float64], fill: 
     Returns:
         HU, float32 of the grid's shape, and which share of each sample lies in the box.
     """
-    matrices: list[NDArray[np.float32]] = []
+    taps: list[Taps] = []
     for axis in range(3):
         start, step, count = grid.start[axis], grid.step[axis], grid.shape[axis]
         reach = max(1.0, step)
@@ -42,7 +42,9 @@ def crop_and_resize(volume: Tensor, grid: Grid, box: NDArray[np.float64], fill: 
             z, y, x = (np.zeros(n, np.float32) for n in grid.shape)
             return torch.full(grid.shape, fill, device=volume.device), (z, y, x)
         volume = volume.narrow(axis, first, last - first)
-        rows = axis_weights(last - first, count, start - first, step)
-        matrices.append(rows[::-1] if grid.flip[axis] else rows)
-    z, y, x = (np.minimum(rows.sum(axis=1), 1.0) for rows in matrices)
-    return along_axes(volume, (matrices[0], matrices[1], matrices[2]), fill), (z, y, x)
+        begin, weights = axis_taps(last - first, count, start - first, step)
+        columns = np.clip(begin[:, None] + np.arange(weights.shape[1]), 0, last - first - 1)
+        turn = slice(None, None, -1) if grid.flip[axis] else slice(None)
+        taps.append(Taps(columns[turn], weights[turn], last - first))
+    z, y, x = (np.minimum(axis.sums, 1.0) for axis in taps)
+    return along_axes(volume, (taps[0], taps[1], taps[2]), fill), (z, y, x)

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from headctssl.types import Triple
 
-__all__ = ["AIR_HU", "axis_weights", "is_straight", "spacing_of", "to_spl"]
+__all__ = ["AIR_HU", "axis_taps", "axis_weights", "is_straight", "spacing_of", "to_spl"]
 
 Floats = NDArray[np.float64]
 
@@ -25,15 +25,32 @@ AIR_HU = -1024.0
 def axis_weights(
     n_in: int, n_out: int, start: ArrayLike, step: ArrayLike, *, antialias: bool = True
 ) -> NDArray[np.float32]:
-    """Interpolation matrix of one axis: output sample j is centred at input coordinate ``start + j * step``.
+    """Interpolation matrix of one axis, made of the numbers of `axis_taps`; same arguments.
+
+    Returns:
+        float32 (n_out, n_in), or (B, n_out, n_in) when ``start`` or ``step`` is an array.
+    """
+    first, taps = axis_taps(n_in, n_out, start, step, antialias=antialias)
+    count = taps.shape[-1]
+    # As many columns more on each side as a row has numbers: those that lie outside the input are cut off again.
+    wide = np.zeros((*first.shape, n_in + 2 * count), np.float32)
+    columns = np.clip(first, -count, n_in)[..., None] + count + np.arange(count)
+    np.put_along_axis(wide, columns, taps, axis=-1)
+    return wide[..., count : count + n_in]
+
+
+def axis_taps(
+    n_in: int, n_out: int, start: ArrayLike, step: ArrayLike, *, antialias: bool = True
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Interpolation of one axis: output sample j is centred at input coordinate ``start + j * step``.
 
     The kernel is a triangle of half width ``max(1, |step|)`` voxels: linear interpolation when the step is at most
     one voxel; beyond, the linear kernel stretched to the new grid (as Pillow resizes), which keeps what the new grid
     cannot show from folding back as false structure. Where it is stretched it is tilted a little so that its centre
     of mass is its centre: a linear ramp comes out exact, structures stay in place.
-    A row sums to the share of the output voxel, from ``-|step| / 2`` to ``|step| / 2`` about its centre, that lies on
-    the input: 1 inside, 0 wholly outside. So ``W @ (x - fill) + fill`` fills the outside with ``fill`` and never mixes
-    background into a voxel that the input covers. A negative step flips the axis.
+    The numbers of a sample sum to the share of it, from ``-|step| / 2`` to ``|step| / 2`` about its centre, that lies
+    on the input: 1 inside, 0 wholly outside. So ``W @ (x - fill) + fill`` fills the outside with ``fill`` and never
+    mixes background into a voxel that the input covers. A negative step flips the axis.
 
     Args:
         n_in: samples of the input.
@@ -43,14 +60,19 @@ def axis_weights(
         antialias: widen the kernel when ``|step| > 1``.
 
     Returns:
-        float32 (n_out, n_in), or (B, n_out, n_in) when ``start`` or ``step`` is an array.
+        int64 (n_out,), the input sample to which the first number belongs, and float32 (n_out, K), the numbers of that
+        sample and those after it; 0 for samples outside the input. With (B,) in front when ``start`` or ``step`` is an
+        array.
     """
     starts, steps = np.broadcast_arrays(np.asarray(start, np.float64), np.asarray(step, np.float64))
     size = np.abs(steps)[..., None]  # (..., 1)
     position: Floats = starts[..., None] + steps[..., None] * np.arange(n_out)  # (..., n_out)
     half_width: Floats = np.maximum(1.0, size) if antialias else np.ones_like(size)
-    offset: Floats = np.arange(n_in) - position[..., None]  # (..., n_out, n_in)
+    first = np.floor(position - half_width).astype(np.int64)
+    sample = first[..., None] + np.arange(int(np.ceil(2.0 * half_width.max(initial=1.0))) + 2)  # (..., n_out, K)
+    offset: Floats = sample - position[..., None]
     weights: Floats = np.maximum(0.0, 1.0 - np.abs(offset) / half_width[..., None])
+    weights[(sample < 0) | (sample >= n_in)] = 0.0
     total = weights.sum(axis=-1)
     if (half_width > 1.0).any():
         weights *= 1.0 + _recentring(weights, offset, position, half_width, n_in)[..., None] * offset
@@ -61,7 +83,7 @@ def axis_weights(
     coverage = np.where(coverage > 1.0 - 1e-6, 1.0, coverage)
     scale = np.divide(coverage, total, out=np.zeros_like(total), where=total > 0)
     scaled: NDArray[np.float32] = (weights * scale[..., None]).astype(np.float32)
-    return scaled
+    return first, scaled
 
 
 def _recentring(weights: Floats, offset: Floats, position: Floats, half_width: Floats, n_in: int) -> Floats:

@@ -84,7 +84,7 @@ def test_the_ways_of_a_cpu_and_of_other_devices_agree(monkeypatch: pytest.Monkey
     monkeypatch.setattr(separable, "_BAND", 1000)
     at_once, _ = crop_and_resize(volume, grid, box, fill)
     assert torch.allclose(found, at_once, atol=2e-3), "slabs and bands change nothing"
-    monkeypatch.setattr(separable, "_sparse", separable._dense)
+    monkeypatch.setattr(separable, "_on_cpu", separable._on_device)
     dense, _ = crop_and_resize(volume, grid, box, fill)
     assert dense.shape == found.shape
     assert torch.allclose(found, dense, atol=2e-3)
