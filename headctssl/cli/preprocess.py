@@ -25,10 +25,12 @@ def run(args: argparse.Namespace) -> int:
     from headctssl.planning.plans import load_plans
     from headctssl.preprocessing.preprocess import preprocess
 
+    plans = [load_plans(dataset_id, args.plans_name) for dataset_id in args.dataset_ids]
     reports = [
         preprocess(
             dataset_id,
-            rule=load_plans(dataset_id, args.plans_name).storage,
+            rule=plan.storage,
+            layout=plan.layout,
             num_workers=args.num_workers,
             scheduler=args.scheduler,
             part=args.part,
@@ -38,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
             verify=args.verify,
             overwrite=args.overwrite,
         )
-        for dataset_id in args.dataset_ids
+        for dataset_id, plan in zip(args.dataset_ids, plans, strict=True)
     ]
     return int(any(report.failures for report in reports))
 

@@ -19,9 +19,11 @@ from headctssl.planning.fingerprint import THICK_SLICE_MM, DatasetFingerprint, l
 from headctssl.planning.fit import PHANTOM_VOXELS, fit_preset
 from headctssl.planning.plans import ConfigurationPlan, Plans, SplitRule, load_plans, plans_path
 from headctssl.planning.splits_file import ensure_splits
+from headctssl.planning.store_layout import HEADS_PER_SECOND, choose_layout
 from headctssl.plugins import ENCODER_GROUP, find_plugins, left_out_when_broken
 from headctssl.presets import encoder_presets
 from headctssl.settings import write_json
+from headctssl.volume.layout import StoreLayout
 
 __all__ = ["load_plans", "make_plans", "plan_experiment", "print_plans"]
 
@@ -71,6 +73,7 @@ def make_plans(fingerprint: DatasetFingerprint, *, plans_name: str = "plans", gp
         storage=storage,
         configurations=configurations,
         split_rule=_step_7_split(ledger, fingerprint),
+        layout=_step_8_layout(ledger, fingerprint, storage),
         decisions=ledger.decisions,
     )
 
@@ -237,6 +240,31 @@ def _step_7_split(ledger: Ledger, fingerprint: DatasetFingerprint) -> SplitRule:
         + ("; labels: " + ", ".join(label.name for label in fingerprint.labels) if fingerprint.labels else ""),
     )
     return rule
+
+
+def _step_8_layout(ledger: Ledger, fingerprint: DatasetFingerprint, storage: StorageRule) -> StoreLayout:
+    """Step 8. Layout of the stored files: voxels are the same in any.
+
+    Rule: of the layouts measured the smallest that lets one core read 30 whole heads a second, for the
+    95th-percentile head of the dataset. Source: the table in documentation/preprocessing.md. Assumption: another
+    machine is faster or slower for all layouts alike. A coarser copy of every head is not stored: it would add a
+    seventh to the files, and views of it would be filtered twice, to save a core some milliseconds it can spare.
+    """
+    assert fingerprint.head_extent_mm is not None, "a fingerprint of at least one case has head extents"
+    z, y, x = (spread.p95 for spread in fingerprint.head_extent_mm)
+    choice = choose_layout((z, y, x), storage.spacing_mm)
+    layout, measured = choice.measured.layout, choice.measured
+    ledger.note(
+        "store layout",
+        f"{layout.codec} level {layout.level}, chunks of {layout.chunk} and blocks of {layout.block} voxels, "
+        "no coarser level",
+        f"the smallest measured layout that gives a core {HEADS_PER_SECOND:g} whole heads a second, else the fastest",
+        "measured on a real head: table in documentation/preprocessing.md",
+        f"the 95th-percentile head is {choice.head_mb:.1f} MB, {choice.heads_per_second:.0f} a second at "
+        f"{measured.read_mb_s:g} MB/s; a crop of 96^3 takes {measured.crop_ms:g} ms"
+        + ("" if choice.enough else "; no layout is fast enough: use more reader processes"),
+    )
+    return layout
 
 
 def plan_experiment(

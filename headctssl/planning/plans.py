@@ -15,6 +15,7 @@ from headctssl.families import FamilySettings
 from headctssl.paths import preprocessed_dataset
 from headctssl.presets import encoder_preset, encoder_presets
 from headctssl.settings import JsonValue, Settings, read_json, with_overrides
+from headctssl.volume.layout import StoreLayout
 
 __all__ = [
     "ConfigurationPlan",
@@ -74,6 +75,7 @@ class Plans(Settings):
     storage: StorageRule
     configurations: tuple[ConfigurationPlan, ...]
     split_rule: SplitRule
+    layout: StoreLayout = Field(default_factory=StoreLayout, description="How stored cases are cut up and compressed.")
     decisions: tuple[Decision, ...]
 
     def configuration(self, preset: str) -> ConfigurationPlan:

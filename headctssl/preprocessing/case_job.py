@@ -24,6 +24,7 @@ from headctssl.preprocessing.masks import anonymised_on_grid, mask_on_grid, requ
 from headctssl.preprocessing.one_case import Preprocessed, preprocess_volume
 from headctssl.preprocessing.output import UnwritableError, writing
 from headctssl.preprocessing.report import CaseFailure
+from headctssl.volume.layout import StoreLayout
 from headctssl.volume.mask_store import MaskMeta, StoredLabels, StoredMask, write_labels, write_mask
 from headctssl.volume.store import CaseMeta, StoredArray, StoredCase, write_case
 
@@ -46,6 +47,7 @@ class CaseJob:
     folder: Path  # storage folder
     staging: Path  # where the run that this job is of writes files before they take their place
     rule: StorageRule
+    layout: StoreLayout = field(default_factory=StoreLayout)  # how files are cut up and compressed
     classes: tuple[SegmentationClass, ...] = ()  # what the values of the segmentation mean
     known: IndexRow | None = None  # its line in the index so far
     verify: bool = False
@@ -246,11 +248,11 @@ def _write(job: CaseJob, done: Preprocessed, masks: dict[str, LabelMap], meta: C
     case = case_path(job.folder, job.case_id)
     place = job.staging / f"{job.case_id}.{socket.gethostname()}.{os.getpid()}"
     try:
-        write_mask(place / mask_path(job.folder, job.case_id, "head").name, done.head_mask)
+        write_mask(place / mask_path(job.folder, job.case_id, "head").name, done.head_mask, layout=job.layout)
         for name, image in job.mask_images:
             _write_mask(job, place / mask_path(job.folder, job.case_id, name).name, name, image, masks[name], done)
         written = list(place.iterdir())
-        write_case(place / case.name, done.hu, meta)
+        write_case(place / case.name, done.hu, meta, layout=job.layout)
         case.parent.mkdir(exist_ok=True)
         if case.exists():
             (job.folder / INDEX_NAME).unlink(missing_ok=True)
@@ -275,10 +277,11 @@ def _write_mask(job: CaseJob, path: Path, name: str, image: Path, mask: LabelMap
         source_mtime_ns=newest,
     )
     if name == SEGMENTATION:
-        write_labels(path, mask_on_grid(mask.values.astype(np.uint8), done.crop_box, done.grid), meta)
+        labels = mask_on_grid(mask.values.astype(np.uint8), done.crop_box, done.grid)
+        write_labels(path, labels, meta, layout=job.layout)
         return
     on_grid = anonymised_on_grid if name == ANONYMIZATION else mask_on_grid
-    write_mask(path, on_grid(mask.values > 0, done.crop_box, done.grid), meta)
+    write_mask(path, on_grid(mask.values > 0, done.crop_box, done.grid), meta, layout=job.layout)
 
 
 def _forget(job: CaseJob) -> None:

@@ -183,7 +183,7 @@ def _columns(frame: pd.DataFrame) -> IndexTable:
 
 def _numbers(texts: pd.Categorical[str]) -> NDArray[np.float64]:
     """The numbers that were written, to the last bit, which the parser's own conversion does not promise."""
-    return np.array([float(text) for text in texts.categories], np.float64)[texts.codes]
+    return np.asarray(np.array([float(text) for text in texts.categories], np.float64)[texts.codes])
 
 
 def write_index(folder: Path, rows: Iterable[IndexRow]) -> Path:

@@ -16,7 +16,7 @@ from headctssl.errors import ContractError, UsageError
 from headctssl.paths import preprocessed_dataset
 from headctssl.planning.fingerprint import extract_fingerprint
 from headctssl.planning.planner import plan_experiment
-from headctssl.planning.plans import SplitRule, load_plans, plans_path
+from headctssl.planning.plans import Plans, SplitRule, load_plans, plans_path
 from headctssl.planning.splits_file import ensure_splits
 from headctssl.preprocessing.index import INDEX_NAME, CaseIndex
 from headctssl.preprocessing.lock import BusyError, alone, wait_until_free
@@ -97,9 +97,8 @@ def plan_and_preprocess(
                 expected="one of them: parts of one array must have one plan",
                 do="Plan first: headct_extract_fingerprint and headct_plan_experiment --replan; then start the parts.",
             )
-        return tuple(
-            store(n, rule=_planned(n, plans_name, gpu_memory, replan, num_workers, quiet)) for n in dataset_ids
-        )
+        planned = ((n, _planned(n, plans_name, gpu_memory, replan, num_workers, quiet)) for n in dataset_ids)
+        return tuple(store(n, rule=plans.storage, layout=plans.layout) for n, plans in planned)
     for flag, given in (("-p", plans_name != "plans"), ("--gpu_memory", gpu_memory is not None), ("--replan", replan)):
         if given:
             raise UsageError(
@@ -121,8 +120,8 @@ def plan_and_preprocess(
 
 def _planned(
     dataset_id: int, plans_name: str, gpu_memory: float | None, replan: bool, num_workers: int | None, quiet: bool
-) -> StorageRule:
-    """The storage rule of the plans, which are made when they are missing: by one command, others wait for it."""
+) -> Plans:
+    """The plans, which are made when they are missing: by one command, others wait for it."""
     folder = preprocessed_dataset(dataset_id)
     # An unknown dataset or another modality is told before anything is written.
     name = load_raw_dataset(dataset_id).folder.name
@@ -132,7 +131,7 @@ def _planned(
             if replan or not plans_path(dataset_id, plans_name).is_file():
                 extract_fingerprint(dataset_id, num_workers=num_workers, quiet=quiet)
             plans = plan_experiment(dataset_id, plans_name, gpu_memory=gpu_memory, replan=replan, quiet=quiet)
-    return plans.storage
+    return plans
 
 
 def ensure_preprocessed(

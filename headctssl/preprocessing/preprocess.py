@@ -34,6 +34,7 @@ from headctssl.preprocessing.parts import (
 from headctssl.preprocessing.publish import KnownCases, combined, publish
 from headctssl.preprocessing.report import REPORT_NAME, CaseFailure, CaseNote, PreprocessingReport, print_report
 from headctssl.preprocessing.stop import stoppable
+from headctssl.volume.layout import StoreLayout
 
 __all__ = ["REPORT_NAME", "Preprocessed", "preprocess", "preprocess_volume"]
 
@@ -47,6 +48,7 @@ class _Call:
     raw: RawDataset
     folder: Path  # of the dataset, under headctssl_preprocessed
     rule: StorageRule
+    layout: StoreLayout
     part: Part
     workers: Workers
     verify: bool
@@ -88,6 +90,7 @@ def preprocess(
     dataset_id: int,
     *,
     rule: StorageRule,
+    layout: StoreLayout | None = None,
     num_workers: int | None = None,
     scheduler: str | None = None,
     part: int | None = None,
@@ -108,6 +111,7 @@ def preprocess(
     Args:
         dataset_id: the number of the raw dataset.
         rule: how to store.
+        layout: chunks and codec of the files that are written; the standard one when None. Kept files keep theirs.
         num_workers: processes; one per core when None, never more than cases.
         scheduler: address of a dask.distributed scheduler whose workers do it instead of processes.
         part: which part of the cases, 1 to `parts`, as one job of an array; the last one to end writes the index.
@@ -133,6 +137,7 @@ def preprocess(
         raw=load_raw_dataset(dataset_id),
         folder=preprocessed_dataset(dataset_id),
         rule=rule,
+        layout=layout or StoreLayout(),
         verify=verify,
         overwrite=overwrite,
         quiet=quiet,
@@ -220,6 +225,7 @@ def _jobs(call: _Call, known: KnownCases) -> Iterator[CaseJob]:
             call.storage,
             call.staging,
             call.rule,
+            call.layout,
             call.raw.info.segmentation_classes,
             known.get(case_id),
             verify=call.verify,

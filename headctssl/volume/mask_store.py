@@ -12,9 +12,13 @@ from pydantic import Field, ValidationError
 from headctssl.contract import SegmentationClass
 from headctssl.settings import Settings
 from headctssl.types import Box
+from headctssl.volume.layout import StoreLayout
 from headctssl.volume.store import StoredArray, corrupt_case, write_array
 
 __all__ = ["MaskMeta", "StoredLabels", "StoredMask", "write_labels", "write_mask"]
+
+
+_STANDARD = StoreLayout()
 
 
 class MaskMeta(Settings):
@@ -28,13 +32,21 @@ class MaskMeta(Settings):
     source_mtime_ns: int = Field(description="Modification time of the source in ns.")
 
 
-def write_mask(path: Path, mask: NDArray[np.bool_], meta: MaskMeta | None = None, *, num_threads: int = 1) -> None:
+def write_mask(
+    path: Path,
+    mask: NDArray[np.bool_],
+    meta: MaskMeta | None = None,
+    *,
+    layout: StoreLayout = _STANDARD,
+    num_threads: int = 1,
+) -> None:
     """Write a mask as `write_case` writes a case.
 
     Args:
         path: the file, ``CASE.<mask>.b2nd``.
         mask: bool (z, y, x).
         meta: of a mask of the dataset; None for the head mask, which follows from the case.
+        layout: chunks and codec.
         num_threads: threads of the compressor.
 
     Raises:
@@ -42,18 +54,20 @@ def write_mask(path: Path, mask: NDArray[np.bool_], meta: MaskMeta | None = None
     """
     assert mask.dtype == np.bool_, "a mask is bool"
     assert mask.ndim == 3, "a mask is (z, y, x)"
-    write_array(
-        path, mask[None].view(np.uint8), "mask", "null" if meta is None else meta.model_dump_json(), num_threads
-    )
+    text = "null" if meta is None else meta.model_dump_json()
+    write_array(path, mask[None].view(np.uint8), "mask", text, layout, num_threads)
 
 
-def write_labels(path: Path, labels: NDArray[np.uint8], meta: MaskMeta, *, num_threads: int = 1) -> None:
+def write_labels(
+    path: Path, labels: NDArray[np.uint8], meta: MaskMeta, *, layout: StoreLayout = _STANDARD, num_threads: int = 1
+) -> None:
     """Write a label map as `write_case` writes a case.
 
     Args:
         path: the file, ``CASE.segmentation.b2nd``.
         labels: uint8 (z, y, x), values as in ``meta.classes``; 0 is none of them.
         meta: what the label map knows about itself.
+        layout: chunks and codec.
         num_threads: threads of the compressor.
 
     Raises:
@@ -61,7 +75,7 @@ def write_labels(path: Path, labels: NDArray[np.uint8], meta: MaskMeta, *, num_t
     """
     assert labels.dtype == np.uint8, "a label map is uint8"
     assert labels.ndim == 3, "a label map is (z, y, x)"
-    write_array(path, labels[None], "labels", meta.model_dump_json(), num_threads)
+    write_array(path, labels[None], "labels", meta.model_dump_json(), layout, num_threads)
 
 
 class _StoredPart(StoredArray):

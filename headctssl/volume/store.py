@@ -3,9 +3,9 @@
 File = blosc2 frame (header | compressed chunks | index, vlmeta, trailer) + 40-byte footer. blosc2 reads the frame alone
 and has no checksum of its own: the CRC-32 of each compressed chunk stands in vlmeta and is checked when the chunk is
 read; the CRC-32 of everything else in the frame stands in the footer and is checked before blosc2 sees the file,
-because a damaged header can crash it. Measured on a real 156x221x197 head at 1 mm (13.6 MB): zstd level 1 with byte
-shuffle 5.75 MB, written at 500 MB/s, a 96^3 crop read in 4 ms; lz4 7.2-7.6 MB and 2.6 ms; zstd 3 5.6 MB at 115 MB/s.
-(The delta filter is left out: blosc2 4.14 reads such arrays back wrong.)
+because a damaged header can crash it. What chunks and codecs cost is measured in documentation/preprocessing.md; a
+layout is a matter of speed and size alone, and any file is read whatever its layout. (The delta filter is left out:
+blosc2 4.14 reads such arrays back wrong.)
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from headctssl.errors import CorruptCaseError, DataError
 from headctssl.paths import atomic_path
 from headctssl.settings import Settings
 from headctssl.types import Box, Triple
+from headctssl.volume.layout import StoreLayout
 
 __all__ = [
     "CaseMeta",
@@ -39,8 +40,8 @@ __all__ = [
 Affine = tuple[tuple[float, ...], ...]
 Shape = tuple[int, int, int]
 
-_CHUNK = 64  # edge of a chunk in voxels: a 96^3 crop touches 8 to 27
-_BLOCK = 32  # edge of a block, the unit of decompression: 64 KiB of int16
+_CODECS = {"zstd": blosc2.Codec.ZSTD, "lz4": blosc2.Codec.LZ4}
+_STANDARD = StoreLayout()
 _MAGIC = b"HEADCT01"
 _FOOTER = struct.Struct("<8sQQQII")  # magic, end of header, end of chunks, end of frame, CRC of the rest, CRC of this
 _NOT_STORED = 0
@@ -70,13 +71,16 @@ class CaseMeta(Settings):
     masks: tuple[str, ...] = Field((), description="Masks stored beside the case.")
 
 
-def write_case(path: Path, hu: NDArray[np.int16], meta: CaseMeta, *, num_threads: int = 1) -> None:
+def write_case(
+    path: Path, hu: NDArray[np.int16], meta: CaseMeta, *, layout: StoreLayout = _STANDARD, num_threads: int = 1
+) -> None:
     """Write a case under a temporary name, read it back, rename it.
 
     Args:
         path: the file, ``CASE.b2nd``.
         hu: (C, z, y, x) int16, HU.
         meta: what the case knows about itself.
+        layout: chunks and codec.
         num_threads: threads of the compressor.
 
     Raises:
@@ -84,10 +88,10 @@ def write_case(path: Path, hu: NDArray[np.int16], meta: CaseMeta, *, num_threads
     """
     assert hu.dtype == np.int16, "a case is int16"
     assert hu.ndim == 4, "a case is (C, z, y, x)"
-    write_array(path, hu, "case", meta.model_dump_json(), num_threads)
+    write_array(path, hu, "case", meta.model_dump_json(), layout, num_threads)
 
 
-def write_array(path: Path, values: NDArray[Any], kind: str, meta: str, num_threads: int) -> None:
+def write_array(path: Path, values: NDArray[Any], kind: str, meta: str, layout: StoreLayout, num_threads: int) -> None:
     """Write an array as `write_case` does.
 
     Args:
@@ -95,17 +99,18 @@ def write_array(path: Path, values: NDArray[Any], kind: str, meta: str, num_thre
         values: (C, z, y, x).
         kind: what `StoredArray` of this kind will open.
         meta: JSON text of what the array knows about itself.
+        layout: chunks and codec.
         num_threads: threads of the compressor.
 
     Raises:
         CorruptCaseError: the file does not read back as written.
     """
     spatial = values.shape[1:]
-    chunks = (1, *(min(_CHUNK, n) for n in spatial))
-    blocks = (1, *(min(_BLOCK, n) for n in spatial))
+    chunks = (1, *(min(layout.chunk, n) for n in spatial))
+    blocks = (1, *(min(layout.block, layout.chunk, n) for n in spatial))
     compression = blosc2.CParams(
-        codec=blosc2.Codec.ZSTD,
-        clevel=1,
+        codec=_CODECS[layout.codec],
+        clevel=layout.level,
         filters=[blosc2.Filter.SHUFFLE],
         filters_meta=[0],
         typesize=values.dtype.itemsize,
