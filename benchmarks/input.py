@@ -1,11 +1,10 @@
-"""Input: preprocessing and views of headctssl against MONAI doing HeadCT-Foundation's chain, one thread.
+"""Input: preprocessing of headctssl against MONAI doing HeadCT-Foundation's chain, one thread.
 
 Run as ``python -m benchmarks.input``; needs the extra ``bench``. Prints a table, writes ``benchmarks/input.json``, ends
 with 1 when a target is missed. Every figure is the median over runs that alternate between the two sides.
 
 The peer's chain (arXiv 2502.02779 and its public code): NIfTI -> 1 mm, cubic splines -> foreground -> three windows ->
-96^3; its views: pad or crop to 224^3 -> random crop -> 96^3, anew for each view, on the three windows. What the peer
-could do better is measured too: padding once and cutting one channel of Hounsfield units.
+96^3. Its views are measured by ``benchmarks.views``.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -36,7 +35,6 @@ RESULT = Path(__file__).with_suffix(".json")
 EDGE = 96
 SCANS = {"512x512x34": (34, 5.0, 8.0), "512x512x256": (256, 0.66, 3.0)}
 """Scan -> slices, slice thickness in mm, target ratio."""
-VIEW_TARGET = 8.0
 
 
 @dataclass(frozen=True)
@@ -73,15 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     torch.set_num_threads(1)
     began = time.perf_counter()
-    rows, stored = [], None
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name, (slices, thickness, target) in SCANS.items():
             path = Path(folder) / f"{name}.nii.gz"
             _write_scan(path, slices, thickness)
-            more, stored = _preprocessing(name, path, target, arguments.runs)
-            rows += more
-    assert stored is not None
-    rows += _views(stored, max(arguments.runs, 9))
+            rows += _preprocessing(name, path, target, arguments.runs)
     columns = ("what", "headctssl s", "MONAI s", "ratio", "target", "")
     cells = [
         (r.what, f"{r.ours_seconds:.3f}", f"{r.monai_seconds:.3f}", f"{r.ratio:.1f}x", r.target or "", r.verdict)
@@ -166,8 +161,8 @@ def _batch(hu: Any, head_box: Any, spacing_mm: Any) -> Any:
     )
 
 
-def _preprocessing(name: str, path: Path, target: float, runs: int) -> tuple[list[Row], Any]:
-    """Rows without and with reading the file, and the preprocessed volume."""
+def _preprocessing(name: str, path: Path, target: float, runs: int) -> list[Row]:
+    """Rows without and with reading the file."""
     from monai import transforms
 
     from headctssl.contract import StorageRule
@@ -207,11 +202,10 @@ def _preprocessing(name: str, path: Path, target: float, runs: int) -> tuple[lis
         return read - began, done - read
 
     first, second = _alternate(runs, ours, monai)
-    rows = [
+    return [
         _row(f"preprocess {name}", [r[1] for r in first], [r[1] for r in second], target),
         _row(f"read and preprocess {name}", [r[0] + r[1] for r in first], [r[0] + r[1] for r in second]),
     ]
-    return rows, first[-1][2]
 
 
 def _monai_windows(image: Any) -> Any:
@@ -223,63 +217,6 @@ def _monai_windows(image: Any) -> Any:
         for w in _windows()
     ]
     return torch.cat(scaled, dim=0)
-
-
-def _views(case: Any, runs: int) -> list[Row]:
-    """Four views of 96^3 of one stored scan: two crops of half the head or more, two smaller."""
-    import torch
-    from monai import transforms
-
-    from headctssl.loading.views import ViewPlan, make_views, view_plan
-    from headctssl.planning.run_settings import ViewSettings
-
-    spec = _spec()
-    augmented = view_plan(ViewSettings(local_count=2, local_shape=(EDGE,) * 3), spec)
-    plain = ViewPlan(
-        tuple(
-            replace(g, flip_probability=(0, 0, 0), shift_probability=0, blur_probability=(0,), gamma_probability=(0,))
-            for g in augmented.groups
-        )
-    )
-    batch = _batch(case.hu, case.head_box, case.spacing_mm)
-    # The peer starts from windows that are ready at 1 mm; ours starts from Hounsfield units.
-    windows = _monai_windows(torch.from_numpy(case.hu).float())
-    hu = torch.from_numpy(case.hu)
-    counter = iter(range(10**9))
-
-    def ours(plan: ViewPlan) -> Callable[[], float]:
-        def cut() -> None:
-            views = make_views(replace(batch, sample_index=torch.tensor([next(counter)])), plan, spec)
-            assert [v.shape[1:] for g in views.groups.values() for v in g] == [(3, EDGE, EDGE, EDGE)] * 4
-
-        return _seconds(cut)
-
-    pad = transforms.ResizeWithPadOrCrop((224,) * 3)
-    crops = [(112, 224), (112, 224), (64, 112), (64, 112)]
-    resize = transforms.Resize((EDGE,) * 3, mode="trilinear")
-    cut = [transforms.RandSpatialCrop((a,) * 3, max_roi_size=(b,) * 3, random_size=True) for a, b in crops]
-    flips = [transforms.RandFlip(prob=0.2, spatial_axis=axis) for axis in range(3)]
-    shift = transforms.RandShiftIntensity(offsets=0.2, prob=0.5)
-    smooth = transforms.RandGaussianSmooth((0.5, 1.0), (0.5, 1.0), (0.5, 1.0), prob=0.2)
-    contrast = transforms.RandAdjustContrast(gamma=(0.2, 1.0), prob=0.2)
-    after = [[*flips, shift, smooth], [*flips, shift, contrast], [], []]
-    chains = [transforms.Compose([pad, crop, resize]) for crop in cut]
-    full = [transforms.Compose([pad, crop, resize, *more]) for crop, more in zip(cut, after, strict=True)]
-    rest = [transforms.Compose([crop, resize, _monai_windows]) for crop in cut]
-
-    def lean() -> list[Any]:
-        padded = pad(hu.float())
-        return [chain(padded) for chain in rest]
-
-    rows = []
-    for what, plan, peer, target in (
-        ("four views, crop and resize", plain, lambda: [chain(windows) for chain in chains], VIEW_TARGET),
-        ("four views, with augmentation", augmented, lambda: [chain(windows) for chain in full], None),
-        ("four views, MONAI padding once, one channel, windows last", plain, lean, None),
-    ):
-        first, second = _alternate(runs, ours(plan), _seconds(peer))
-        rows.append(_row(what, first, second, target))
-    return rows
 
 
 if __name__ == "__main__":

@@ -1,0 +1,172 @@
+"""Views: what an encoder sees, cut by headctssl and by MONAI doing HeadCT-Foundation's DINO chain, one thread.
+
+Run as ``python -m benchmarks.views``; needs the extra ``bench``. Prints a table, writes ``benchmarks/views.json``, ends
+with 1 when a target is missed. Figures are medians of processor time over runs that alternate between the two sides.
+
+The peer's chain (arXiv 2502.02779 and its public code), anew for each view, on three windows that are ready: pad or
+crop to 224^3 -> random crop -> resize. Ours starts from int16 Hounsfield units and makes the windows itself. What the
+peer could do better is measured too: padding once and cutting one channel of Hounsfield units.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rows import Row, alternate, faster, finish, on_one_thread, seconds
+
+__all__ = ["main"]
+
+RESULT = Path(__file__).with_suffix(".json")
+EDGE, SMALL = 96, 48
+TARGETS = {EDGE: 20.0, SMALL: 30.0}
+"""Edge of the two local views in voxels -> target ratio; the two global ones are 96^3."""
+CROPS = ((112, 224), (112, 224), (64, 112), (64, 112))
+"""Smallest and largest edge of each view's crop in voxels of the padded volume."""
+WINDOWS = ((40, 80), (80, 200), (600, 2800))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.views", description=__doc__.splitlines()[0])
+    parser.add_argument("--runs", type=int, default=11, help="runs per side, at least 5 for figures to report")
+    parser.add_argument("--output", type=Path, default=RESULT, help="JSON file to write")
+    arguments = parser.parse_args(argv)
+    on_one_thread("benchmarks.views", argv)
+
+    import torch
+
+    torch.set_num_threads(1)
+    began = time.perf_counter()
+    scan = _scan()
+    rows = _rows(scan, max(arguments.runs, 5))
+    size = " x ".join(str(n) for n in scan.hu.shape[1:])
+    title = f"views of a scan of {size} voxels at 1 mm, one thread"
+    return finish(title, rows, arguments.output, ("torch", "monai", "numpy", "scipy"), began)
+
+
+def _scan() -> Any:
+    """A synthetic head as it is stored: int16 at 1 mm, cut to the head."""
+    from headctssl.contract import StorageRule
+    from headctssl.ingest.phantom.acquisition import Acquisition
+    from headctssl.ingest.phantom.make import make_case
+    from headctssl.preprocessing.one_case import preprocess_volume
+
+    scanner = Acquisition(
+        matrix=512, pixel_mm=0.46, thickness_mm=0.66, slices=256, bottom_mm=-80.0, rotation_deg=(4.0, -2.0, 6.0)
+    )
+    return preprocess_volume(make_case(7, acquisition=scanner).volume, StorageRule())
+
+
+def _rows(scan: Any, runs: int) -> list[Row]:
+    rows = []
+    for edge, target in TARGETS.items():
+        shapes = f"two of {EDGE}^3, two of {edge}^3"
+        one, other = alternate(runs, _timed(_ours(scan, edge, plain=True)), _timed(_chain(scan, edge)))
+        rows.append(faster(f"views {shapes}", one, other, "MONAI", target))
+    one, other = alternate(runs, _timed(_ours(scan, EDGE, plain=False)), _timed(_chain(scan, EDGE, augmented=True)))
+    rows.append(faster("four of 96^3, flips, shift, blur, gamma", one, other, "MONAI"))
+    batch = 8
+    many, other = alternate(
+        max(5, runs // 2), _timed(_ours(scan, EDGE, plain=True, batch=batch)), _timed(_chain(scan, EDGE))
+    )
+    rows.append(faster(f"four of 96^3, a scan of a batch of {batch}", [s / batch for s in many], other, "MONAI"))
+    one, other = alternate(runs, _timed(_ours(scan, EDGE, plain=True)), _timed(_lean_chain(scan)))
+    rows.append(faster("four of 96^3, padded once, one channel, windows last", one, other, "MONAI, better used"))
+    return rows
+
+
+def _timed(work: Callable[[], object]) -> Callable[[], float]:
+    return seconds(work, time.process_time)
+
+
+def _ours(scan: Any, edge: int, *, plain: bool, batch: int = 1) -> Callable[[], object]:
+    import torch
+
+    from headctssl.contract import InputSpec, Window
+    from headctssl.loading.views import ViewPlan, make_views, view_plan
+    from headctssl.planning.run_settings import ViewSettings
+    from headctssl.types import PretrainBatch
+
+    windows = tuple(Window(level=level, width=width) for level, width in WINDOWS)
+    spec = InputSpec(rule="stretch_to_shape", shape=(EDGE,) * 3, spacing_mm=(1.7, 2.2, 1.8), windows=windows)
+    plan = view_plan(ViewSettings(local_count=2, local_shape=(edge,) * 3), spec)
+    if plain:
+        off = {"flip_probability": (0, 0, 0), "shift_probability": 0, "blur_probability": (0,)}
+        plan = ViewPlan(tuple(replace(group, gamma_probability=(0,), **off) for group in plan.groups))
+    volume = torch.from_numpy(scan.hu)[None].repeat(batch, 1, 1, 1, 1)
+    whole = PretrainBatch(
+        volume=volume,
+        inside=torch.ones_like(volume, dtype=torch.bool),
+        head_box=torch.tensor([scan.head_box] * batch, dtype=torch.float32),
+        case_index=torch.zeros(batch, dtype=torch.int64),
+        sample_index=torch.arange(batch),
+        spacing_mm=torch.tensor([scan.spacing_mm] * batch, dtype=torch.float32),
+        seed=0,
+        epoch=0,
+    )
+    counter = itertools.count()
+
+    def cut() -> None:
+        views = make_views(replace(whole, sample_index=torch.arange(batch) + batch * next(counter)), plan, spec)
+        edges = [view.shape[-1] for group in views.groups.values() for view in group]
+        assert edges == [EDGE, EDGE, edge, edge]
+
+    return cut
+
+
+def _monai_windows(image: Any) -> Any:
+    import torch
+    from monai.transforms import ScaleIntensityRange
+
+    limits = [(level - width / 2, level + width / 2) for level, width in WINDOWS]
+    return torch.cat([ScaleIntensityRange(low, high, 0.0, 1.0, clip=True)(image) for low, high in limits])
+
+
+def _crops_and_resizes(edge: int) -> list[list[Any]]:
+    from monai import transforms
+
+    resizes = [transforms.Resize((n,) * 3, mode="trilinear") for n in (EDGE, EDGE, edge, edge)]
+    crops = [transforms.RandSpatialCrop((a,) * 3, max_roi_size=(b,) * 3, random_size=True) for a, b in CROPS]
+    return [[crop, resize] for crop, resize in zip(crops, resizes, strict=True)]
+
+
+def _chain(scan: Any, edge: int, *, augmented: bool = False) -> Callable[[], object]:
+    import torch
+    from monai import transforms
+
+    flips = [transforms.RandFlip(prob=0.2, spatial_axis=axis) for axis in range(3)]
+    shift = transforms.RandShiftIntensity(offsets=0.2, prob=0.5)
+    smooth = transforms.RandGaussianSmooth((0.5, 1.0), (0.5, 1.0), (0.5, 1.0), prob=0.2)
+    contrast = transforms.RandAdjustContrast(gamma=(0.2, 1.0), prob=0.2)
+    after = [[*flips, shift, smooth], [*flips, shift, contrast], [], []] if augmented else [[]] * 4
+    pad = transforms.ResizeWithPadOrCrop((224,) * 3)
+    pairs = zip(_crops_and_resizes(edge), after, strict=True)
+    chains = [transforms.Compose([pad, *steps, *more]) for steps, more in pairs]
+    windows = _monai_windows(torch.from_numpy(scan.hu).float())
+    return lambda: [chain(windows) for chain in chains]
+
+
+def _lean_chain(scan: Any) -> Callable[[], object]:
+    import torch
+    from monai import transforms
+
+    pad = transforms.ResizeWithPadOrCrop((224,) * 3)
+    chains = [transforms.Compose([*steps, _monai_windows]) for steps in _crops_and_resizes(EDGE)]
+    hu = torch.from_numpy(scan.hu)
+
+    def cut() -> list[Any]:
+        padded = pad(hu.float())
+        return [chain(padded) for chain in chains]
+
+    return cut
+
+
+if __name__ == "__main__":
+    sys.exit(main())
