@@ -68,8 +68,7 @@ def run(args: argparse.Namespace) -> int:
     slurm = call.pop("slurm")
     if slurm is None:
         return _train(call)
-    from headctssl.training.pretrain_call import check_before_queueing
-    from headctssl.training.slurm import parse_slurm, submit
+    from headctssl.training.slurm import check_before_queueing, parse_slurm, submit
 
     options = parse_slurm(slurm)
     check_before_queueing(**call)

@@ -15,7 +15,7 @@ from headctssl.planning.run_settings import Estimate, TrainingSettings, ViewSett
 from headctssl.presets import OptimizerDefaults
 from headctssl.settings import Settings, with_overrides
 
-__all__ = ["StepInputs", "batch", "length", "rate"]
+__all__ = ["MEMORY_SHARE", "StepInputs", "batch", "length", "rate"]
 
 SAMPLE_BUDGET = 2_000_000
 """Scans seen in a whole run: 1,000 epochs x 250 steps x 8 scans of OpenMind (arXiv 2412.17041)."""
@@ -27,7 +27,7 @@ MOST_HOURS = 24.0
 MOST_HOURS_PHANTOM = 10 / 60
 FEWEST_STEPS = 20
 EPOCH_STEPS = 250
-_MEMORY_SHARE = 0.8  # of the device; the rest is left to the allocator and to others
+MEMORY_SHARE = 0.8  # of the device; the rest is left to the allocator and to others
 _CPU_BATCH = 8
 _LARGEST_BATCH = 256  # HeadCT-Foundation's global batch
 _CHECKPOINT_MINUTES = 10.0
@@ -137,7 +137,7 @@ def batch(
 
 
 def _fits(step: StepInputs, training: TrainingSettings) -> bool:
-    return step.cost(training).memory_gb <= _MEMORY_SHARE * step.machine.memory_gb
+    return step.cost(training).memory_gb <= MEMORY_SHARE * step.machine.memory_gb
 
 
 def _fitting_batch(step: StepInputs, draft: TrainingSettings, num_cases: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,17 +12,12 @@ import torch
 import headctssl
 from headctssl.console import name_files, say
 from headctssl.contract import Contract
-from headctssl.loading.crop_masks import MaskReads
-from headctssl.loading.loader import BatchLoader
-from headctssl.loading.views import whole_head_view
 from headctssl.methods.method import Method
-from headctssl.networks import build_from_settings
 from headctssl.paths import results_dataset
 from headctssl.planning.resolve import print_decisions
 from headctssl.planning.run_settings import RunSettings
-from headctssl.seeding import derive_seed
 from headctssl.settings import write_json
-from headctssl.training.checkpoint import WEIGHTS_FILES, LoadReport, load_into, save_encoder
+from headctssl.training.checkpoint import WEIGHTS_FILES, save_encoder
 from headctssl.training.distributed import (
     Process,
     barrier,
@@ -33,8 +27,8 @@ from headctssl.training.distributed import (
     settle,
 )
 from headctssl.training.environment import data_digest, describe_environment
-from headctssl.training.monitor import feature_std, rank_me
 from headctssl.training.pretrain_call import PretrainCall, Request, as_ids, choose_device, open_call, run_name
+from headctssl.training.pretrain_parts import Built, build_learner, make_trainer
 from headctssl.training.run_folder import look_at_run, open_run_folder
 from headctssl.training.run_log import RunLog
 from headctssl.training.signals import stop_at_once
@@ -42,18 +36,12 @@ from headctssl.training.stored_run import (
     continued_settings,
     read_run_settings,
     require_same_cases,
-    settings_digest,
     settings_of_weights,
     write_cases,
 )
 from headctssl.training.trackers import check_trackers
-from headctssl.training.trainer import Trainer
-from headctssl.types import PretrainBatch
 
 __all__ = ["pretrain", "run_pretraining"]
-
-Built = tuple[Method, LoadReport | None]
-"""A method ready to train, and what `-w` gave it."""
 
 
 def pretrain(
@@ -143,14 +131,14 @@ def run_pretraining(
             call, folder, going_on = _choose_run(call, tag, resume=resume, overwrite=overwrite)
             # Everything that can be wrong with the call shows before an old run is removed.
             check_division(call.settings.training, target, process, coupled=call.method.batch_coupled)
-            begun.append((call, _build(call)))
+            begun.append((call, build_learner(call)))
             _begin(call, folder, target, resume=resume, overwrite=overwrite, quiet=quiet)
             return call.settings, folder, going_on
 
         agreed, folder, going_on = settle(begin, process)
         if not process.is_main:
             call = open_call(request, target, process, settings=agreed)
-            begun.append((call, _build(call)))
+            begun.append((call, build_learner(call)))
         call, built = begun[0]
         _train(call, built, folder, going_on=going_on, device=target, process=process, quiet=quiet, track=track)
         barrier(process)
@@ -201,19 +189,7 @@ def _train(
     learner, report = built
     shared = json.loads(settings_of_weights(settings))
     log = RunLog(folder, enabled=process.is_main, quiet=quiet, track=track, settings=shared)
-    trainer = Trainer(
-        learner,
-        training=training,
-        input_spec=settings.input,
-        make_batches=functools.partial(_batches, call, process),
-        folder=folder,
-        log=log,
-        digest=settings_digest(settings),
-        device=device,
-        process=process,
-        monitor=functools.partial(_watch, learner, settings),
-        monitor_every=settings.monitor.every,
-    )
+    trainer = make_trainer(call, learner, folder, log, device, process)
     if going_on:
         trainer.resume()
     log.open(trainer.step)
@@ -230,47 +206,6 @@ def _train(
             log.say(f"exported {WEIGHTS_FILES['encoder']}, hash {contract.weights_hash[:16]}")
     finally:
         log.close()
-
-
-def _batches(call: PretrainCall, process: Process, start_step: int) -> BatchLoader:
-    """The batches of one process from an optimiser step on."""
-    settings, training = call.settings, call.settings.training
-    return BatchLoader(
-        call.data.indexes,
-        read_shape=settings.read_shape,
-        batch_size=training.batch_size // (process.world_size * training.accumulation),
-        samples_per_epoch=training.samples_per_epoch,
-        seed=training.seed,
-        rank=process.rank,
-        world_size=process.world_size,
-        start_step=start_step,
-        num_steps=training.num_steps,
-        num_workers=training.num_workers,
-        accumulation=training.accumulation,
-        masks=MaskReads(
-            anonymization=True, anatomy=settings.views.focus_anatomy > 0, classes=settings.segmentation_classes
-        ),
-    )
-
-
-def _watch(learner: Method, settings: RunSettings, batch: PretrainBatch) -> dict[str, float]:
-    """Signs of collapse in the features that would be exported now, of the whole heads of one batch."""
-    encoder = learner.encoder_to_export().eval()
-    features = encoder(whole_head_view(batch, settings.input).groups["global"][0]).features
-    return {"monitor_feature_std": feature_std(features), "monitor_rank_me": rank_me(features)}
-
-
-def _build(call: PretrainCall) -> Built:
-    """Encoder and method with their first weights, a function of the seed, and what `-w` gave."""
-    settings = call.settings
-    torch.manual_seed(derive_seed(settings.training.seed, "weights"))
-    encoder = build_from_settings(settings.encoder)
-    report = None
-    if call.init is not None:
-        report = load_into(encoder, call.init.part("encoder"), source=call.init.contract.encoder)
-    learner = call.method(settings.method)
-    learner.build(encoder, settings)
-    return learner, report
 
 
 def _export(call: PretrainCall, folder: Path, learner: Method) -> Contract:

@@ -14,19 +14,24 @@ from headctssl.contract import Contract, require_same
 from headctssl.errors import UsageError
 from headctssl.methods import method_class
 from headctssl.methods.method import Method
-from headctssl.paths import results_dataset
-from headctssl.planning.plans import Decision, load_plans
-from headctssl.planning.resolve import detect_machine, resolve
+from headctssl.planning.plans import Decision
+from headctssl.planning.resolve import Machine, detect_machine, resolve
 from headctssl.planning.run_settings import RunSettings
 from headctssl.settings import parse_overrides
 from headctssl.training.checkpoint import LoadedWeights, load_weights
 from headctssl.training.distributed import Process
 from headctssl.training.pretrain_data import PretrainData, open_pretrain_data
-from headctssl.training.run_folder import look_at_run
 from headctssl.training.segmented import only_segmented
-from headctssl.training.trackers import check_trackers
 
-__all__ = ["PretrainCall", "Request", "check_before_queueing", "choose_device", "open_call", "run_name"]
+__all__ = [
+    "PretrainCall",
+    "Request",
+    "choose_device",
+    "name_of_run",
+    "open_call",
+    "resolve_request",
+    "run_name",
+]
 
 
 @dataclass(frozen=True)
@@ -78,18 +83,32 @@ def open_call(
         data = only_segmented(data)
     weights = None if request.init in (None, "scratch") else load_weights(str(request.init))
     if settings is None:
-        settings = _resolved(request, method, data, weights, device, process)
+        machine = detect_machine(str(device))
+        settings = resolve_request(request, method, data, weights, machine, process.world_size)
     return PretrainCall(method, data, weights, settings)
 
 
-def _resolved(
+def resolve_request(
     request: Request,
     method: type[Method],
     data: PretrainData,
     weights: LoadedWeights | None,
-    device: torch.device,
-    process: Process,
+    machine: Machine,
+    world_size: int,
 ) -> RunSettings:
+    """The settings of a request on a machine.
+
+    Args:
+        request: what was asked for.
+        method: class of its method.
+        data: the cases it trains on.
+        weights: those of ``-w``.
+        machine: what one process has to work with.
+        world_size: processes that share the batch.
+
+    Raises:
+        HeadCTSSLError: a name, a setting or the weights do not fit.
+    """
     asked = parse_overrides(request.overrides)
     if request.num_workers is not None:
         if asked.get("training.num_workers", request.num_workers) != request.num_workers:
@@ -108,14 +127,14 @@ def _resolved(
         optimizer=method.optimizer_defaults,
         config=preset,
         overrides=asked,
-        machine=detect_machine(str(device)),
+        machine=machine,
         num_train_cases=data.num_cases,
         pretrain_on=request.pretrain_on,
         init="scratch" if weights is None else weights.contract.weights_hash,
         max_case_shape=data.max_shape,
         max_head_shape=data.max_head_shape,
         batch_coupled=method.batch_coupled,
-        world_size=process.world_size,
+        world_size=world_size,
         segmentation_classes=data.classes,
     )
     if weights is not None:
@@ -240,10 +259,11 @@ def run_name(settings: RunSettings, tag: str | None = None) -> str:
     Raises:
         UsageError: the tag cannot be part of a folder name.
     """
-    return _name(settings.method_name, settings.config, settings.plans_name, settings.dataset_ids, tag)
+    return name_of_run(settings.method_name, settings.config, settings.plans_name, settings.dataset_ids, tag)
 
 
-def _name(method: str, config: str, plans_name: str, dataset_ids: tuple[int, ...], tag: str | None) -> str:
+def name_of_run(method: str, config: str, plans_name: str, dataset_ids: tuple[int, ...], tag: str | None) -> str:
+    """As `run_name`, of the parts of the name."""
     parts = [method, config, plans_name]
     if len(dataset_ids) > 1:
         parts.append("d" + "+".join(str(i) for i in dataset_ids))
@@ -257,38 +277,6 @@ def _name(method: str, config: str, plans_name: str, dataset_ids: tuple[int, ...
             )
         parts.append(tag)
     return "__".join(parts)
-
-
-def check_before_queueing(
-    dataset_ids: Sequence[int],
-    method: str,
-    *,
-    config: str | None,
-    plans_name: str,
-    init: Path | str | None,
-    tag: str | None,
-    resume: bool,
-    overwrite: bool,
-    track: Sequence[str],
-    overrides: Sequence[str],
-    **_others: object,
-) -> None:
-    """Refuse what is wrong with a call of `pretrain` and shows without the machine that it will run on.
-
-    Raises:
-        HeadCTSSLError: a name, plans, weights or an existing run do not fit.
-    """
-    method_class(method)
-    check_trackers(track)
-    parse_overrides(overrides)
-    ids = as_ids(dataset_ids)
-    plans = [load_plans(dataset_id, plans_name) for dataset_id in ids]
-    weights = None if init in (None, "scratch") else load_weights(str(init))
-    preset = config or (None if weights is None else weights.contract.preset)
-    name = _name(method, preset or "chosen later", plans_name, ids, tag)
-    if preset is not None:
-        plans[0].configuration(preset)
-        look_at_run(results_dataset(ids[0]) / "pretrain" / name, resume=resume, overwrite=overwrite)
 
 
 def as_ids(dataset_ids: Sequence[int] | int) -> tuple[int, ...]:

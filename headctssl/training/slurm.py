@@ -13,10 +13,17 @@ from pathlib import Path
 from pydantic import Field
 
 from headctssl.errors import StoppedError, UsageError
+from headctssl.methods import method_class
+from headctssl.paths import results_dataset
+from headctssl.planning.plans import load_plans
 from headctssl.settings import Settings, parse_overrides, with_overrides
+from headctssl.training.checkpoint import load_weights
+from headctssl.training.pretrain_call import as_ids, name_of_run
+from headctssl.training.run_folder import look_at_run
 from headctssl.training.signals import stop_at_once
+from headctssl.training.trackers import check_trackers
 
-__all__ = ["InJob", "SlurmOptions", "parse_slurm", "submit"]
+__all__ = ["InJob", "SlurmOptions", "check_before_queueing", "parse_slurm", "submit"]
 
 MOST_RESTARTS = 100  # a job that never gets anywhere must end
 _CORES_PER_GPU = 8  # the most reader processes that planning gives a process
@@ -186,3 +193,35 @@ def _requeue_lines() -> Sequence[str]:
         "fi",
         'exit "$code"',
     ]
+
+
+def check_before_queueing(
+    dataset_ids: Sequence[int],
+    method: str,
+    *,
+    config: str | None,
+    plans_name: str,
+    init: Path | str | None,
+    tag: str | None,
+    resume: bool,
+    overwrite: bool,
+    track: Sequence[str],
+    overrides: Sequence[str],
+    **_others: object,
+) -> None:
+    """Refuse what is wrong with a call of `pretrain` and shows without the machine that it will run on.
+
+    Raises:
+        HeadCTSSLError: a name, plans, weights or an existing run do not fit.
+    """
+    method_class(method)
+    check_trackers(track)
+    parse_overrides(overrides)
+    ids = as_ids(dataset_ids)
+    plans = [load_plans(dataset_id, plans_name) for dataset_id in ids]
+    weights = None if init in (None, "scratch") else load_weights(str(init))
+    preset = config or (None if weights is None else weights.contract.preset)
+    name = name_of_run(method, preset or "chosen later", plans_name, ids, tag)
+    if preset is not None:
+        plans[0].configuration(preset)
+        look_at_run(results_dataset(ids[0]) / "pretrain" / name, resume=resume, overwrite=overwrite)
