@@ -243,4 +243,4 @@ class Dinov2(Method):
         weights = per_view[:, None].expand_as(shown)[shown]
         places = shown.flatten().nonzero()[:, 0]
         device = views.groups["global"][0].device
-        return _Masked(mask_VB.to(device), shown.float().mean(), places.to(device), weights.to(device))
+        return _Masked(mask_VB.to(device), shown.float().mean().to(device), places.to(device), weights.to(device))
