@@ -80,9 +80,8 @@ def run_lock(folder: Path, part: Part) -> Iterator[None]:
     finally:
         over.set()
         beat.join()
-        with alone(folder):
-            mark.unlink(missing_ok=True)
-            file.close()
+        mark.unlink(missing_ok=True)  # while it is held, so that it is nobody else's
+        file.close()
 
 
 @contextmanager
@@ -133,8 +132,12 @@ def _take(folder: Path, mark: Path, part: Part) -> TextIO:
         path.unlink(missing_ok=True)
     file = lock_file(mark)
     content = Mark(host=socket.gethostname(), pid=os.getpid(), since=datetime.now().isoformat(" ", "seconds"))
-    file.write(content.model_dump_json())
-    file.flush()
+    try:
+        file.write(content.model_dump_json())
+        file.flush()
+    except OSError:  # a full disk
+        mark.unlink()
+        raise
     return file
 
 
