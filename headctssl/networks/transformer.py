@@ -8,12 +8,11 @@ from torch.nn import functional
 
 from headctssl.errors import UsageError
 from headctssl.networks.tokens import Grid, gather_tokens, patchify
+from headctssl.planning.cost import MOST_TOKENS_UNFUSED
 
 __all__ = ["Block", "DropPath", "PatchEmbedding", "init_linear"]
 
 ALL_TOKENS = slice(None)
-MOST_TOKENS_UNFUSED = 1024
-"""Tokens up to which `attend` keeps the probabilities: at 1,024 as much memory per head as 8 layers of 64 channels."""
 
 # Legend: B samples, N tokens, K kept tokens, C width, H heads.
 

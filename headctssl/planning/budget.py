@@ -138,6 +138,7 @@ def method_cost(
             _number(method, f"{part}_depth", 8),
             _number(method, f"{part}_mlp_ratio", 4.0),
             half,
+            heads=_number(method, f"{part}_heads"),
         )
         ends = (decoder or predictor) * (outputs + width)
         student = blocks + Cost(2 * tokens * ends, 0, 0, tokens * outputs * 8, 40, tokens * outputs * 16)
@@ -193,7 +194,7 @@ def step_parts(
     extra, extra_teacher, extra_params = method_cost(facts, method, encoder, views, input_spec.shape, half, classes)
     student = (student + extra).times(facts.overhead, ops=facts.overhead)
     teacher, params = teacher + extra_teacher, encoder_params + extra_params
-    trained = 1 + BACKWARD[encoder.kind]
+    trained = 1 + BACKWARD[encoder.kind] + (1 if training.recompute else 0)
     work = student.times(trained, ops=trained) + teacher
     view_voxels = sum(count * prod(shape) for count, shape in groups.values())
     view_values = view_voxels * len(input_spec.windows)
@@ -216,7 +217,10 @@ def step_parts(
     at_once = max(1.0, scans / passes)
     # A scan is held as int16 and a boolean, twice because the next batch is read meanwhile, and once as float32.
     held = prod(read_shape) * (2 * 3.0 + 4.0) + view_values * 4.0 * 2
-    memory = params * STATE_BYTES[training.optimizer] + teacher_params * 4 + at_once * (student.stored + held)
+    kept = student.stored + (
+        student.once if training.recompute else student.within + (student.scores if machine.is_cpu else 0.0)
+    )
+    memory = params * STATE_BYTES[training.optimizer] + teacher_params * 4 + at_once * (kept + held)
     return parts, memory
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-__all__ = ["Convolution", "Cost", "convolutions", "transformer_blocks"]
+__all__ = ["MOST_TOKENS_UNFUSED", "Convolution", "Cost", "convolutions", "transformer_blocks"]
 
 CONV_CHANNELS = 32.0
 """Channels of the measured convolution. With fewer input channels the throughput falls in proportion, to a sixth at
@@ -20,6 +20,9 @@ BLOCK_ELEMENTS = 26.0
 
 CONV_ELEMENTS = 2.0
 """Elementwise work per output of a convolution, in GELUs: norm, activation, sum; measured 0.8 ns and its backward."""
+
+MOST_TOKENS_UNFUSED = 1024
+"""Tokens up to which `networks.transformer.attend` keeps the probabilities on a CPU in bfloat16: 2 MB per head."""
 
 CONV_OPS = 6
 """Operations launched for a convolution with its norm and activation."""
@@ -34,7 +37,10 @@ class Cost:
     conv: float = 0.0  # operations in convolutions, as if all had 32 channels
     elements: float = 0.0  # elementwise work in GELUs
     ops: float = 0.0  # operations launched
-    stored: float = 0.0  # bytes of activations kept for the backward pass
+    stored: float = 0.0  # bytes of activations kept for the backward pass, but for what the next two count
+    within: float = 0.0  # bytes kept in transformer blocks beyond their inputs, which computing them again frees
+    once: float = 0.0  # bytes of one block at a time, where blocks are computed again
+    scores: float = 0.0  # bytes of attention's probabilities, where it is not fused; a part of what is freed
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)))
@@ -77,7 +83,15 @@ def convolutions(layers: Iterable[Convolution], half: bool) -> tuple[Cost, float
 
 
 def transformer_blocks(
-    tokens: float, width: float, depth: float, mlp_ratio: float, half: bool, *, gated: bool = False, seen: float = 0
+    tokens: float,
+    width: float,
+    depth: float,
+    mlp_ratio: float,
+    half: bool,
+    *,
+    gated: bool = False,
+    seen: float = 0,
+    heads: float = 0,
 ) -> tuple[Cost, float]:
     """The forward pass of pre-norm blocks (q, k, v, attention, projection, MLP), and their parameters.
 
@@ -89,17 +103,22 @@ def transformer_blocks(
         half: activations in 2 bytes where autocast allows.
         gated: the MLP has a gate beside its hidden layer.
         seen: tokens that a token attends to; all when 0.
+        heads: whose probabilities are kept where attention is not fused; 0 where it always is.
     """
     size = 2 if half else 4
     layers = 3 if gated else 2
     linear = width * width * (4 + layers * mlp_ratio)
     # Kept for backward: two norms (input float32, output), q k v, attention output, the MLP's activations, sums.
     kept = width * (2 * (4 + size) + 5 * size + layers * mlp_ratio * size + 8)
+    scores = heads * tokens**2 * 2 if half and tokens <= MOST_TOKENS_UNFUSED else 0.0
     cost = Cost(
         matmul=depth * 2 * tokens * linear,
         attention=depth * 4 * tokens * (seen or tokens) * width,
         elements=depth * tokens * width * BLOCK_ELEMENTS,
         ops=depth * 24,
-        stored=depth * tokens * kept,
+        stored=depth * tokens * width * 4,
+        within=depth * tokens * (kept - width * 4),
+        once=tokens * kept + scores,
+        scores=depth * scores,
     )
     return cost, depth * linear

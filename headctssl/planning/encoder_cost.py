@@ -101,7 +101,13 @@ def _patches(settings: ViTSettings | PrimusSettings, shape: Shape, share: float,
     gated = isinstance(settings, PrimusSettings)
     prefix = 0 if isinstance(settings, PrimusSettings) else 1 + settings.registers
     blocks, params = transformer_blocks(
-        tokens + prefix, settings.width, settings.depth, settings.mlp_ratio, half, gated=gated
+        tokens + prefix,
+        settings.width,
+        settings.depth,
+        settings.mlp_ratio,
+        half,
+        gated=gated,
+        heads=0 if gated else settings.heads,
     )
     if gated:
         values = settings.depth * tokens * settings.width

@@ -8,6 +8,7 @@ from typing import Literal
 from headctssl.contract import InputSpec
 from headctssl.errors import UsageError
 from headctssl.families import FamilySettings
+from headctssl.planning import resolve_speed
 from headctssl.planning.budget import estimate
 from headctssl.planning.decisions import Asked, Ledger
 from headctssl.planning.machine import Machine
@@ -118,9 +119,18 @@ def batch(
         f"{machine.cores} cores, training on {machine.device}",
     )
     draft = wanted.model_copy(update={"precision": precision, "num_workers": workers, "accumulation": 1})
+    draft = resolve_speed.lines(ledger, asked, draft, machine)
 
-    # 7. Batch.
+    # 7. Activation checkpointing, then batch.
     given = asked.count("training.batch_size")
+
+    def fits(scans: int, again: bool) -> bool:
+        return _fits(step, draft.model_copy(update={"batch_size": scans * step.world_size, "recompute": again}))
+
+    per_process = None if given is None else max(1, given // step.world_size)
+    draft = resolve_speed.recompute(
+        ledger, asked, draft, step.encoder, scans=per_process, batch_coupled=batch_coupled, fits=fits
+    )
     fitting = _fitting_batch(step, draft, num_cases)
     size = ledger.take(
         "batch size",
@@ -285,7 +295,8 @@ def length(
         defaults.source or "the method",
         f"{steps} steps" if warmup is None else "you set it",
     )
-    return training, step.cost(training)
+    cost = step.cost(training)
+    return resolve_speed.compiled(ledger, asked, training, step.encoder, step.machine, cost), cost
 
 
 def _round_down(steps: int) -> int:

@@ -36,6 +36,14 @@ class TrainingSettings(Settings):
     clip_norm: float | None = Field(3.0, description="Largest gradient norm; none switches clipping off.")
     seed: int = Field(0, ge=0, description="Seed of every random number of the run.")
     precision: Literal["bf16", "fp16", "float32"] = Field("float32", description="Autocast type of the forward pass.")
+    recompute: bool = Field(
+        False,
+        description="Whether transformer blocks are computed again in the backward pass instead of being kept: less "
+        "memory, a third more work.",
+    )
+    compile: bool = Field(
+        False, description="Whether transformer blocks of the family vit are compiled; never in deterministic mode."
+    )
     checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints.")
     log_every: int = Field(1, ge=1, description="Steps between lines of metrics.jsonl.")
     num_workers: int = Field(1, ge=0, description="Reader processes; 0 reads in the training process.")

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from headctssl.methods.method import ParamGroup
 from headctssl.planning.run_settings import TrainingSettings
 from headctssl.training.schedule import learning_rate, weight_decay
 
-__all__ = ["build_optimizer", "check_groups", "set_rates"]
+__all__ = ["build_optimizer", "check_groups", "set_rates", "step_unless"]
 
 
 def build_optimizer(groups: Sequence[ParamGroup], training: TrainingSettings) -> torch.optim.Optimizer:
@@ -33,7 +34,23 @@ def build_optimizer(groups: Sequence[ParamGroup], training: TrainingSettings) ->
     ]
     if training.optimizer == "adamw":
         return torch.optim.AdamW(packed, lr=training.lr, betas=training.betas, fused=True)
-    return torch.optim.SGD(packed, lr=training.lr, momentum=training.momentum, nesterov=training.momentum > 0)
+    nesterov = training.momentum > 0
+    return torch.optim.SGD(packed, lr=training.lr, momentum=training.momentum, nesterov=nesterov, fused=True)
+
+
+def step_unless(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
+    """One step of a fused optimiser, left out where `bad` is 1; nothing of it waits for the device.
+
+    Parameters and state stay as they are then; torch's gradient scaler uses the same switch.
+
+    Args:
+        optimizer: made by `build_optimizer`.
+        bad: float32 (), 0 or 1, on the device of the parameters.
+    """
+    switched: Any = optimizer  # two attributes that torch's types do not know
+    switched.grad_scale, switched.found_inf = None, bad
+    optimizer.step()
+    del switched.grad_scale, switched.found_inf
 
 
 def check_groups(learner: nn.Module, groups: Sequence[ParamGroup]) -> None:

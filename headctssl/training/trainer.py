@@ -18,15 +18,17 @@ from headctssl.methods.method import ParamGroup
 from headctssl.networks.batch_norm import running_statistics
 from headctssl.planning.run_settings import TrainingSettings
 from headctssl.seeding import derive_seed
+from headctssl.training.accelerate import accelerate
 from headctssl.training.batches import opened, to_device
 from headctssl.training.deterministic import deterministic_mode
 from headctssl.training.distributed import Process, barrier, check_division, no_sync, reduce_max, wrap
 from headctssl.training.meter import Meter
 from headctssl.training.nonfinite import SkippedSteps
-from headctssl.training.optimizer import build_optimizer, check_groups, set_rates
+from headctssl.training.optimizer import build_optimizer, check_groups, set_rates, step_unless
 from headctssl.training.run_log import RunLog
 from headctssl.training.run_state import Checkpoints
 from headctssl.training.signals import StopFlag, stop_flag
+from headctssl.training.step_flags import StepFlags
 from headctssl.types import Clock, PretrainBatch, StepResult, Views
 
 __all__ = ["Learner", "Stateful", "Trainer"]
@@ -114,6 +116,8 @@ class Trainer:
         self.learner: Learner = learner
         self.training, self.input_spec, self.device = training, input_spec, device
         self.make_batches = make_batches
+        for line in accelerate(self.module, training, device):
+            log.say(line)
         self.steps_per_epoch = steps_per_epoch(training.samples_per_epoch, training.batch_size)
         self.folder, self.log = folder, log
         self.checkpoints = Checkpoints(
@@ -126,6 +130,9 @@ class Trainer:
         self.parameters = [p for group in groups for p in group.parameters]
         self.optimizer = build_optimizer(groups, training)
         self.scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
+        # On a GPU the optimiser is launched before the loop knows whether the step is finite, so that the device has
+        # work while the loop reads it; fp16's scaler has the same switch of its own, for gradients alone.
+        self.switched = device.type == "cuda" and not self.scaler.is_enabled()
         self.meter = Meter(self.process, training.batch_size)
         self.skips = SkippedSteps(training, log)
         self.step = 0
@@ -178,8 +185,12 @@ class Trainer:
                 self.scaler.unscale_(self.optimizer)
                 learner.before_optimizer_step(clock)
                 norm = self._clip()
-                if finite := self._all_finite(norm, meter.last_losses(), stop):
-                    self.scaler.step(self.optimizer)
+                flags = self._flags(norm, meter.last_losses(), stop)
+                if self.switched:
+                    step_unless(self.optimizer, flags.bad)
+                if finite := self._all_finite(flags, stop):
+                    if not self.switched:
+                        self.scaler.step(self.optimizer)
                     learner.after_step(clock)
                 else:
                     for values, old in zip(statistics, before, strict=True):
@@ -278,21 +289,24 @@ class Trainer:
         limit = self.training.clip_norm
         return torch.nn.utils.clip_grad_norm_(self.parameters, float("inf") if limit is None else limit)
 
-    def _all_finite(self, norm: Tensor, losses: Tensor, stop: StopFlag) -> bool:
+    def _flags(self, norm: Tensor, losses: Tensor, stop: StopFlag) -> StepFlags:
+        """Whether loss or gradient are not finite, and whether a signal came, on any process; on the device."""
+        bad = ~(torch.isfinite(norm) & torch.isfinite(losses).all())
+        told = torch.full_like(norm, 1.0 if stop else 0.0)
+        return StepFlags(reduce_max(torch.stack([bad.float(), told.float()]), self.process))
+
+    def _all_finite(self, flags: StepFlags, stop: StopFlag) -> bool:
         """Whether loss and gradient are finite on every process; also agrees on whether a signal came.
 
         With several processes a signal that comes later in the step is acted on in the next one: it may have
         reached only one of them, and the others would wait for it.
         """
-        bad = ~(torch.isfinite(norm) & torch.isfinite(losses).all())
-        if self.process.world_size == 1:
-            return not bool(bad)
-        told = torch.tensor(1.0 if stop else 0.0, device=self.device)
-        flags = reduce_max(torch.stack([bad.float(), told]), self.process).tolist()
-        self.told_to_stop = bool(flags[1])
-        if self.told_to_stop and not stop:
-            stop.name = "a signal to another process"
-        return not flags[0]
+        bad, told = flags.read()
+        if self.process.world_size > 1:
+            self.told_to_stop = told
+            if told and not stop:
+                stop.name = "a signal to another process"
+        return not bad
 
     def _after(self, passes: list[PretrainBatch], clock: Clock, rate: float) -> None:
         training = self.training
