@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from headctssl.errors import ContractError
 from headctssl.preprocessing.one_case import Grid
 from headctssl.types import Box
-from headctssl.volume.resample import resample
+from headctssl.volume.resample import resample_reach
 
 __all__ = ["MASK_RULES", "anonymised_on_grid", "mask_on_grid", "require_mask_rule"]
 
@@ -54,8 +54,7 @@ def anonymised_on_grid(mask: NDArray[np.bool_], crop_box: Box, grid: Grid) -> ND
     if not inside.any():
         return np.zeros(grid.shape, dtype=np.bool_)
     start = tuple(position - low for position, (low, _) in zip(grid.start, crop_box, strict=True))
-    share = resample(inside.astype(np.int16), (start[0], start[1], start[2]), grid.step, grid.shape, fill=0.0)
-    return np.asarray(share > 0)
+    return resample_reach(inside.astype(np.int16), (start[0], start[1], start[2]), grid.step, grid.shape)
 
 
 def mask_on_grid(mask: NDArray[Marks], crop_box: Box, grid: Grid) -> NDArray[Marks]:

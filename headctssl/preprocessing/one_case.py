@@ -18,8 +18,8 @@ __all__ = ["CROP_RULES", "RESAMPLE_RULES", "Grid", "Preprocessed", "grid_of_box"
 CROP_RULES: dict[str, float] = {"head_box_margin10mm:1": 10.0}
 """Crop rules this version can carry out: name with version -> margin around the head box in mm."""
 
-RESAMPLE_RULES: tuple[str, ...] = ("separable_antialias:1",)
-"""Resampling rules this version can carry out."""
+RESAMPLE_RULES: tuple[str, ...] = ("separable_antialias:2",)
+"""Resampling rules this version can carry out: 1 was the linear kernel, 2 is the cubic one."""
 
 _SAME = 1e-3  # relative difference of spacing below which voxels are copied instead of resampled
 

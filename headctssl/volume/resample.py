@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headctssl.types import Triple
-from headctssl.volume.geometry import AIR_HU, axis_weights
+from headctssl.volume.geometry import AIR_HU, Kernel, axis_weights
 
-__all__ = ["resample", "resample_to_hu", "resample_to_mask"]
+__all__ = ["resample", "resample_reach", "resample_to_hu", "resample_to_mask"]
 
 Floats = NDArray[np.float32]
 _Store = Callable[[NDArray[Any], Floats], None]  # (part of the output, its numbers, which may be changed)
@@ -41,7 +41,10 @@ def resample(
     shape: tuple[int, int, int],
     fill: float = AIR_HU,
 ) -> Floats:
-    """Resample a volume onto a grid parallel to its own, anti-aliased where that is coarser.
+    """Resample a volume onto a grid parallel to its own by the cubic kernel, anti-aliased where that is coarser.
+
+    Against the mean of a ten times finer reference over each voxel, at 0.4 to 0.6 mm to 1 mm, the error is less than
+    half of that of linear interpolation stretched likewise (`python -m benchmarks.input`).
 
     Args:
         values: (z, y, x), any strides; HU.
@@ -54,7 +57,7 @@ def resample(
         float32 (z, y, x) of ``shape``.
     """
     out = np.empty(shape, np.float32)
-    _resample(values, start, step, fill, out, np.copyto)
+    _resample(values, _weights(values.shape, start, step, shape, "cubic"), fill, out, np.copyto)
     return out
 
 
@@ -76,14 +79,14 @@ def resample_to_hu(
         np.copyto(part, np.rint(numbers, out=numbers), casting="unsafe")
 
     out = np.empty(shape, np.int16)
-    _resample(hu, start, step, AIR_HU, out, store)
+    _resample(hu, _weights(hu.shape, start, step, shape, "cubic"), AIR_HU, out, store)
     return out
 
 
 def resample_to_mask(
     inside: NDArray[np.int16] | Floats, start: Triple, step: Triple, shape: tuple[int, int, int]
 ) -> NDArray[np.bool_]:
-    """Where at least half of a voxel is inside; arguments as of `resample`.
+    """Where at least half of a voxel is inside, by the linear kernel, which does not overshoot.
 
     Args:
         inside: (z, y, x), 1 inside and 0 outside.
@@ -96,18 +99,46 @@ def resample_to_mask(
         np.greater_equal(numbers, np.float32(0.5), out=part)
 
     out = np.empty(shape, np.bool_)
-    _resample(inside, start, step, 0.0, out, store)
+    _resample(inside, _weights(inside.shape, start, step, shape, "linear"), 0.0, out, store)
     return out
 
 
-def _resample(values: NDArray[Any], start: Triple, step: Triple, fill: float, out: NDArray[Any], store: _Store) -> None:
-    Wz, Wy, Wx = (
-        axis_weights(n_in, n_out, a, s) for n_in, n_out, a, s in zip(values.shape, out.shape, start, step, strict=True)
-    )
+def resample_reach(
+    inside: NDArray[np.int16], start: Triple, step: Triple, shape: tuple[int, int, int]
+) -> NDArray[np.bool_]:
+    """The voxels into which `resample` of the same grid puts anything of what is inside.
+
+    Args:
+        inside: as in `resample_to_mask`.
+        start: as in `resample`.
+        step: as in `resample`.
+        shape: as in `resample`.
+    """
+
+    def store(part: NDArray[np.bool_], numbers: Floats) -> None:
+        np.greater(numbers, np.float32(0.0), out=part)
+
+    out = np.empty(shape, np.bool_)
+    Wz, Wy, Wx = _weights(inside.shape, start, step, shape, "cubic")
+    _resample(inside, (np.abs(Wz), np.abs(Wy), np.abs(Wx)), 0.0, out, store)
+    return out
+
+
+def _weights(
+    size: tuple[int, ...], start: Triple, step: Triple, shape: tuple[int, int, int], kernel: Kernel
+) -> tuple[Floats, Floats, Floats]:
+    z, y, x = (axis_weights(*axis, kernel=kernel) for axis in zip(size, shape, start, step, strict=True))
+    return z, y, x
+
+
+def _resample(
+    values: NDArray[Any], weights: tuple[Floats, Floats, Floats], fill: float, out: NDArray[Any], store: _Store
+) -> None:
+    Wz, Wy, Wx = weights
     # A row of W that lies partly outside sums to less than 1: then the fill value is the zero of the numbers.
-    covered = all(np.allclose(W.sum(axis=1), 1.0, atol=1e-5) for W in (Wz, Wy, Wx))
+    covered = all(np.allclose(W.sum(axis=1), 1.0, atol=1e-5) for W in weights)
     zero = np.float32(0.0 if covered else fill)
-    z, y, x = (_span(W) for W in (Wz, Wy, Wx))
+    z, y, x = (_span(W) for W in weights)
     planes = _within_planes(values[z, y, x], Wy[:, y], Wx[:, x], zero)
     across, target = (stack.reshape(len(stack), out[0].size) for stack in (planes, out))
     buffer = np.empty((_BLOCK, _STRIP), np.float32)
