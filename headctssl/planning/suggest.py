@@ -12,7 +12,7 @@ from headctssl.planning.run_settings import RunSettings
 from headctssl.presets import method_facts, pair_refusal
 from headctssl.settings import JsonValue
 
-__all__ = ["Change", "enough_scans", "fits", "suggest"]
+__all__ = ["Change", "fits", "needed_scans", "suggest"]
 
 Resolve = Callable[[str, Mapping[str, JsonValue]], RunSettings | None]
 """Preset and overrides -> the settings, or None where they are refused."""
@@ -34,9 +34,18 @@ def fits(settings: RunSettings, machine: Machine) -> bool:
     return settings.estimate.memory_gb <= MEMORY_SHARE * machine.memory_gb
 
 
-def enough_scans(settings: RunSettings, num_cases: int) -> bool:
-    """Whether a step has as many scans as the method needs to learn anything, or all there are."""
-    return settings.training.batch_size >= min(method_facts(settings.method_name).smallest_batch, num_cases)
+def needed_scans(method_name: str, num_cases: int, world_size: int, given: int | None) -> int:
+    """Scans that a step must have: what the method needs to learn anything, but no more than there are or were asked.
+
+    Args:
+        method_name: the method.
+        num_cases: scans to train on.
+        world_size: processes that share a step evenly.
+        given: batch size that the user set; None when it is chosen.
+    """
+    there = max(world_size, num_cases - num_cases % world_size)
+    needed = min(method_facts(method_name).smallest_batch, there)
+    return needed if given is None else min(needed, given)
 
 
 def suggest(
@@ -45,7 +54,7 @@ def suggest(
     overrides: Mapping[str, JsonValue],
     plans: Plans,
     machine: Machine,
-    num_cases: int,
+    needed: int,
     *,
     coupled: bool,
 ) -> list[Change]:
@@ -60,18 +69,18 @@ def suggest(
         overrides: of the call.
         plans: of the first dataset, which name the encoders.
         machine: what it should run on.
-        num_cases: scans to train on.
+        needed: scans that a step must have.
         coupled: the loss compares the scans of a batch, which cannot be accumulated then.
     """
 
     def tried(what: str, new: Mapping[str, JsonValue], config: str = asked.config) -> Change | None:
         joined = {**overrides, **new}
         settings = resolve(config, joined)
-        if settings is None or not fits(settings, machine) or not enough_scans(settings, num_cases):
+        if settings is None or not fits(settings, machine) or settings.training.batch_size < needed:
             return None
         return Change(what, config, joined, dict(new), settings)
 
-    changes = list(_singles(asked, num_cases, coupled=coupled, bf16=machine.bf16))
+    changes = list(_singles(asked, needed, coupled=coupled, bf16=machine.bf16))
     found = [change for what, new in changes if (change := tried(what, new)) is not None]
     found = _first_of_each_kind(found)
     smaller = _smaller_encoders(resolve, asked, overrides, plans)
@@ -92,7 +101,7 @@ def suggest(
 
 
 def _singles(
-    asked: RunSettings, num_cases: int, *, coupled: bool, bf16: bool
+    asked: RunSettings, needed: int, *, coupled: bool, bf16: bool
 ) -> Iterator[tuple[str, dict[str, JsonValue]]]:
     """Changes by kind, within a kind the weakest first."""
     training, views = asked.training, asked.views
@@ -102,9 +111,8 @@ def _singles(
         for passes in range(training.accumulation + 1, training.batch_size + 1):
             if training.batch_size % passes == 0:
                 yield "the same batch in more passes", {"training.accumulation": passes}
-    least = min(method_facts(asked.method_name).smallest_batch, num_cases)
     size = training.batch_size // 2
-    while size >= max(1, least):
+    while size >= max(1, needed):
         yield "a smaller batch", {"training.batch_size": size}
         size //= 2
     if views.local_count > 1:

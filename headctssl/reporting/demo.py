@@ -25,7 +25,7 @@ from headctssl.reporting.demo_page import (
 )
 from headctssl.reporting.page import write_page
 from headctssl.reporting.report import report
-from headctssl.training.estimate import estimate
+from headctssl.training.estimate import plan_run
 from headctssl.training.pretrain import pretrain
 
 __all__ = ["demo"]
@@ -128,7 +128,7 @@ def _data_roots(output: Path) -> Iterator[None]:
 
 def _pretrain(seeded: list[str], minutes: float, device: str | None, quiet: bool) -> Path:
     """Pretrain for about so many minutes: the number of steps follows from the printed estimate."""
-    planned = estimate([DATASET], "dino", device=device, overrides=seeded, quiet=True)
+    planned = plan_run([DATASET], "dino", device=device, overrides=seeded)
     seconds = max(planned.estimate.step_seconds, 1e-3)
     steps = min(max(20, int(minutes * 60 / seconds)), planned.training.num_steps)
     say(f"     {steps} steps, about {steps * seconds / 60:.1f} minutes", quiet=quiet)

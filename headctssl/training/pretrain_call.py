@@ -24,11 +24,13 @@ from headctssl.training.pretrain_data import PretrainData, open_pretrain_data
 from headctssl.training.segmented import only_segmented
 
 __all__ = [
+    "Opened",
     "PretrainCall",
     "Request",
     "choose_device",
     "name_of_run",
     "open_call",
+    "open_request",
     "resolve_request",
     "run_name",
 ]
@@ -63,6 +65,29 @@ class PretrainCall:
         return replace(self, settings=settings)
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What a request names, opened; the settings are not decided yet."""
+
+    method: type[Method]
+    data: PretrainData
+    init: LoadedWeights | None
+
+
+def open_request(request: Request) -> Opened:
+    """Open datasets and weights.
+
+    Raises:
+        HeadCTSSLError: a name, a dataset or the weights do not fit.
+    """
+    method = method_class(request.method)
+    data = open_pretrain_data(request.dataset_ids, request.plans_name, request.pretrain_on, request.where)
+    if "segmentation" in method.requires:
+        data = only_segmented(data)
+    weights = None if request.init in (None, "scratch") else load_weights(str(request.init))
+    return Opened(method, data, weights)
+
+
 def open_call(
     request: Request, device: torch.device, process: Process, *, settings: RunSettings | None = None
 ) -> PretrainCall:
@@ -77,38 +102,25 @@ def open_call(
     Raises:
         HeadCTSSLError: a name, a setting, a dataset or the weights do not fit.
     """
-    method = method_class(request.method)
-    data = open_pretrain_data(request.dataset_ids, request.plans_name, request.pretrain_on, request.where)
-    if "segmentation" in method.requires:
-        data = only_segmented(data)
-    weights = None if request.init in (None, "scratch") else load_weights(str(request.init))
+    opened = open_request(request)
     if settings is None:
-        machine = detect_machine(str(device))
-        settings = resolve_request(request, method, data, weights, machine, process.world_size)
-    return PretrainCall(method, data, weights, settings)
+        settings = resolve_request(request, opened, detect_machine(str(device)), process.world_size)
+    return PretrainCall(opened.method, opened.data, opened.init, settings)
 
 
-def resolve_request(
-    request: Request,
-    method: type[Method],
-    data: PretrainData,
-    weights: LoadedWeights | None,
-    machine: Machine,
-    world_size: int,
-) -> RunSettings:
+def resolve_request(request: Request, opened: Opened, machine: Machine, world_size: int) -> RunSettings:
     """The settings of a request on a machine.
 
     Args:
         request: what was asked for.
-        method: class of its method.
-        data: the cases it trains on.
-        weights: those of ``-w``.
+        opened: from `open_request`.
         machine: what one process has to work with.
         world_size: processes that share the batch.
 
     Raises:
         HeadCTSSLError: a name, a setting or the weights do not fit.
     """
+    method, data, weights = opened.method, opened.data, opened.init
     asked = parse_overrides(request.overrides)
     if request.num_workers is not None:
         if asked.get("training.num_workers", request.num_workers) != request.num_workers:

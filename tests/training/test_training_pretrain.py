@@ -24,10 +24,11 @@ from headctssl.errors import ContractError, DataError, HeadCTSSLError, StoppedEr
 from headctssl.methods.dino.dino import Dino
 from headctssl.networks import build_from_settings
 from headctssl.planning.plans import Plans, fitted_encoder
+from headctssl.planning.resolve import print_decisions
 from headctssl.preprocessing.index import CaseIndex, write_index
 from headctssl.settings import read_json
 from headctssl.training.checkpoint import load_encoder, load_weights, save_encoder
-from headctssl.training.estimate import estimate
+from headctssl.training.estimate import plan_run
 from headctssl.training.pretrain import pretrain
 from headctssl.training.pretrain_data import open_pretrain_data
 from headctssl.training.run_log import RunLog
@@ -303,7 +304,8 @@ def test_stored_cases_that_no_split_knows_are_left_out_and_told(
     data = open_pretrain_data((1,), "plans", "train")
     fold = splits["folds"][0]
     assert data.indexes[0].case_ids == sorted([*fold["train"], *fold["val"]])
-    settings = estimate(1, "dino", config="vit_test", device="cpu", overrides=TINY)
+    settings = plan_run(1, "dino", config="vit_test", device="cpu", overrides=TINY)
+    print_decisions(settings)
     told = next(d for d in settings.decisions if d.what == "stored cases left out")
     assert "1 stored cases of Dataset001_Tiny are not in splits.json: headct_preprocess -d 1" in told.value
     assert "stored cases left out" in capsys.readouterr().out
@@ -319,16 +321,16 @@ def test_stored_cases_that_no_split_knows_are_left_out_and_told(
 def test_the_largest_head_is_read_whole(dataset: Path) -> None:
     """Heads of 120 mm fit the 144 mm of the input; one of 152 mm makes its frame, and so what is read, larger."""
     index = open_pretrain_data((1,), "plans", "train").indexes[0]
-    assert estimate(1, "mae", config="vit_test", device="cpu", quiet=True, overrides=TINY).read_shape == (34, 36, 36)
+    assert plan_run(1, "mae", config="vit_test", device="cpu", overrides=TINY).read_shape == (34, 36, 36)
     rows = CaseIndex.open(index.folder).rows
     large = replace(rows[0], head_box=((2, 32), (0, 38), (3, 33)))
     write_index(index.folder, [large, *rows[1:]])
     assert open_pretrain_data((1,), "plans", "train").max_head_shape == (30, 38, 30)
-    assert estimate(1, "mae", config="vit_test", device="cpu", quiet=True, overrides=TINY).read_shape == (34, 38, 36)
+    assert plan_run(1, "mae", config="vit_test", device="cpu", overrides=TINY).read_shape == (34, 38, 36)
 
 
 def test_estimate_decides_the_same_and_writes_nothing(dataset: Path, roots: Path) -> None:
-    settings = estimate(1, "dino", config="vit_test", device="cpu", quiet=True, overrides=TINY)
+    settings = plan_run(1, "dino", config="vit_test", device="cpu", overrides=TINY)
     assert not any((roots / "results").iterdir())
     folder = go()
     config = json.loads((folder / "config.json").read_text())
@@ -383,7 +385,7 @@ def test_weights_of_another_network_or_input_are_refused_by_field(
 
     def look() -> object:
         init = roots / "encoder.safetensors"
-        return estimate(1, "mae", config="vit_test", init=init, device="cpu", quiet=True, overrides=TINY)
+        return plan_run(1, "mae", config="vit_test", init=init, device="cpu", overrides=TINY)
 
     if field is None:
         look()

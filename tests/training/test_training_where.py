@@ -13,8 +13,9 @@ from training_helpers import TINY, make_stored_dataset
 
 from headctssl.dataset.manifest import DatasetInfo, write_raw_dataset
 from headctssl.errors import UsageError
+from headctssl.planning.resolve import print_decisions
 from headctssl.training.checkpoint import load_weights
-from headctssl.training.estimate import estimate
+from headctssl.training.estimate import plan_run
 from headctssl.training.pretrain import pretrain
 from headctssl.training.pretrain_data import open_pretrain_data
 from headctssl.training.run_log import RunLog
@@ -118,7 +119,8 @@ def test_a_run_on_two_datasets_of_which_one_has_no_picked_case(described: Path, 
 
 
 def test_estimate_counts_the_picked_cases(described: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    settings = estimate(1, "dino", config="vit_test", where=THIN, device="cpu", overrides=TINY)
+    settings = plan_run(1, "dino", config="vit_test", where=THIN, device="cpu", overrides=TINY)
+    print_decisions(settings)
     assert settings.where is not None
     assert settings.where.num_cases == 2
     printed = capsys.readouterr().out
