@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: help demo test check evidence benchmark-input docs clean
+.PHONY: help demo test check evidence benchmark-input benchmark-train docs clean
 
 help:
 	@echo "make demo             set up, run the whole pipeline on synthetic scans, write report.html"
@@ -11,6 +11,7 @@ help:
 	@echo "make test             everything CI runs: lint, types, all tests"
 	@echo "make evidence         what takes longer"
 	@echo "make benchmark-input  preprocessing and views against MONAI, side by side"
+	@echo "make benchmark-train  training steps against the matrix peak and MONAI's blocks"
 	@echo "make clean            remove .venv and caches"
 
 .venv/base: pyproject.toml constraints.txt
@@ -43,6 +44,9 @@ evidence: .venv/base
 
 benchmark-input: .venv/bench
 	$(BIN)/python -m benchmarks.input
+
+benchmark-train: .venv/bench
+	$(BIN)/python -m benchmarks.train
 
 docs: .venv/base
 	$(BIN)/python -c "from pathlib import Path; from headctssl.reporting.settings_page import write_settings_page as w; w(Path('documentation/settings.md'))"
