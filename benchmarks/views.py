@@ -103,7 +103,7 @@ def _ours(scan: Any, edge: int, *, plain: bool, batch: int = 1) -> Callable[[], 
     volume = torch.from_numpy(scan.hu)[None].repeat(batch, 1, 1, 1, 1)
     whole = PretrainBatch(
         volume=volume,
-        inside=torch.ones_like(volume, dtype=torch.bool),
+        inside_box=torch.tensor([[(0, n) for n in volume.shape[2:]]] * batch),
         head_box=torch.tensor([scan.head_box] * batch, dtype=torch.float32),
         case_index=torch.zeros(batch, dtype=torch.int64),
         sample_index=torch.arange(batch),

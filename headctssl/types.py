@@ -72,7 +72,7 @@ class PretrainBatch:
     """A batch as read from the store: raw Hounsfield units, nothing drawn but the crop."""
 
     volume: Tensor  # int16 (B, 1, D, H, W) Hounsfield units at storage spacing, padded with -1024
-    inside: Tensor  # bool (B, 1, D, H, W), True where a stored voxel was read
+    inside_box: Tensor  # int64 (B, 3, 2), start and stop per axis of the stored voxels in `volume`, on the CPU
     head_box: Tensor  # float32 (B, 3, 2), start and stop of the head per axis in voxels of `volume`
     case_index: Tensor  # int64 (B,), row of the case in the index
     sample_index: Tensor  # int64 (B,), position in the global order of the epoch
@@ -83,6 +83,14 @@ class PretrainBatch:
     segmentation: Tensor | None = None  # int16 (B, 1, D, H, W), position in the run's classes + 1, 0 = none, -1 unknown
     known_classes: Tensor | None = None  # bool (B, K), the classes that the case's dataset marks; with segmentation
     labels: Tensor | None = None  # float32 (B, L), NaN = unknown; fine-tuning only
+
+    @property
+    def inside(self) -> Tensor:
+        """Bool (B, 1, D, H, W), True where a stored voxel was read; made anew each time it is asked for."""
+        inside = self.volume.new_zeros(self.volume.shape).bool()
+        for mask, ((z0, z1), (y0, y1), (x0, x1)) in zip(inside, self.inside_box.tolist(), strict=True):
+            mask[:, z0:z1, y0:y1, x0:x1] = True
+        return inside
 
 
 @dataclass

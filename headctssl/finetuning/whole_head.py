@@ -39,7 +39,7 @@ def head_view(
     volume = torch.from_numpy(np.ascontiguousarray(hu))[None]
     batch = PretrainBatch(
         volume=volume,
-        inside=torch.ones_like(volume, dtype=torch.bool),
+        inside_box=torch.tensor([[(0, n) for n in hu.shape[1:]]]),
         head_box=torch.tensor(head_box, dtype=torch.float32)[None],
         case_index=torch.zeros(1, dtype=torch.int64),
         sample_index=torch.zeros(1, dtype=torch.int64),

@@ -236,12 +236,9 @@ def _ignore_once(number: int, frame: FrameType | None) -> None:
 
 def _batch(crops: CropBatch, seed: int, labels: Tensor | None) -> PretrainBatch:
     case_index = torch.tensor([ref.case_index for ref in crops.refs], dtype=torch.int64)
-    inside = torch.zeros(crops.volume.shape, dtype=torch.bool)
-    for mask, ((z0, z1), (y0, y1), (x0, x1)) in zip(inside, crops.inside_box.tolist(), strict=True):
-        mask[:, z0:z1, y0:y1, x0:x1] = True
     return PretrainBatch(
         volume=crops.volume,
-        inside=inside,
+        inside_box=crops.inside_box,
         head_box=crops.head_box,
         case_index=case_index,
         sample_index=torch.tensor([ref.sample_index for ref in crops.refs], dtype=torch.int64),

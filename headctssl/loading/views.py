@@ -42,7 +42,7 @@ def make_views(batch: PretrainBatch, plan: ViewPlan, spec: InputSpec) -> Views:
         Float views in [0, 1] on the batch's device, and the share of stored voxels under each of their voxels; of
         masks and segmentations what the batch has.
     """
-    boxes, frames, spacing = _read_boxes(batch), _frames(batch, spec), batch.spacing_mm.cpu().double().numpy()
+    boxes, frames, spacing = batch.inside_box.double().numpy(), _frames(batch, spec), _spacing(batch)
     heads = batch.head_box.cpu().double().numpy()
     groups: dict[str, list[list[ViewDraw]]] = {group.name: [[] for _ in range(group.count)] for group in plan.groups}
     empty = Views({}, {}, batch.sample_index, batch.seed, batch.epoch, batch.labels)
@@ -143,7 +143,7 @@ def whole_head_view(batch: PretrainBatch, spec: InputSpec) -> Views:
         batch: int16 HU volumes of any shape that hold the whole head.
         spec: what the encoder sees.
     """
-    boxes, frames, spacing = _read_boxes(batch), _frames(batch, spec), batch.spacing_mm.cpu().double().numpy()
+    boxes, frames, spacing = batch.inside_box.double().numpy(), _frames(batch, spec), _spacing(batch)
     draws = [ViewDraw(centred_grid(frame, spec.shape)) for frame in frames]
     cut = cut_view(batch, draws, boxes, spacing, spec, tissue=False)
     return Views(
@@ -157,8 +157,13 @@ def whole_head_view(batch: PretrainBatch, spec: InputSpec) -> Views:
     )
 
 
+def _spacing(batch: PretrainBatch) -> _Edges:
+    """(B, 3) mm of the voxels."""
+    return batch.spacing_mm.cpu().double().numpy()
+
+
 def _frames(batch: PretrainBatch, spec: InputSpec) -> list[_Edges]:
-    heads, spacing = batch.head_box.cpu().double().numpy(), batch.spacing_mm.cpu().double().numpy()
+    heads, spacing = batch.head_box.cpu().double().numpy(), _spacing(batch)
     return [frame_of(head, mm, spec) for head, mm in zip(heads, spacing, strict=True)]
 
 
@@ -166,21 +171,3 @@ def _part_read(head: _Edges, box: _Edges, frame: _Edges) -> _Edges:
     """The part of the head box that was read; the frame for an axis along which none of it was."""
     part = np.stack([np.maximum(head[:, 0], box[:, 0]), np.minimum(head[:, 1], box[:, 1])], axis=1)
     return np.where((part[:, 1] > part[:, 0])[:, None], part, frame)
-
-
-def _read_boxes(batch: PretrainBatch) -> _Edges:
-    """The box (B, 3, 2) of stored voxels of each sample, from lines through `inside`, which is a box per sample."""
-    inside = batch.inside[:, 0]
-    b, d, h, w = inside.shape
-    rows = torch.arange(b, device=inside.device)
-    z, y, x = (torch.full((b,), n // 2, device=inside.device) for n in (d, h, w))
-    if not bool(inside[rows, z, y, x].all()):
-        corner = inside.reshape(b, -1).to(torch.uint8).argmax(dim=1)
-        z, y, x = corner // (h * w), corner // w % h, corner % w
-    lines = (inside[rows, :, y, x], inside[rows, z, :, x], inside[rows, z, y, :])
-    boxes = np.zeros((b, 3, 2))
-    for axis, line in enumerate(lines):
-        found = line.cpu().numpy()
-        boxes[:, axis, 0] = found.argmax(axis=1)
-        boxes[:, axis, 1] = boxes[:, axis, 0] + found.sum(axis=1)
-    return boxes

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -116,8 +117,6 @@ def read_crop(case: StoredCase, read_shape: Shape | None, generator: np.random.G
     Raises:
         CorruptCaseError: a chunk fails its checksum; the file is named.
     """
-    from acvl_utils.cropping_and_padding.bounding_boxes import crop_and_pad_nd
-
     meta = case.meta
     shape = case.shape[1:]
     full: Shape = (shape[0], shape[1], shape[2])

@@ -29,19 +29,19 @@ def opened(batches: Iterable[PretrainBatch]) -> Iterator[Iterator[PretrainBatch]
 
 
 def to_device(batch: PretrainBatch, device: torch.device) -> PretrainBatch:
-    """The batch with its tensors on `device`; the indices stay on the CPU, where they are read."""
+    """The batch with its tensors on `device`; indices, boxes and spacings stay on the CPU, where they are read.
+
+    From page-locked memory, so that the copy to a GPU waits neither for the work before it nor makes the loop wait.
+    """
     if device.type == "cpu":
         return batch
 
     def move(tensor: Tensor) -> Tensor:
-        return tensor.to(device, non_blocking=True)
+        return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
     return replace(
         batch,
         volume=move(batch.volume),
-        inside=move(batch.inside),
-        head_box=move(batch.head_box),
-        spacing_mm=move(batch.spacing_mm),
         masks={name: move(mask) for name, mask in batch.masks.items()},
         segmentation=None if batch.segmentation is None else move(batch.segmentation),
         known_classes=None if batch.known_classes is None else move(batch.known_classes),

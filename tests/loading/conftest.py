@@ -51,7 +51,7 @@ def batch_of(
     volume = torch.from_numpy(volumes)[:, None].masked_fill(~inside, -1024)
     return PretrainBatch(
         volume=volume,
-        inside=inside,
+        inside_box=torch.tensor(boxes or [whole] * count),
         head_box=torch.tensor(heads or [whole] * count, dtype=torch.float32),
         case_index=torch.arange(count),
         sample_index=torch.tensor(samples or list(range(count))),

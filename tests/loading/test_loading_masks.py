@@ -141,7 +141,7 @@ def drawn(seed: int, marked: float) -> PretrainBatch:
     volume = torch.from_numpy(rng.integers(-1000, 1900, inside.shape, dtype=np.int16)).masked_fill(~inside, -1024)
     return PretrainBatch(
         volume=volume,
-        inside=inside,
+        inside_box=torch.tensor([[(0, SIDE)] * 3, [(2, 17), (1, 19), (3, SIDE)]]),
         head_box=torch.tensor([[[1.0, 19.0]] * 3] * 2),
         case_index=torch.arange(2),
         sample_index=torch.tensor([seed % 1000, seed % 1000 + 1]),
@@ -238,7 +238,7 @@ def test_flips_and_turns_move_a_label_as_they_move_the_voxel(axis: int, rotated:
     labels = torch.zeros_like(volume)
     volume[0, 0, 4:8, 11:16, 6:9], labels[0, 0, 4:8, 11:16, 6:9] = 1000, 1
     views = make_views(
-        dataclasses.replace(batch, volume=volume, segmentation=labels, inside=torch.ones_like(batch.inside)),
+        dataclasses.replace(batch, volume=volume, segmentation=labels, inside_box=torch.tensor([[(0, SIDE)] * 3] * 2)),
         ViewPlan((group,)),
         SPEC,
     )
@@ -266,8 +266,8 @@ def test_views_are_centred_in_the_anatomy_with_the_stated_chance() -> None:
         alone = make_views(
             dataclasses.replace(
                 batch,
-                **{f: getattr(batch, f)[:1] for f in ("volume", "inside", "head_box", "case_index", "sample_index")},
-                spacing_mm=batch.spacing_mm[:1],
+                **{f: getattr(batch, f)[:1] for f in ("volume", "inside_box", "head_box", "case_index", "spacing_mm")},
+                sample_index=batch.sample_index[:1],
                 masks={"anatomy": place[:1]},
             ),
             ViewPlan((focused,)),

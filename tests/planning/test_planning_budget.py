@@ -129,7 +129,7 @@ def measure(run: RunSettings, method: str, steps: int = 4) -> float:
     batch, shape = run.training.batch_size, run.read_shape
     scans = PretrainBatch(
         volume=torch.randint(-1000, 1000, (batch, 1, *shape), dtype=torch.int16),
-        inside=torch.ones((batch, 1, *shape), dtype=torch.bool),
+        inside_box=torch.tensor([[(0, n) for n in shape]] * batch),
         head_box=torch.tensor([[[0, n] for n in shape]] * batch, dtype=torch.float32),
         case_index=torch.arange(batch),
         sample_index=torch.arange(batch),

@@ -71,7 +71,7 @@ def batch_of(samples: list[int], seed: int = 0) -> PretrainBatch:
     n = len(samples)
     return PretrainBatch(
         volume=torch.stack(volumes).to(torch.int16),
-        inside=torch.ones(n, 1, 10, 10, 10, dtype=torch.bool),
+        inside_box=torch.tensor([[(0, 10)] * 3] * n),
         head_box=torch.tensor([[[1.0, 9.0]] * 3] * n),
         case_index=torch.tensor(samples),
         sample_index=torch.tensor(samples),
