@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,10 +18,10 @@ from headctssl.settings import Settings, parse_overrides, with_overrides
 from headctssl.training.checkpoint import load_weights
 from headctssl.training.pretrain_call import as_ids, name_of_run
 from headctssl.training.run_folder import look_at_run
-from headctssl.training.signals import stop_at_once
+from headctssl.training.slurm_job import InJob
 from headctssl.training.trackers import check_trackers
 
-__all__ = ["InJob", "SlurmOptions", "check_before_queueing", "parse_slurm", "submit"]
+__all__ = ["SlurmOptions", "check_before_queueing", "parse_slurm", "submit"]
 
 MOST_RESTARTS = 100  # a job that never gets anywhere must end
 _CORES_PER_GPU = 8  # the most reader processes that planning gives a process
@@ -78,35 +76,6 @@ def parse_slurm(text: str) -> SlurmOptions:
             do="Remove processes, or set gpus=0.",
         )
     return options
-
-
-class InJob:
-    """What every process of the job runs: the environment that torchrun would set, then the work.
-
-    Args:
-        work: called with True when the job was started before; gives the exit code. Must be picklable.
-    """
-
-    def __init__(self, work: Callable[[bool], int]) -> None:
-        self.work = work
-
-    def __call__(self) -> None:
-        """Run the work in a process that Slurm started.
-
-        Raises:
-            SystemExit: always, with the exit code of the work; by it the batch script decides on requeueing.
-        """
-        import submitit
-
-        submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
-        again = int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0
-        try:
-            with stop_at_once():
-                code = self.work(again)
-        except StoppedError as error:  # before the work could say so itself
-            print(error.message, file=sys.stderr)
-            code = error.exit_code
-        raise SystemExit(code)
 
 
 def submit(work: Callable[[bool], int], options: SlurmOptions, folder: Path, name: str) -> tuple[str, Path]:
