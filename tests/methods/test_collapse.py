@@ -37,7 +37,7 @@ FAMILIES = {
     "dinov2": Family((*HOT, "method.targets=centring"), ("feature_std", "monitor_rank_me")),
     "simclr": Family(("training.lr=0.03",), ("embedding_std", "embedding_rank")),
     "voco": Family(("method.inter_weight=1000", "method.separation_weight=0"), ("embedding_rank",)),
-    "swin_ssl": Family(("method.head_norm=false", "training.lr=0.03"), ("embedding_std", "embedding_rank")),
+    "swin_ssl": Family(("method.head_norm=false", "training.lr=6e-6"), ("embedding_std", "embedding_rank")),
     "lejepa": Family(("method.sigreg_weight=0",), ("embedding_std", "embedding_rank")),
     "jepa": Family(
         ("method.teacher_momentum=0", "method.teacher_momentum_end=0", "training.lr=1e-3"),
