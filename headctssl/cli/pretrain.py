@@ -74,9 +74,8 @@ def run(args: argparse.Namespace) -> int:
     check_before_queueing(**call)
     folder = results_dataset(args.dataset_ids[0]) / "slurm"
     number, log = submit(functools.partial(_in_job, call), options, folder, f"pretrain_{args.method}")
-    say(
-        f"submitted as Slurm job {number}, {options.nodes} x {options.processes_per_node} process(es)", quiet=args.quiet
-    )
+    shape = f"{options.nodes} node(s) with {options.processes_per_node} process(es)"
+    say(f"submitted as Slurm job {number}, {shape}; its log:", quiet=args.quiet)
     say(f"  {log}", quiet=args.quiet)
     return 0
 

@@ -135,7 +135,8 @@ def test_wrong_options_are_refused(text: str, message: str) -> None:
 
 
 def test_names_may_look_like_numbers() -> None:
-    assert parse_slurm("account=0815,partition=1").account == "815" or parse_slurm("account=0815").account == "0815"
+    options = parse_slurm("account=0815,partition=1")
+    assert (options.account, options.partition) == ("0815", "1")
     assert parse_slurm("gpus=0,processes=3").processes_per_node == 3
     assert parse_slurm("gpus=4,nodes=2").processes_per_node == 4
 
