@@ -219,8 +219,9 @@ def _deal(
         seed: seed of the draw.
         purpose: makes the draws of one seed independent.
     """
-    names = subjects.names
-    order = np.array(sorted(who.tolist(), key=lambda i: (derive_seed(seed, purpose, names[i]), names[i])), np.int64)
+    who = np.sort(who)
+    seeds = np.array([derive_seed(seed, purpose, subjects.names[i]) for i in who.tolist()], np.int64)
+    order = who[np.argsort(seeds, kind="stable")]
     members = {key: has[order] for key, has in subjects.strata.items()}
     members = {"": np.ones(len(order), np.bool_), **{key: has for key, has in members.items() if has.any()}}
     amounts = {key: int(has.sum()) for key, has in members.items()}

@@ -150,8 +150,8 @@ def read_table(folder: Path) -> IndexTable:
         raise DataError(f"{path} does not have the expected columns.", got=header[:300], expected=expected, do=_DO)
     kinds: dict[str, Any] = {
         **dict.fromkeys((*_SHAPE, *_HEAD, "source_size", "source_mtime_ns"), np.int64),
-        **dict.fromkeys((*_SPACING, "masks", "storage_digest"), "category"),
-        "case_id": object,
+        # Not "category": digests and masks of digits alone would become numbers.
+        **dict.fromkeys(("case_id", *_SPACING, "masks", "storage_digest"), object),
         "source_sha256": _SHA,
     }
     return _columns(pd.read_csv(path, dtype=kinds, na_filter=False, index_col=False, encoding="utf-8", comment="#"))

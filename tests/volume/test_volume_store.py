@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headctssl.errors import CorruptCaseError, DataError
+from headctssl.volume.layout import StoreLayout
 from headctssl.volume.mask_store import StoredMask, write_mask
 from headctssl.volume.store import CaseMeta, StoredArray, StoredCase, write_case
 
@@ -98,6 +99,38 @@ def test_masks(tmp_path: Path) -> None:
     np.testing.assert_array_equal(got, mask[5:66, :, 60:70])
     with pytest.raises(CorruptCaseError, match="stored mask"):
         StoredCase(tmp_path / "c.head.b2nd")
+
+
+LAYOUTS = st.builds(
+    StoreLayout,
+    codec=st.sampled_from(["zstd", "lz4"]),
+    level=st.integers(1, 5),
+    chunk=st.integers(8, 70),
+    block=st.integers(8, 70),
+)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.data(), LAYOUTS, st.tuples(*[st.integers(1, 90)] * 3))
+def test_any_layout_of_any_shape_reads_back_any_box(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, layout: StoreLayout, shape: tuple[int, ...]
+) -> None:
+    hu = head_like((1, *shape), seed=sum(shape))
+    path = tmp_path_factory.mktemp("layout") / "c.b2nd"
+    write_case(path, hu, META, layout=layout)
+    stored = StoredCase(path)
+    assert stored.array.chunks == (1, *(min(layout.chunk, n) for n in shape))
+    box = []
+    for size in shape:
+        start = data.draw(st.integers(0, size - 1))
+        box.append((start, data.draw(st.integers(start + 1, size))))
+    got = stored.read((box[0], box[1], box[2]))
+    np.testing.assert_array_equal(got, hu[(slice(None), *(slice(*side) for side in box))])
+    bit = data.draw(st.integers(0, path.stat().st_size * 8 - 1))
+    damaged = bytearray(path.read_bytes())
+    damaged[bit // 8] ^= 1 << (bit % 8)
+    path.write_bytes(damaged)
+    assert outcome(path, hu) == "noticed"
 
 
 def outcome(path: Path, hu: np.ndarray) -> str:
