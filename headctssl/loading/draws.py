@@ -129,8 +129,7 @@ def draw_view(
     angles = _triple((2.0 * u[10:13] - 1.0) * group.rotate_degrees)
     blurred = u[13] < group.blur_probability[position % len(group.blur_probability)]
     changed = u[14] < group.gamma_probability[position % len(group.gamma_probability)]
-    # What few runs switch on has a generator of its own, so that the numbers of all others stay where they are.
-    window_shift, window_stretch = _jitter(group, np.random.default_rng(math.floor(u[22] * 2**53)))
+    window_shift, window_stretch = _jitter(group, math.floor(u[22] * 2**53))
     return ViewDraw(
         grid=grid,
         rotation_deg=angles if rotated else None,
@@ -144,9 +143,11 @@ def draw_view(
     )
 
 
-def _jitter(group: ViewGroup, generator: np.random.Generator) -> tuple[float, float]:
-    """How far every window moves, in its width, and by what it is stretched."""
-    u = generator.random(3)
+def _jitter(group: ViewGroup, seed: int) -> tuple[float, float]:
+    """How far every window moves, in its width, and by what it is stretched; from numbers of its own."""
+    if group.window_probability == 0.0:
+        return 0.0, 1.0
+    u = np.random.default_rng(seed).random(3)
     if u[0] >= group.window_probability:
         return 0.0, 1.0
     return float((2.0 * u[1] - 1.0) * group.window_shift), float(1.0 + (2.0 * u[2] - 1.0) * group.window_stretch)

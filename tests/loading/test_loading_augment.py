@@ -38,6 +38,9 @@ def test_blur_is_the_gaussian_filter_of_scipy(sigma: float) -> None:
     truncate = (np.ceil(4 * sigma) + 0.1) / sigma
     expected = ndimage.gaussian_filter(x.numpy(), (0, sigma, sigma, sigma), mode="nearest", truncate=truncate)
     assert np.allclose(augment.blur_(x, sigma).numpy(), expected, atol=2e-6)
+    part = view(shape=(2, 9, 11, 20))[..., ::2]
+    expected = ndimage.gaussian_filter(part.numpy(), (0, sigma, sigma, sigma), mode="nearest", truncate=truncate)
+    assert np.allclose(augment.blur_(part, sigma).numpy(), expected, atol=2e-6), "of any strides"
 
 
 def test_noise_has_its_own_seed_and_the_asked_strength() -> None:

@@ -83,7 +83,7 @@ def test_chances_are_those_of_headct_foundation(make_spec: Callable[..., InputSp
         assert abs(np.mean([d.shift != 0 for d in drawn]) - 0.5) < 0.03
         assert abs(np.mean([d.blur_sigma > 0 for d in drawn]) - blur) < 0.03
         assert abs(np.mean([d.gamma != 1 for d in drawn]) - gamma) < 0.03
-        assert not any(d.rotation_deg or d.noise_sigma for d in drawn)
+        assert not any(d.rotation_deg or d.noise_sigma or d.window_shift or d.window_stretch != 1 for d in drawn)
     assert all(0.5 <= d.blur_sigma <= 1.0 for d in first if d.blur_sigma)
     assert all(0.2 <= d.gamma <= 1.0 for d in second)
     assert all(abs(d.shift) <= 0.2 for d in first)
@@ -116,9 +116,33 @@ def test_settings_switch_on_what_they_name(make_spec: Callable[..., InputSpec]) 
     assert global_group(ViewSettings(), spec, count=1).count == 1
 
 
+def test_windows_move_and_stretch_within_their_limits(make_spec: Callable[..., InputSpec]) -> None:
+    asked = ViewSettings(window_probability=0.4, window_shift=0.15, window_stretch=0.3, local_count=1)
+    for name in ("global", "local"):
+        drawn = [d for d in draws(asked, make_spec(), name) if d.window_shift]
+        assert abs(len(drawn) / 3000 - 0.4) < 0.03
+        shift, stretch = (np.array([getattr(d, f"window_{what}") for d in drawn]) for what in ("shift", "stretch"))
+        assert np.abs(shift).max() <= 0.15
+        assert np.abs(stretch - 1).max() <= 0.3
+        assert abs(shift.mean()) < 0.01, "to both sides alike"
+        assert abs(stretch.mean() - 1) < 0.02
+        assert shift.std() > 0.07
+        assert stretch.std() > 0.15
+        assert abs(np.corrcoef(shift, stretch)[0, 1]) < 0.1, "drawn apart"
+
+
+def test_left_and_right_are_swapped_only_where_that_was_asked_for(make_spec: Callable[..., InputSpec]) -> None:
+    for flip_lr in (False, True):
+        views = ViewSettings(flip_probability=1.0, flip_lr=flip_lr, local_count=1)
+        for name in ("global", "local"):
+            assert {d.grid.flip for d in draws(views, make_spec(), name, count=30)} == {(True, True, flip_lr)}
+
+
 def test_switching_one_thing_on_leaves_the_others_as_they_were(make_spec: Callable[..., InputSpec]) -> None:
     one = draws(ViewSettings(), make_spec(), count=20)
-    two = draws(ViewSettings(rotate_probability=1.0, noise_probability=1.0), make_spec(), count=20)
+    more = ViewSettings(rotate_probability=1.0, noise_probability=1.0, window_probability=1.0)
+    two = draws(more, make_spec(), count=20)
+    assert all(d.window_shift and d.window_stretch != 1 for d in two)
     assert [d.grid for d in one] == [d.grid for d in two]
     assert [d.shift for d in one] == [d.shift for d in two]
 

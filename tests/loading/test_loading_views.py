@@ -33,6 +33,7 @@ EVERYTHING = ViewSettings(
     flip_lr=True,
     flip_probability=0.5,
     rotate_probability=0.5,
+    window_probability=0.5,
     noise_probability=0.5,
     blur_probability=(0.5, 0.5),
     gamma_probability=(0.5, 0.5),
@@ -93,21 +94,21 @@ def test_the_ways_of_a_cpu_and_of_other_devices_agree(monkeypatch: pytest.Monkey
 def test_a_view_does_not_depend_on_batch_mates_padding_or_random_state(
     make_batch: MakeBatch, make_spec: MakeSpec
 ) -> None:
+    """Eight scans at once and each of them alone, with every augmentation."""
     spec, plan = make_spec(), view_plan(EVERYTHING, make_spec())
-    volumes = random_volumes(4)
     boxes = [
         ((0, 30), (0, 34), (0, 28)),
         ((2, 20), (0, 34), (3, 25)),
         ((0, 9), (0, 11), (0, 8)),
         ((5, 30), (1, 30), (0, 28)),
-    ]
+    ] * 2
     heads = [
         ((2, 28), (3, 30), (4, 24)),
         ((3, 19), (3, 30), (4, 24)),
         ((1, 8), (1, 10), (1, 7)),
         ((6, 30), (2, 28), (2, 26)),
-    ]
-    samples = [7, 3, 11, 0]
+    ] * 2
+    volumes, samples = random_volumes(8), [7, 3, 11, 0, 4, 9, 2, 5]
     together = make_views(make_batch(volumes, boxes, heads, samples=samples, seed=5, epoch=2), plan, spec)
     for i, sample in enumerate(samples):
         torch.manual_seed(i)
@@ -119,8 +120,9 @@ def test_a_view_does_not_depend_on_batch_mates_padding_or_random_state(
             for many, one in zip(together.inside[name], alone.inside[name], strict=True):
                 assert torch.equal(many[i], one[0])
             assert torch.equal(together.foreground[name][:, i], alone.foreground[name][:, 0])
-    other = make_views(make_batch(volumes, boxes, heads, samples=samples, seed=5, epoch=3), plan, spec)
-    assert not torch.equal(other.groups["global"][0], together.groups["global"][0])
+    for seed, epoch in ((5, 3), (6, 2)):
+        other = make_views(make_batch(volumes, boxes, heads, samples=samples, seed=seed, epoch=epoch), plan, spec)
+        assert not torch.equal(other.groups["global"][0], together.groups["global"][0])
 
 
 def test_shapes_range_and_no_aliasing(make_batch: MakeBatch, make_spec: MakeSpec) -> None:
@@ -299,3 +301,44 @@ def test_whole_head_of_a_volume_of_any_shape_equals_that_of_its_padded_copy(
     other = whole_head_view(make_batch(padded[None], [box], [moved]), spec)
     assert torch.allclose(exact.groups["global"][0], other.groups["global"][0], atol=1e-5)
     assert torch.allclose(exact.inside["global"][0], other.inside["global"][0], atol=1e-6)
+
+
+def test_windows_that_moved_show_what_was_clipped(make_batch: MakeBatch, make_spec: MakeSpec) -> None:
+    """The reference: the same view in Hounsfield units through the drawn window, number by number."""
+    spec = make_spec()
+    group = ViewGroup(
+        "global", 2, (16, 16, 16), (0.6, 1.0), window_probability=0.7, window_shift=0.3, window_stretch=0.5
+    )
+    samples = list(range(6))
+    batch = make_batch(random_volumes(6), samples=samples, seed=3)
+    views = make_views(batch, ViewPlan((group,)), spec)
+    # A window as wide as all of int16 gives the Hounsfield units back.
+    low, width = -2048.0, 8192.0
+    wide = InputSpec.model_validate(spec.model_dump() | {"windows": [{"level": low + width / 2, "width": width}]})
+    plain = make_views(batch, ViewPlan((replace(group, window_probability=0.0),)), wide)
+    moved = 0
+    for sample in samples:
+        generator, head = sample_generator(3, 0, sample, "view"), batch.head_box[sample].double().numpy()
+        frame = frame_of(head, np.ones(3), spec)
+        for position in range(group.count):
+            draw = draw_view(group, position, frame, head, generator)
+            hu = plain.groups["global"][position][sample, 0].double().numpy() * width + low
+            for channel, window in enumerate(spec.windows):
+                size = window.width * draw.window_stretch
+                lowest = window.level + draw.window_shift * window.width - size / 2
+                expected = np.clip((hu - lowest) / size, 0, 1)
+                found = views.groups["global"][position][sample, channel].numpy()
+                assert np.abs(found - expected).max() < 2e-3 * 80 / size + 1e-4
+            moved += draw.window_shift != 0
+    assert 4 <= moved <= 11
+
+
+def test_the_share_of_stored_voxels_is_made_when_it_is_asked_for(make_batch: MakeBatch, make_spec: MakeSpec) -> None:
+    views = make_views(make_batch(random_volumes(2)), view_plan(EVERYTHING, make_spec()), make_spec())
+    shares = views.inside["global"]
+    assert len(shares) == 2
+    assert shares[0] is shares[0], "made once"
+    assert shares[-1] is shares[1]
+    assert [share.shape for share in shares[:2]] == [(2, 1, 16, 16, 16)] * 2
+    with pytest.raises(IndexError):
+        shares[2]
