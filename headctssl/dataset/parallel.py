@@ -18,6 +18,7 @@ from concurrent.futures import (
 )
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import wait as wait_for_end
 from typing import TypeVar
 
@@ -187,13 +188,30 @@ def _process_pool(num_workers: int, preload: str) -> Iterator[ProcessPoolExecuto
     # Forking a process that has used torch or BLAS can deadlock, so workers come from a clean server process.
     method = "spawn" if sys.platform == "win32" else "forkserver"
     context = multiprocessing.get_context(method)
-    if preload and method == "forkserver":
-        context.set_forkserver_preload([preload])
+    if method == "forkserver":
+        if preload:
+            context.set_forkserver_preload([preload])
+        _start_servers()
     pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin_worker)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_servers() -> None:
+    """Start the processes behind a pool so that they outlive a signal to every process of a group, as workers do.
+
+    They inherit what is ignored; SIGINT they ignore by themselves.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        resource_tracker.ensure_running()
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def _begin_worker() -> None:

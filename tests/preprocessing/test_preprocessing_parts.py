@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from headctssl.preprocessing.report import PreprocessingReport
 
 Command = Callable[..., tuple[int, str, str]]
 OF = 3
+ARRAY = {"SLURM_ARRAY_TASK_COUNT": "2", "SLURM_CPUS_PER_TASK": "1"}
 
 
 def storage() -> Path:
@@ -205,3 +209,26 @@ def test_half_a_part_is_refused(roots: Path, command: Command, flags: tuple[obje
     assert "SLURM_ARRAY_TASK_ID" in err
     with pytest.raises(UsageError, match="--replan"):
         plan_and_preprocess([7], replan=True, part=1, parts=2)
+
+
+def test_the_job_array_of_the_documentation_runs(roots: Path) -> None:
+    page = (Path(__file__).parents[2] / "documentation" / "how-to" / "cluster.md").read_text(encoding="utf-8")
+    script = page.split("<!-- test: array -->\n```slurm\n")[1].split("```")[0]
+    make_dataset(1, 6)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    tasks = [
+        subprocess.Popen(
+            ["bash", "-e"],
+            stdin=subprocess.PIPE,
+            text=True,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PATH": path, "SLURM_ARRAY_TASK_ID": str(task), **ARRAY},
+        )
+        for task in (1, 2)
+    ]
+    told = [task.communicate(script)[0] for task in tasks]  # both at the same time
+    assert [task.returncode for task in tasks] == [0, 0], told
+    assert sum("dataset_fingerprint.json" in text for text in told) == 1
+    assert sum("all 2 parts are done" in text for text in told) == 1
+    (index,) = preprocessed_dataset(1).glob("*/cases.csv")
+    assert len(CaseIndex.open(index.parent)) == 6
