@@ -60,8 +60,8 @@ def suggest(
 ) -> list[Change]:
     """Changes with which a run fits, those first that change least of what is learned.
 
-    Single changes are tried first: bfloat16, accumulation, a smaller batch, fewer local views, a smaller encoder. Where
-    none is enough they are joined.
+    Single changes are tried first: bfloat16, activation checkpointing, accumulation, a smaller batch, fewer local views,
+    a smaller encoder. Where none is enough they are joined.
 
     Args:
         resolve: the rules of the run on this machine.
@@ -107,6 +107,8 @@ def _singles(
     training, views = asked.training, asked.views
     if training.precision == "float32" and bf16:
         yield "bfloat16", {"training.precision": "bf16"}
+    if not training.recompute and asked.encoder.drops_tokens:
+        yield "blocks computed again in the backward pass", {"training.recompute": True}
     if not coupled:
         for passes in range(training.accumulation + 1, training.batch_size + 1):
             if training.batch_size % passes == 0:
