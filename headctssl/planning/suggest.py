@@ -60,8 +60,8 @@ def suggest(
 ) -> list[Change]:
     """Changes with which a run fits, those first that change least of what is learned.
 
-    Single changes are tried first: bfloat16, activation checkpointing, accumulation, a smaller batch, fewer local views,
-    a smaller encoder. Where none is enough they are joined.
+    Single changes are tried first: bfloat16, activation checkpointing, accumulation, a smaller batch, fewer local
+    views, a smaller encoder. Where none is enough they are joined.
 
     Args:
         resolve: the rules of the run on this machine.
