@@ -15,6 +15,9 @@ from headctssl.ingest.selection import Selection
 from headctssl.methods import METHODS, method_class
 from headctssl.planning.plans import Plans, SplitRule
 from headctssl.planning.run_settings import MonitorSettings, TrainingSettings, ViewSettings
+from headctssl.training.environment import Environment
+from headctssl.training.estimate_report import EstimateReport, Suggestion
+from headctssl.training.slurm import SlurmOptions
 
 __all__ = ["settings_markdown", "write_settings_page"]
 
@@ -48,6 +51,10 @@ def settings_markdown() -> str:
         ("Storage rule", "Its digest names the folder of stored cases.", StorageRule),
         ("Input of an encoder", "", InputSpec),
         ("contract.json", "Travels in every checkpoint.", Contract),
+        ("`headct_pretrain --slurm`", "`KEY=VALUE` pairs separated by commas.", SlurmOptions),
+        ("environment.json", "", Environment),
+        ("estimate.json", "Of `headct_estimate -o`.", EstimateReport),
+        ("Changes in estimate.json", "", Suggestion),
         ("dataset.json", "", DatasetInfo),
         ("`headct_convert --select`", "`--select one` is `per_study=1`.", Selection),
         ("ingest_report.json", "", IngestReport),
