@@ -125,7 +125,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         raise TrainingError(
             f"The checkpoint {path} cannot be written.",
             got=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}; {free / 1e6:.0f} MB free",
-            expected="space for it beside the one before, which is still there and can be used",
+            expected="space for it"
+            + (" beside the one before, which is still there and can be used" if path.exists() else ""),
             do="Free some space, then start the same command again with --continue.",
         ) from error
 

@@ -136,6 +136,7 @@ class Trainer:
         self.meter = Meter(self.process, training.batch_size)
         self.skips = SkippedSteps(training, log)
         self.step = 0
+        self.last: tuple[Tensor, Tensor]  # losses (accumulation,) and gradient norm of the last step
         self.told_to_stop = False  # what several processes agreed on in this step
 
     def run(self, until: int | None = None) -> None:
@@ -185,6 +186,7 @@ class Trainer:
                 self.scaler.unscale_(self.optimizer)
                 learner.before_optimizer_step(clock)
                 norm = self._clip()
+                self.last = meter.last_losses(), norm
                 flags = self._flags(norm, meter.last_losses(), stop)
                 if self.switched:
                     step_unless(self.optimizer, flags.bad)
