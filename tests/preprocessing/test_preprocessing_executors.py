@@ -21,6 +21,7 @@ from small_heads import STORAGE, make_dataset
 from headctssl.dataset.parallel import WorkerDied, map_items, run_in_processes
 from headctssl.errors import StoppedError, UsageError
 from headctssl.paths import preprocessed_dataset
+from headctssl.preprocessing.cluster import run_on_cluster
 from headctssl.preprocessing.executors import Workers
 from headctssl.preprocessing.preprocess import preprocess
 from headctssl.preprocessing.stop import stoppable
@@ -125,8 +126,8 @@ def test_in_a_thread_there_are_no_handlers() -> None:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[str]:
-    """A scheduler and two workers, each a process of its own as on a cluster; gives the address."""
+def cluster(folder: Path) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """A scheduler and two workers, each a process of its own as on a cluster; gives the address and the scheduler."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
     environment |= {"DASK_DISTRIBUTED__WORKER__MEMORY__TERMINATE": "false"}
     processes: list[subprocess.Popen[bytes]] = []
@@ -146,7 +147,7 @@ def cluster(folder: Path) -> Iterator[str]:
     for _ in range(2):
         start("worker", address, "--nthreads", "1", "--no-dashboard", "--local-directory", str(folder))
     try:
-        yield address
+        yield address, processes[0]
     finally:
         for process in reversed(processes):
             os.killpg(process.pid, signal.SIGKILL)
@@ -160,7 +161,7 @@ def test_a_real_cluster_gives_the_same_files(roots: Path, tmp_path: Path, comman
     preprocess(7, rule=STORAGE, num_workers=1, quiet=True)
     storage = preprocessed_dataset(7) / STORAGE.storage_id
     alone = {p: p.read_bytes() for p in storage.rglob("*") if p.is_file()}
-    with cluster(tmp_path) as address:
+    with cluster(tmp_path) as (address, scheduler):
         report = preprocess(7, rule=STORAGE, scheduler=address, overwrite=True, quiet=True)
         assert (report.num_written, [f.case_id for f in report.failures]) == (5, ["case7_02"])
         assert {p: p.read_bytes() for p in storage.rglob("*") if p.is_file()} == alone
@@ -169,6 +170,11 @@ def test_a_real_cluster_gives_the_same_files(roots: Path, tmp_path: Path, comman
         assert f"with the workers of {address}" in out
         killed = [(n, tmp_path / "once") for n in range(8)]
         assert run(kill_once, iter(killed), Workers(scheduler=address)) == {item: item[0] for item in killed}
+        results = run_on_cluster(double, range(100, 100_000), address)
+        next(results)
+        scheduler.kill()
+        with pytest.raises(UsageError, match="scheduler was lost"):
+            list(results)
 
 
 def test_a_scheduler_that_is_not_there_is_told(roots: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
