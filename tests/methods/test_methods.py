@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,6 +16,7 @@ from headctssl.errors import UsageError
 from headctssl.methods import METHODS, list_methods, method_class
 from headctssl.methods.method import Method
 from headctssl.methods.optimizers import OPENMIND_CNN, OPENMIND_TRANSFORMER
+from headctssl.networks.batch_norm import running_statistics
 from headctssl.planning.run_settings import RunSettings
 from headctssl.presets import METHOD_FACTS, pair_refusal
 from headctssl.types import Clock, Views
@@ -146,6 +148,31 @@ def test_param_groups_by_name(name: str, encoder: str, toolbox: Toolbox) -> None
         if name == "mae":
             tokens |= {"decoder.mask_token", "decoder.pos_embed"}
         assert tokens <= set(groups[False])
+
+
+@pytest.mark.parametrize(("name", "encoder"), PAIRS)
+def test_a_step_that_is_skipped_leaves_no_trace(name: str, encoder: str, toolbox: Toolbox) -> None:
+    """The loop does not end a step whose loss is not finite, and puts the running statistics of norms back."""
+    run_settings, make_method, make_views = toolbox
+    method = make_method(run_settings(name, encoder))
+    train(method, make_views(), 2, 1e-3)
+    twin = copy.deepcopy(method)
+    before = {key: tensor.clone() for key, tensor in method.state_dict().items()}
+    statistics = [(values, values.clone()) for values in running_statistics(method)]
+    broken = replace(make_views(seed=9), groups={k: tuple(v * float("nan") for v in vs)
+                                                 for k, vs in make_views(seed=9).groups.items()})  # fmt: skip
+    with contextlib.suppress(ValueError, RuntimeError):  # some losses refuse such views before they are computed
+        method.training_step(broken, Clock(2, 10, 0, 5))
+    for values, old in statistics:
+        values.copy_(old)
+    after = method.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    for one in (method, twin):  # nor in what is kept beside the state, such as sums for the centre
+        torch.manual_seed(3)
+        one.training_step(make_views(seed=5), Clock(3, 10, 0, 5)).loss.backward()
+        one.after_step(Clock(3, 10, 0, 5))
+    one, other = method.state_dict(), twin.state_dict()
+    assert all(torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.mark.parametrize(("name", "encoder"), PAIRS)

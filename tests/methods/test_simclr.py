@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
+from halves import assert_halves_make_the_whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -162,37 +160,11 @@ def test_what_gives_no_pairs_is_refused(toolbox: Toolbox, views: dict[str, int],
         make_method(run)
 
 
-def _half(rank: int, folder: str, method: Simclr, views: list[Views]) -> None:
-    torch.set_num_threads(1)
-    method = copy.deepcopy(method)  # the parameters came in shared memory
-    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    loss = method.training_step(views[rank], Clock(0, 10, 0, 5)).loss
-    loss.backward()
-    gradients = [p.grad for p in method.parameters()]
-    for gradient in gradients:  # what DistributedDataParallel does
-        dist.all_reduce(gradient)
-        gradient /= 2
-    buffers = dict(method.named_buffers())
-    torch.save({"loss": loss.detach(), "gradients": gradients, "buffers": buffers}, f"{folder}/{rank}.pt")
-    dist.destroy_process_group()
-
-
-def test_two_processes_have_the_loss_gradients_and_statistics_of_one(toolbox: Toolbox, tmp_path: Path) -> None:
+def test_two_processes_have_the_loss_gradients_and_statistics_of_one(toolbox: Toolbox) -> None:
     run_settings, make_method, make_views = toolbox
     method = make_method(run_settings("simclr", "vit_test"))
     assert isinstance(method, Simclr)
     parts = [make_views(batch=2, seed=s) for s in (1, 2)]
-    torch.multiprocessing.spawn(_half, (str(tmp_path), method, parts), nprocs=2)
-    found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
     both = [torch.cat(pair) for pair in zip(*(v.groups["global"] for v in parts), strict=True)]
     whole = Views({"global": tuple(both)}, {}, torch.arange(4), seed=0, epoch=0)
-    loss = method.training_step(whole, Clock(0, 10, 0, 5)).loss
-    loss.backward()
-    size = math.sqrt(sum(float(p.grad.norm()) ** 2 for p in method.parameters() if p.grad is not None))
-    for part in found:
-        torch.testing.assert_close(part["loss"], loss.detach())
-        for (name, parameter), gradient in zip(method.named_parameters(), part["gradients"], strict=True):
-            assert parameter.grad is not None
-            assert (gradient - parameter.grad).norm() < 1e-5 * size, name
-        for name, buffer in method.named_buffers():
-            torch.testing.assert_close(part["buffers"][name], buffer)
+    assert_halves_make_the_whole(method, parts, whole)

@@ -1,81 +1,92 @@
-"""Distributed: two gloo processes take the same steps as one."""
+"""Distributed: what processes agree on, and torchrun itself; equality with one process is tested beside the methods."""
 
 from __future__ import annotations
 
-import json
 import os
-import socket
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from together import command, together
 from training_helpers import TINY
 
-from headctssl.training.distributed import Process, current_process
-from headctssl.training.pretrain import pretrain
-
-SETS = [t for t in TINY if "batch_size" not in t and "num_steps" not in t]
-SETS += ["training.batch_size=4", "training.num_steps=3", "training.optimizer=sgd", "training.lr=0.01"]
-
-
-def two_processes(arguments: list[str], code: int = 0) -> list[str]:
-    """Run headct with two processes, as torchrun would start them; what each wrote to stderr."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-m", "headctssl", *arguments],
-            env={**os.environ, **common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    told = []
-    try:
-        for process in started:
-            _, errors = process.communicate(timeout=120)
-            assert process.returncode == code, errors
-            told.append(errors)
-    finally:
-        for process in started:
-            process.kill()
-    return told
-
-
-@pytest.mark.evidence
-@pytest.mark.parametrize("method", ["dino", "mae"])
-def test_two_processes_give_the_loss_of_one(dataset: Path, method: str) -> None:
-    one = pretrain(1, method, config="vit_test", device="cpu", quiet=True, tag="one", overrides=SETS)
-    sets = [word for text in SETS for word in ("--set", text)]
-    call = ["pretrain", "-d", "1", "-m", method, "-c", "vit_test", "--device", "cpu", "--tag", "two", *sets]
-    two_processes(call)
-    two = one.with_name(one.name.replace("one", "two"))
-    # The command adds its report to what the function leaves.
-    assert {p.name for p in two.iterdir()} == {p.name for p in one.iterdir()} | {"report.html"}
-    for a, b in zip(_lines(one), _lines(two), strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], abs=1e-5)
-        assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-4)
-    for name, tensor in load_file(one / "encoder.safetensors").items():
-        assert torch.allclose(tensor, load_file(two / "encoder.safetensors")[name], atol=1e-5), name
+from headctssl.errors import DataError
+from headctssl.training.distributed import Process, current_process, gather_shares, processes, settle, share_of
+from headctssl.training.run_state import CHECKPOINT_FILE, load_checkpoint
 
 
 def test_a_wrong_call_is_told_by_every_process(dataset: Path) -> None:
     """Not only by the main one, with a broken connection on the others."""
-    call = ["pretrain", "-d", "1", "-m", "dino", "-c", "vit_test", "--device", "cpu", "--set", "training.lrr=1"]
-    for errors in two_processes(call, code=2):
+    call = ["-d", "1", "-m", "dino", "-c", "vit_test", "--device", "cpu", "--set", "training.lrr=1"]
+    for code, errors in together(command, "pretrain", call):
+        assert code == 2
         assert "Unknown setting 'training.lrr'" in errors
         assert "Traceback" not in errors
 
 
-def _lines(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(text) for text in (folder / "metrics.jsonl").read_text().splitlines()]
+def agree(total: int) -> tuple[str, str, list[int], list[int]]:
+    """What a process hears from the main one, and of the shares of all."""
+    with processes(torch.device("cpu")) as process:
+        heard = settle(lambda: f"from {process.rank}", process)
+
+        def fail() -> None:
+            raise DataError("a fault", got="of the main process")
+
+        try:
+            settle(fail, process)
+        except DataError as error:
+            told = f"{error.what} {error.got}"
+        mine = list(share_of(range(total), process))
+        rows = torch.tensor(mine)[:, None] if mine else None
+        return heard, told, mine, gather_shares(rows, total, process)[:, 0].tolist()
+
+
+@pytest.mark.parametrize(("number", "total"), [(2, 5), (3, 2)])
+def test_every_item_is_in_one_share_and_comes_back_in_its_place(number: int, total: int) -> None:
+    found = together(agree, total, number=number)
+    assert sorted(i for _, _, mine, _ in found for i in mine) == list(range(total))
+    for heard, told, _, everyone in found:
+        assert heard == "from 0"
+        assert told == "a fault of the main process"
+        assert everyone == list(range(total))
+
+
+def test_one_process_needs_no_other() -> None:
+    rows = torch.arange(3)[:, None]
+    assert torch.equal(gather_shares(rows, 3, Process()), rows)
+    assert settle(lambda: 7, Process()) == 7
+
+
+@pytest.mark.evidence
+def test_torchrun_trains_and_a_signal_to_it_leaves_a_checkpoint(dataset: Path, roots: Path) -> None:
+    sets = [word for text in TINY if "num_steps" not in text for word in ("--set", text)]
+    call = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "headctssl",
+        "pretrain", "-d", "1", "-m", "dino", "-c", "vit_test", "--device", "cpu", *sets,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    long = [*call, "--tag", "long", "--set", "training.num_steps=100000"]
+    run = subprocess.Popen(long, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    folder = roots / "results" / dataset.name / "pretrain" / "dino__vit_test__plans__long"
+    started = time.monotonic()
+    while not (folder / "metrics.jsonl").exists() or not (folder / "metrics.jsonl").read_text():
+        assert run.poll() is None, run.communicate()
+        assert time.monotonic() - started < 300
+        time.sleep(0.1)
+    run.send_signal(signal.SIGTERM)
+    _, errors = run.communicate(timeout=120)
+    assert run.returncode != 0  # torchrun's own code, whatever the processes return
+    assert "stopped by SIGTERM" in (folder / "train.log").read_text(), errors[-3000:]
+    assert load_checkpoint(folder / CHECKPOINT_FILE)["step"] > 0
+    short = [*call, "--tag", "short", "--set", "training.num_steps=4"]
+    done = subprocess.run(short, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("encoder.safetensors") == 2  # exported, and named at the end: by one process
+    assert (folder.with_name("dino__vit_test__plans__short") / "encoder.safetensors").exists()
 
 
 def test_environment_says_which_process(monkeypatch: pytest.MonkeyPatch) -> None:

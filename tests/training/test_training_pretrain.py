@@ -121,16 +121,21 @@ def test_contract_travels_with_the_encoder(dataset: Path) -> None:
 
 
 def test_shareable_files_hold_nothing_identifying(dataset: Path, roots: Path) -> None:
-    folder = go()
-    words = {"SECRET", "Tiny", str(roots), platform.node(), getpass.getuser(), str(Path.home())}
-    words |= {str(Path.cwd()), str(Path(headctssl.__file__).parent)}
-    for name in SHAREABLE:
+    """Nor do checkpoints and TensorBoard's files, which nobody means to share and somebody will."""
+    sources = {row.source_sha256 for row in open_pretrain_data((1,), "plans", "all").indexes[0].rows}
+    cases = {"SECRET", "Tiny", *sources}
+    machine = {str(roots), platform.node(), getpass.getuser(), str(Path.home()), str(Path.cwd())}
+    machine |= {str(Path(headctssl.__file__).parent)}
+    folder = go("dino", "training.on_nonfinite=rewind", "training.rewind_every=2")
+    checkpoints = ["checkpoint_latest.pt", "checkpoint_rewind.pt"]
+    events = [f"tensorboard/{path.name}" for path in (folder / "tensorboard").iterdir()]
+    for name in (*SHAREABLE, *checkpoints, *events, "metrics.jsonl"):
         content = (folder / name).read_bytes()
-        for word in sorted(words):
+        for word in sorted(cases | (machine if name in (*SHAREABLE, *checkpoints) else set())):
             if len(word) >= 3:
                 assert word.encode() not in content, f"{word!r} in {name}"
-    # The test can fail: files that are not shareable do hold case ids.
-    assert b"SECRET" in (folder / "cases.csv").read_bytes()
+    # The test can fail: files that are not shareable do hold case ids and sources.
+    assert all(word.encode() in (folder / "cases.csv").read_bytes() for word in ("SECRET", min(sources)))
 
 
 def test_test_cases_are_left_out_unless_all(dataset: Path, no_picture: None) -> None:
