@@ -56,7 +56,7 @@ class Volume:
     Axes are (z, y, x), growing towards superior, posterior, patient left.
     """
 
-    hu: NDArray[np.int16]  # (z, y, x), Hounsfield units
+    hu: NDArray[np.int16]  # (z, y, x), Hounsfield units; of a read image possibly a flipped view of what was stored
     affine: NDArray[np.float64]  # (4, 4), index (z, y, x, 1) -> mm (S, P, L, 1); columns orthogonal
     info: VolumeInfo
 

@@ -237,7 +237,6 @@ def _finish(raw: RawImage, name: str, *, keep_detail: bool, fill_gaps: bool, rep
     told += level_notes(hu, stack.axes[0])
     straight, affine = stack.straight(hu, keep_detail=keep_detail, fill_gaps=fill_gaps)
     turned, affine = to_spl(straight, affine)
-    values: NDArray[np.int16] = np.ascontiguousarray(turned, dtype=np.int16)
     info = VolumeInfo(
         source_format=geometry.source_format,
         original_shape=geometry.shape,
@@ -254,7 +253,7 @@ def _finish(raw: RawImage, name: str, *, keep_detail: bool, fill_gaps: bool, rep
             *told,
         ),
     )
-    return Volume(values, affine, info)
+    return Volume(turned, affine, info)  # flipped axes stay a view: a copy takes a sixth of the time of reading
 
 
 def _intensity(

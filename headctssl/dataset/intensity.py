@@ -100,7 +100,8 @@ def check_intensity(values: Values) -> IntensityCheck:
         return _doubtful("no voxels")
     stride = tuple(max(1, n // _SAMPLE_PER_AXIS) for n in values.shape)
     sample: Sample = values[:: stride[0], :: stride[1], :: stride[2]].astype(np.int32).ravel()
-    low, high = int(values.min()), int(values.max())
+    ends = [(plane.min(), plane.max()) for plane in values]  # both while a plane is in the cache
+    low, high = int(min(low for low, _ in ends)), int(max(high for _, high in ends))
     found = f"values from {low} to {high}"
     check = _wrong_sign(values, sample, found) or _unit(sample, low, high, found)
     if check.kind == "HU" and high > _HIGHEST:

@@ -8,7 +8,7 @@ to millimetres (S, P, L, 1): superior, posterior, patient left.
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +19,7 @@ __all__ = ["AIR_HU", "Kernel", "axis_taps", "axis_weights", "is_straight", "spac
 
 Floats = NDArray[np.float64]
 Kernel = Literal["linear", "cubic"]
+Number = TypeVar("Number", bound=np.generic)
 
 AIR_HU = -1024.0
 """What lies outside a scan, in HU."""
@@ -138,7 +139,7 @@ def is_straight(affine: NDArray[np.float64], tolerance_deg: float = 0.02) -> boo
     return bool(np.degrees(np.arcsin(np.clip(cosines, 0, 1))).max() <= tolerance_deg)
 
 
-def to_spl(array: NDArray[np.generic], affine: NDArray[np.float64]) -> tuple[NDArray[np.generic], NDArray[np.float64]]:
+def to_spl(array: NDArray[Number], affine: NDArray[np.float64]) -> tuple[NDArray[Number], NDArray[np.float64]]:
     """Permute and flip the axes of a volume to those closest to (superior, posterior, left); no interpolation.
 
     Args:

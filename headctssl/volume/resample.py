@@ -22,8 +22,8 @@ Floats = NDArray[np.float32]
 _Store = Callable[[NDArray[Any], Floats], None]  # (part of the output, its numbers, which may be changed)
 
 _BLOCK = 16  # rows of W at once: few enough to skip its zeros, enough for BLAS
-_SLAB_VOXELS = 1 << 20  # of planes taken at once: several for each call of BLAS, 4 MiB in the last-level cache
-_STRIP = 1 << 13  # columns taken at once across planes: with _BLOCK rows 512 KiB, half a second-level cache
+_SLAB_VOXELS = 1 << 19  # of planes taken at once: two of 512 x 512, 2 MiB
+_STRIP = 1 << 12  # columns taken at once across planes: with _BLOCK rows a quarter of a second-level cache
 
 
 class _Band(NamedTuple):
