@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import signal
 from collections.abc import Callable
@@ -25,6 +26,7 @@ from headctssl.training.run_log import RunLog
 from headctssl.training.run_state import CHECKPOINT_FILE, REWIND_FILE, load_checkpoint, save_checkpoint
 from headctssl.types import Clock, StepResult, Views
 
+PAGE = Path(__file__).parents[2] / "documentation" / "pretraining.md"
 REWIND: dict[str, object] = {
     "num_steps": 16,
     "on_nonfinite": "rewind",
@@ -188,7 +190,9 @@ def spoil(monkeypatch: pytest.MonkeyPatch, bad_step: int) -> None:
     monkeypatch.setattr(Dino, "training_step", step)
 
 
-def test_a_step_is_replayed_from_the_run_folder(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_is_replayed_from_the_run_folder(
+    dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     spoil(monkeypatch, bad_step=4)
     folder = pretrain(1, "dino", config="vit_test", device="cpu", quiet=True, overrides=TINY)
     before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
@@ -208,6 +212,9 @@ def test_a_step_is_replayed_from_the_run_folder(dataset: Path, monkeypatch: pyte
     assert before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     with pytest.raises(UsageError, match="no such step"):
         replay(folder, 6)
+    (snippet,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    exec(snippet.replace('"RUN", 1234', f'r"{folder}", 4'), {})
+    assert f"{found.case_ids} (nan,)" in capsys.readouterr().out
     with pytest.raises(DataError, match="not the folder of a pretraining run"):
         replay(dataset, 1)
 
