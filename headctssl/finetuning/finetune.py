@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,18 +14,15 @@ import headctssl
 from headctssl.console import name_files, table
 from headctssl.contract import Contract
 from headctssl.finetuning.adapt import Best, Labelled, Lesson, adapt_full
-from headctssl.finetuning.cohort import Cohort
-from headctssl.finetuning.leakage import describe_leakage, write_used_cases
+from headctssl.finetuning.held_out import choose_held_out, measured, predict_held_out
+from headctssl.finetuning.leakage import write_used_cases
 from headctssl.finetuning.linear_head import adapt_linear
 from headctssl.finetuning.prepare import Call, Job, prepare
 from headctssl.finetuning.settings import Adaptation
 from headctssl.finetuning.tasks import Classifier, class_weights, with_prior
-from headctssl.finetuning.whole_head import encode_stored
-from headctssl.metrics.metrics_file import Metrics
-from headctssl.metrics.outcome import Outcome, interval_warnings, measure, print_metrics, write_predictions
+from headctssl.metrics.outcome import print_metrics, write_predictions
 from headctssl.networks import build_from_settings
 from headctssl.networks.heads import build_head
-from headctssl.preprocessing.index import CaseIndex
 from headctssl.seeding import derive_seed
 from headctssl.settings import write_json
 from headctssl.training.checkpoint import load_into, save_weights
@@ -201,10 +197,10 @@ def _train(job: Job, classifier: Classifier, log: RunLog, process: Process, *, g
     if process.is_main:
         contract = save_weights(job.folder / "classifier.safetensors", tensors, contract)
         write_json(job.folder / "contract.json", contract)
-    held_out = _held_out(job.cohort)
-    outcome = _predict(job, classifier, job.index.subset(held_out.case_ids), contract.temperature, process)
+    held_out = choose_held_out(job.cohort)
+    outcome = predict_held_out(job, classifier, job.index.subset(held_out.case_ids), contract.temperature, process)
     if process.is_main:
-        metrics = _measured(job, held_out, outcome, contract, best, chosen)
+        metrics = measured(job, held_out, outcome, contract, best, chosen)
         write_predictions(job.folder / "predictions.csv", outcome)
         write_json(job.folder / "metrics.json", metrics)
         print_metrics(metrics, quiet=log.quiet)
@@ -249,65 +245,4 @@ def _contract(job: Job) -> Contract:
         cases_digest=job.index.subset(job.cohort.train).digest(),
         labels=settings.labels,
         head=settings.head,
-    )
-
-
-@dataclass(frozen=True)
-class _HeldOut:
-    """The cases that a classifier is judged by."""
-
-    part: Literal["test", "validation", "training"]
-    case_ids: tuple[str, ...]
-    notes: tuple[str, ...]
-
-
-def _held_out(cohort: Cohort) -> _HeldOut:
-    """The test cases, else the validation cases, else the training cases, with what is to be said of that."""
-    if cohort.test:
-        return _HeldOut("test", cohort.test, ())
-    note = "there is no labelled test case: the metrics are of the cases the epoch was chosen by, optimistic"
-    if cohort.validation:
-        return _HeldOut("validation", cohort.validation, (note,))
-    more = "there is no labelled validation case either: the metrics are of the training cases themselves"
-    return _HeldOut("training", cohort.train, (note, more))
-
-
-def _predict(job: Job, classifier: Classifier, index: CaseIndex, temperature: float, process: Process) -> Outcome:
-    """Probabilities of the cases of the index with their truth, each case encoded by one process."""
-    settings, cohort = job.settings, job.cohort
-    logits = encode_stored(
-        classifier.to(job.device),
-        index,
-        settings.input,
-        batch_size=settings.task.eval_batch_size,
-        num_workers=settings.training.num_workers,
-        device=job.device,
-        process=process,
-    )
-    return Outcome(
-        specs=settings.labels,
-        case_ids=tuple(index.case_ids),
-        subject_ids=tuple(cohort.subject[c] for c in index.case_ids),
-        truth=cohort.labels(index.case_ids).astype(np.float64),
-        probability=torch.sigmoid(logits.double() / temperature).numpy(),
-    )
-
-
-def _measured(job: Job, held_out: _HeldOut, outcome: Outcome, contract: Contract, best: Best, chosen: str) -> Metrics:
-    """The content of metrics.json."""
-    entries, mean, interval = measure(outcome)
-    return Metrics(
-        dataset_name=job.settings.dataset_name,
-        evaluated_on=held_out.part,
-        fold=job.settings.fold,
-        num_cases=len(held_out.case_ids),
-        num_subjects=int(np.unique(job.cohort.subjects(held_out.case_ids)).size),
-        weights_hash=contract.weights_hash,
-        leakage=describe_leakage(job.start.file, job.start.contract, job.index.subset(held_out.case_ids)),
-        notes=(chosen, *job.cohort.notes, *held_out.notes, *interval_warnings(outcome)),
-        best_epoch=best.epoch,
-        validation_auroc=best.auroc,
-        mean_auroc=mean,
-        mean_auroc_ci=interval,
-        labels=entries,
     )

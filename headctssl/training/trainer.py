@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, final
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from headctssl.contract import InputSpec
 from headctssl.errors import StoppedError
 from headctssl.loading.sampler import steps_per_epoch
-from headctssl.loading.views import ViewPlan, make_views
-from headctssl.methods.method import ParamGroup
+from headctssl.loading.views import make_views
 from headctssl.networks.batch_norm import running_statistics
 from headctssl.planning.run_settings import TrainingSettings
 from headctssl.seeding import derive_seed
@@ -22,6 +21,7 @@ from headctssl.training.accelerate import accelerate
 from headctssl.training.batches import opened, to_device
 from headctssl.training.deterministic import deterministic_mode
 from headctssl.training.distributed import Process, barrier, check_division, no_sync, reduce_max, wrap
+from headctssl.training.learner import Learner, Stateful
 from headctssl.training.meter import Meter
 from headctssl.training.nonfinite import SkippedSteps
 from headctssl.training.optimizer import build_optimizer, check_groups, set_rates, step_unless
@@ -31,24 +31,7 @@ from headctssl.training.signals import StopFlag, stop_flag
 from headctssl.training.step_flags import StepFlags
 from headctssl.types import Clock, PretrainBatch, StepResult, Views
 
-__all__ = ["Learner", "Stateful", "Trainer"]
-
-
-class Learner(Protocol):
-    """What the loop needs of a method or task, which is also an nn.Module."""
-
-    def views(self) -> ViewPlan: ...  # noqa: D102
-    def training_step(self, views: Views, clock: Clock) -> StepResult: ...  # noqa: D102
-    def before_optimizer_step(self, clock: Clock) -> None: ...  # noqa: D102
-    def after_step(self, clock: Clock) -> None: ...  # noqa: D102
-    def param_groups(self) -> list[ParamGroup]: ...  # noqa: D102
-
-
-class Stateful(Protocol):
-    """Something beside the learner whose state a resume must restore (plain values and tensors)."""
-
-    def state_dict(self) -> Mapping[str, Any]: ...  # noqa: D102
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...  # noqa: D102
+__all__ = ["Trainer"]
 
 
 class _Forward(nn.Module):

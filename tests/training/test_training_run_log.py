@@ -98,7 +98,8 @@ def test_picture_is_drawn_from_lines_with_gaps(tmp_path: Path) -> None:
 
 
 def test_meter_means_over_passes_and_steps() -> None:
-    meter = Meter(Process(), batch_size=4, elapsed=10.0)
+    meter = Meter(Process(), batch_size=4)
+    meter.before = 10.0
     views = Views({}, {}, torch.arange(2), 0, 0, foreground={"global": torch.tensor([[0.2, 0.4]])})
     for step_losses in ([1.0, 3.0], [5.0, 7.0]):
         for loss in step_losses:

@@ -1,0 +1,107 @@
+"""Held out: the cases a classifier is judged by, its predictions of them, and the metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from headctssl.contract import Contract
+from headctssl.finetuning.adapt import Best
+from headctssl.finetuning.cohort import Cohort
+from headctssl.finetuning.leakage import describe_leakage
+from headctssl.finetuning.prepare import Job
+from headctssl.finetuning.tasks import Classifier
+from headctssl.finetuning.whole_head import encode_stored
+from headctssl.metrics.metrics_file import Metrics
+from headctssl.metrics.outcome import Outcome, interval_warnings, measure
+from headctssl.preprocessing.index import CaseIndex
+from headctssl.training.distributed import Process
+
+__all__ = ["HeldOut", "choose_held_out", "measured", "predict_held_out"]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The cases that a classifier is judged by."""
+
+    part: Literal["test", "validation", "training"]
+    case_ids: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def choose_held_out(cohort: Cohort) -> HeldOut:
+    """The test cases, else the validation cases, else the training cases, with what is to be said of that.
+
+    Args:
+        cohort: the cases by part.
+    """
+    if cohort.test:
+        return HeldOut("test", cohort.test, ())
+    note = "there is no labelled test case: the metrics are of the cases the epoch was chosen by, optimistic"
+    if cohort.validation:
+        return HeldOut("validation", cohort.validation, (note,))
+    more = "there is no labelled validation case either: the metrics are of the training cases themselves"
+    return HeldOut("training", cohort.train, (note, more))
+
+
+def predict_held_out(
+    job: Job, classifier: Classifier, index: CaseIndex, temperature: float, process: Process
+) -> Outcome:
+    """Probabilities of cases with their truth, each case encoded by one process.
+
+    Args:
+        job: the run.
+        classifier: as it is saved.
+        index: the cases.
+        temperature: of the probabilities.
+        process: this process; every process of the run must call this.
+    """
+    settings, cohort = job.settings, job.cohort
+    logits = encode_stored(
+        classifier.to(job.device),
+        index,
+        settings.input,
+        batch_size=settings.task.eval_batch_size,
+        num_workers=settings.training.num_workers,
+        device=job.device,
+        process=process,
+    )
+    return Outcome(
+        specs=settings.labels,
+        case_ids=tuple(index.case_ids),
+        subject_ids=tuple(cohort.subject[c] for c in index.case_ids),
+        truth=cohort.labels(index.case_ids).astype(np.float64),
+        probability=torch.sigmoid(logits.double() / temperature).numpy(),
+    )
+
+
+def measured(job: Job, held_out: HeldOut, outcome: Outcome, contract: Contract, best: Best, chosen: str) -> Metrics:
+    """The content of metrics.json.
+
+    Args:
+        job: the run.
+        held_out: the cases it is judged by.
+        outcome: their probabilities and truth.
+        contract: of the classifier, with the hash of its weights.
+        best: the epoch that was kept.
+        chosen: the sentence that says why.
+    """
+    entries, mean, interval = measure(outcome)
+    return Metrics(
+        dataset_name=job.settings.dataset_name,
+        evaluated_on=held_out.part,
+        fold=job.settings.fold,
+        num_cases=len(held_out.case_ids),
+        num_subjects=int(np.unique(job.cohort.subjects(held_out.case_ids)).size),
+        weights_hash=contract.weights_hash,
+        leakage=describe_leakage(job.start.file, job.start.contract, job.index.subset(held_out.case_ids)),
+        notes=(chosen, *job.cohort.notes, *held_out.notes, *interval_warnings(outcome)),
+        best_epoch=best.epoch,
+        validation_auroc=best.auroc,
+        mean_auroc=mean,
+        mean_auroc_ci=interval,
+        labels=entries,
+    )
