@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from headctssl.cli.common import add_common, add_datasets, add_executors
+from headctssl.cli.common import add_common, add_datasets, add_executors, begin_workers
 from headctssl.cli.main import run_command
 from headctssl.cli.plan_experiment import add_planning
 
@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command; 1 when some cases were left out."""
+    begin_workers(args)
     from headctssl.preprocessing.plan_and_preprocess import plan_and_preprocess
 
     reports = plan_and_preprocess(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from headctssl.cli.common import add_common, add_datasets, add_executors
+from headctssl.cli.common import add_common, add_datasets, add_executors, begin_workers
 from headctssl.cli.main import run_command
 
 __all__ = ["add_arguments", "main", "run"]
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Carry out the command; 1 when some cases were left out."""
+    begin_workers(args)
     from headctssl.planning.plans import load_plans
     from headctssl.preprocessing.preprocess import preprocess
 

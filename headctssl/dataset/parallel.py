@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import (
@@ -26,7 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from headctssl.errors import DataError, HeadCTSSLError
 
-__all__ = ["WorkerDied", "finished", "map_items", "run_in_processes"]
+__all__ = ["WorkerDied", "finished", "map_items", "run_in_processes", "warm_up"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -121,6 +120,28 @@ def run_in_processes(
             return
 
 
+def warm_up(preload: str = "") -> None:
+    """Start the server that worker processes are split off from, and return while it imports a module.
+
+    Called before a process imports the same itself, it saves about a second. The server and its helper inherit that
+    SIGUSR1 is ignored, and so outlive a signal to every process of a group, as workers do; SIGINT they ignore anyway.
+
+    Args:
+        preload: module to import; of no effect when the server runs already.
+    """
+    if preload:
+        forkserver.set_forkserver_preload([preload])
+    if threading.current_thread() is not threading.main_thread():  # handlers are the main thread's
+        forkserver.ensure_running()
+        return
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        resource_tracker.ensure_running()
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 def finished(
     executor: Executor, job: Callable[[Item], Result], items: Iterator[Item], most: int
 ) -> Iterator[tuple[Item, Future[Result]]]:
@@ -186,32 +207,13 @@ def _result(future: Future[Result], on_error: Callable[[Exception], Result] | No
 def _process_pool(num_workers: int, preload: str) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes; at the end, also an early one, what was not begun is dropped."""
     # Forking a process that has used torch or BLAS can deadlock, so workers come from a clean server process.
-    method = "spawn" if sys.platform == "win32" else "forkserver"
-    context = multiprocessing.get_context(method)
-    if method == "forkserver":
-        if preload:
-            context.set_forkserver_preload([preload])
-        _start_servers()
+    warm_up(preload)
+    context = multiprocessing.get_context("forkserver")
     pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin_worker)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _start_servers() -> None:
-    """Start the processes behind a pool so that they outlive a signal to every process of a group, as workers do.
-
-    They inherit what is ignored; SIGINT they ignore by themselves.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        return
-    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    try:
-        resource_tracker.ensure_running()
-        forkserver.ensure_running()
-    finally:
-        signal.signal(signal.SIGUSR1, before)
 
 
 def _begin_worker() -> None:
