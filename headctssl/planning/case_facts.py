@@ -83,6 +83,7 @@ class CaseFacts:
 
     def put(self, row: int, outcome: ImageHeader | HeadCTSSLError) -> None:
         """Note what became of reading a header."""
+        self.faults.pop(row, None)
         if isinstance(outcome, HeadCTSSLError):
             self.faults[row] = outcome
             return

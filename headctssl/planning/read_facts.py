@@ -81,15 +81,39 @@ def read_headers(raw: RawDataset, facts: CaseFacts, rows: NDArray[np.int64], wor
         quiet: show no progress.
     """
     parts = _parts(rows.tolist())
-    paths = [[raw.folder / facts.images[row] for row in part] for part in parts]
     if len(rows) < _WORTH_PROCESSES or workers == 1:
-        found = enumerate(outcomes for _, outcomes in _threads(_headers, paths, workers))
-        results: Iterator[tuple[int, list[ImageHeader | HeadCTSSLError] | HeadCTSSLError]] = iter(found)
-    else:
-        results = map_items(_headers, paths, workers)
-    for position, outcomes in progress(results, f"headers, {_AT_ONCE} at a time", len(parts), quiet=quiet):
-        for at, row in enumerate(parts[position]):
-            facts.put(row, outcomes if isinstance(outcomes, HeadCTSSLError) else outcomes[at])
+        paths = [_paths(raw, facts, part) for part in parts]
+        found = zip(parts, (outcomes for _, outcomes in _threads(_headers, paths, workers)), strict=True)
+        for part, outcomes in progress(found, f"headers, {_AT_ONCE} at a time", len(parts), quiet=quiet):
+            _put(facts, part, outcomes)
+        return
+    lost = _in_processes(raw, facts, parts, workers, quiet=quiet)
+    # A file that ends its process takes those beside it along; where every process ends, files are not the reason.
+    alone = [[row] for part in lost for row in part] if len(lost) < len(parts) else []
+    if alone:
+        _in_processes(raw, facts, alone, workers, quiet=quiet)
+
+
+def _in_processes(
+    raw: RawDataset, facts: CaseFacts, parts: Sequence[Sequence[int]], workers: int, *, quiet: bool
+) -> list[Sequence[int]]:
+    """Read the headers of every part in one go of a process; gives the parts that were lost with their process."""
+    lost = []
+    results = map_items(_headers, [_paths(raw, facts, part) for part in parts], workers)
+    for position, outcomes in progress(results, f"headers, {len(parts[0])} at a time", len(parts), quiet=quiet):
+        _put(facts, parts[position], outcomes)
+        if isinstance(outcomes, HeadCTSSLError):
+            lost.append(parts[position])
+    return lost
+
+
+def _paths(raw: RawDataset, facts: CaseFacts, rows: Sequence[int]) -> list[Path]:
+    return [raw.folder / facts.images[row] for row in rows]
+
+
+def _put(facts: CaseFacts, rows: Sequence[int], outcomes: list[ImageHeader | HeadCTSSLError] | HeadCTSSLError) -> None:
+    for at, row in enumerate(rows):
+        facts.put(row, outcomes if isinstance(outcomes, HeadCTSSLError) else outcomes[at])
 
 
 def _headers(paths: Sequence[Path]) -> list[ImageHeader | HeadCTSSLError]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from dying_headers import die_of_case_3
 from small_heads import head, make_dataset
 
 from headctssl import __version__
@@ -313,4 +314,13 @@ def test_many_headers_are_read_in_processes(roots: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(read_facts, "_WORTH_PROCESSES", 1)
     monkeypatch.setattr(read_facts, "_AT_ONCE", 2)
     assert extract_fingerprint(7, num_workers=2, quiet=True) == found
+    assert left_out_cases(preprocessed_dataset(7)) == {"case7_03"}
+
+
+def test_a_file_that_ends_its_process_costs_its_case_alone(roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_dataset(7, 6)
+    monkeypatch.setattr(read_facts, "_WORTH_PROCESSES", 1)
+    monkeypatch.setattr(read_facts, "_AT_ONCE", 2)
+    monkeypatch.setattr(read_facts, "_headers", die_of_case_3)
+    assert extract_fingerprint(7, num_workers=2, quiet=True).num_cases == 5
     assert left_out_cases(preprocessed_dataset(7)) == {"case7_03"}
