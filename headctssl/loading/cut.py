@@ -15,7 +15,7 @@ from torch import Tensor
 
 from headctssl.contract import InputSpec, Window
 from headctssl.loading import augment
-from headctssl.loading.crop_resize import Cover, crop_and_resize
+from headctssl.loading.crop_resize import Cover, crop_and_resize, crop_and_resize_together
 from headctssl.loading.draws import ViewDraw
 from headctssl.types import PretrainBatch, Triple
 from headctssl.volume.geometry import AIR_HU
@@ -26,7 +26,12 @@ __all__ = ["CutView", "InsideShares", "cut_view", "full_precision"]
 FOREGROUND_HU = -500.0
 """Voxels above it count as foreground: half way between air and tissue."""
 
+_TOGETHER = 16
+"""Samples that a GPU cuts at once: some calls for all of them, about 1 GB of intermediate numbers at 1 mm."""
+
 _Edges = NDArray[np.float64]
+_Covered = tuple[Cover, ViewDraw, Triple]
+"""The cover of a view, how it was drawn, and the size of its voxels in mm."""
 
 
 @dataclass(frozen=True)
@@ -87,19 +92,28 @@ def cut_view(
     device = volume.device
     view = _empty((len(draws), len(spec.windows), *shape), device)
     marks = torch.empty((len(draws), 1, *shape), dtype=torch.bool, device=device) if tissue else None
-    covers, shares = [], []
+    at_once = _at_once(device)
+    covers: list[_Covered] = []
+    shares: list[Tensor] = []
     with torch.no_grad(), full_precision(device.type):
-        for sample, draw in enumerate(draws):
-            voxel_mm = _voxel_mm(draw, spacing[sample])
-            hu, cover = _sampled(volume[sample, 0], draw, boxes[sample], voxel_mm)
-            covers.append((cover, draw, voxel_mm))
-            # Every eighth line is enough for a share that is only logged.
-            shares.append((hu[::4, ::2] > FOREGROUND_HU).float().mean())
+        for first in range(0, len(draws), at_once):
+            some = slice(first, first + at_once)
+            hu, covered = _sampled(volume[some, 0], draws[some], boxes[some], spacing[some])
+            covers += covered
+            # Every 16th line is enough for a share that is only logged.
+            z, y = (slice(min(2, n // 2), None, 4) for n in shape[:2])
+            shares.append((hu[:, z, y] > FOREGROUND_HU).float().mean(dim=(1, 2, 3)))
             if marks is not None:
-                torch.gt(hu, FOREGROUND_HU, out=marks[sample, 0])
-            to_input(hu[None, None], _windows(spec, draw), out=view[sample : sample + 1])
-            _change_intensity(view[sample], draw)
-    return CutView(view, partial(_inside, covers, device), torch.stack(shares), marks)
+                torch.gt(hu, FOREGROUND_HU, out=marks[some, 0])
+            _to_channels(hu, draws[some], spec, view[some])
+            for one, draw in zip(view[some], draws[some], strict=True):
+                _change_intensity(one, draw)
+    return CutView(view, partial(_inside, covers, device), torch.cat(shares), marks)
+
+
+def _at_once(device: torch.device) -> int:
+    """How many samples are cut together: on a CPU one, whose numbers then stay in the caches."""
+    return 1 if device.type == "cpu" else _TOGETHER
 
 
 def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -117,7 +131,18 @@ def _voxel_mm(draw: ViewDraw, spacing: NDArray[np.float64]) -> Triple:
     return (z, y, x)
 
 
-def _sampled(volume: Tensor, draw: ViewDraw, box: _Edges, voxel_mm: Triple) -> tuple[Tensor, Cover]:
+def _sampled(volume: Tensor, draws: list[ViewDraw], boxes: _Edges, spacing: _Edges) -> tuple[Tensor, list[_Covered]]:
+    """HU float32 (b, d, h, w) of one view of each of b samples, and what it takes to make its share inside."""
+    sizes = [_voxel_mm(draw, mm) for draw, mm in zip(draws, spacing, strict=True)]
+    if len(draws) > 1 and not any(draw.rotation_deg for draw in draws):
+        hu, covers = crop_and_resize_together(volume, [draw.grid for draw in draws], boxes)
+        return hu, list(zip(covers, draws, sizes, strict=True))
+    found = [_one(volume[i], draws[i], boxes[i], sizes[i]) for i in range(len(draws))]
+    hu = found[0][0][None] if len(found) == 1 else torch.stack([values for values, _ in found])
+    return hu, [(cover, draw, mm) for (_, cover), draw, mm in zip(found, draws, sizes, strict=True)]
+
+
+def _one(volume: Tensor, draw: ViewDraw, box: _Edges, voxel_mm: Triple) -> tuple[Tensor, Cover]:
     """HU float32 (d, h, w) of one view of one sample, and its cover, with the margin of a rotation."""
     if draw.rotation_deg is None:
         return crop_and_resize(volume, draw.grid, box)
@@ -126,7 +151,24 @@ def _sampled(volume: Tensor, draw: ViewDraw, box: _Edges, voxel_mm: Triple) -> t
     return augment.rotate(wide[None], draw.grid.shape, voxel_mm, draw.rotation_deg, AIR_HU)[0], cover
 
 
-def _inside(covers: list[tuple[Cover, ViewDraw, Triple]], device: torch.device) -> Tensor:
+def _to_channels(hu: Tensor, draws: list[ViewDraw], spec: InputSpec, out: Tensor) -> None:
+    """HU (b, d, h, w) through the windows, moved and stretched as drawn, to (b, C, d, h, w)."""
+    if all(_is_plain(draw) for draw in draws):
+        to_input(hu[:, None], spec.windows, out=out)
+        return
+    for values, draw, one in zip(hu, draws, out, strict=True):
+        windows: Sequence[Window] = spec.windows
+        if not _is_plain(draw):
+            shift, stretch = draw.window_shift, draw.window_stretch
+            windows = [Window(level=w.level + shift * w.width, width=w.width * stretch) for w in windows]
+        to_input(values[None, None], windows, out=one[None])
+
+
+def _is_plain(draw: ViewDraw) -> bool:
+    return draw.window_shift == 0.0 and draw.window_stretch == 1.0
+
+
+def _inside(covers: list[_Covered], device: torch.device) -> Tensor:
     """The share of stored voxels, (B, 1, d, h, w)."""
     out = _empty((len(covers), 1, *covers[0][1].grid.shape), device)
     with torch.no_grad(), full_precision(device.type):
@@ -139,15 +181,6 @@ def _inside(covers: list[tuple[Cover, ViewDraw, Triple]], device: torch.device) 
             turned = augment.rotate(wide[None], draw.grid.shape, voxel_mm, draw.rotation_deg, 0.0)[0]
             out[sample, 0].copy_(turned).clamp_(0.0, 1.0)
     return out
-
-
-def _windows(spec: InputSpec, draw: ViewDraw) -> Sequence[Window]:
-    """The windows of the encoder, moved and stretched as drawn."""
-    if draw.window_shift == 0.0 and draw.window_stretch == 1.0:
-        return spec.windows
-    return [
-        Window(level=w.level + draw.window_shift * w.width, width=w.width * draw.window_stretch) for w in spec.windows
-    ]
 
 
 def _change_intensity(view: Tensor, draw: ViewDraw) -> None:

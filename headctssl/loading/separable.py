@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from scipy import sparse
 from torch import Tensor
 
-__all__ = ["Taps", "along_axes"]
+__all__ = ["Taps", "along_axes", "together"]
 
-_SLAB = 12  # planes at once on a CPU: what lies between two steps stays in the second-level cache
+_SLAB = 8  # planes at once on a CPU: what lies between two steps stays in the second-level cache
 _BAND = 16  # samples of x per product: one vector of float32, so small that OpenBLAS takes it without packing
 
 
 class Taps(NamedTuple):
     """Which samples of an axis go into each new one, and how much of them; n new samples with up to K of them each."""
 
-    columns: NDArray[np.int64]  # (n, K) samples of the input, not necessarily different
-    weights: NDArray[np.float32]  # (n, K), 0 where there are fewer than K
+    columns: NDArray[np.int64]  # (n, K), or (B, n, K), samples of the input, not necessarily different
+    weights: NDArray[np.float32]  # of the same shape, 0 where there are fewer than K
     size: int  # samples of the input
 
     @property
     def sums(self) -> NDArray[np.float32]:
-        """(n,) the sum of each sample's weights."""
-        total: NDArray[np.float32] = self.weights.sum(axis=1)
+        """The sum of each sample's weights, (n,) or (B, n)."""
+        total: NDArray[np.float32] = self.weights.sum(axis=-1)
         return total
 
     def matrix(self) -> NDArray[np.float32]:
@@ -71,6 +71,29 @@ def _on_device(volume: Tensor, taps: tuple[Taps, Taps, Taps], shift: float) -> T
     z, y, x = (torch.from_numpy(axis.matrix()).to(volume.device) for axis in taps)
     planes = torch.matmul(y, torch.matmul(volume.float() - shift, x.t()))
     return torch.mm(z, planes.flatten(1)).view(len(z), len(y), len(x))
+
+
+def together(volume: Tensor, taps: tuple[Taps, Taps, Taps], fill: float) -> Tensor:
+    """Resample several volumes at once, as `along_axes` each of them; for a GPU, which waits less for fewer calls.
+
+    Args:
+        volume: int16 (B, D, H, W) on a device.
+        taps: for (z, y, x), each with (B, n, K) columns and weights.
+        fill: value outside the volume.
+
+    Returns:
+        float32 (B, d, h, w) on the same device.
+    """
+    matrices = []
+    for axis in taps:
+        columns, weights = (torch.from_numpy(part).to(volume.device) for part in (axis.columns, axis.weights))
+        matrix = torch.zeros((*columns.shape[:2], axis.size), device=volume.device)
+        matrices.append(matrix.scatter_add_(2, columns, weights))
+    z, y, x = matrices
+    lines = torch.bmm((volume.float() - fill).flatten(1, 2), x.transpose(1, 2)).view(*volume.shape[:3], -1)
+    planes = torch.matmul(y[:, None], lines)
+    out = torch.bmm(z, planes.flatten(2)).add_(fill)
+    return out.view(len(volume), z.shape[1], y.shape[1], x.shape[1])
 
 
 def _on_cpu(volume: Tensor, taps: tuple[Taps, Taps, Taps], shift: float) -> Tensor:

@@ -43,7 +43,7 @@ def axis_weights(
 
 
 def axis_taps(
-    n_in: int, n_out: int, start: ArrayLike, step: ArrayLike, *, antialias: bool = True, kernel: Kernel = "linear"
+    n_in: ArrayLike, n_out: int, start: ArrayLike, step: ArrayLike, *, antialias: bool = True, kernel: Kernel = "linear"
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Interpolation of one axis: output sample j is centred at input coordinate ``start + j * step``.
 
@@ -58,7 +58,7 @@ def axis_taps(
     mixes background into a voxel that the input covers. A negative step flips the axis.
 
     Args:
-        n_in: samples of the input.
+        n_in: samples of the input; a number or (B,).
         n_out: samples of the output.
         start: input coordinate of the first output sample; a number or (B,).
         step: input voxels per output sample, not 0; a number or (B,).
@@ -71,6 +71,7 @@ def axis_taps(
         array.
     """
     starts, steps = np.broadcast_arrays(np.asarray(start, np.float64), np.asarray(step, np.float64))
+    stop = np.asarray(n_in)[..., None]  # (..., 1)
     size = np.abs(steps)[..., None]  # (..., 1)
     position: Floats = starts[..., None] + steps[..., None] * np.arange(n_out)  # (..., n_out)
     half_width: Floats = np.maximum(1.0, size) if antialias else np.ones_like(size)
@@ -80,17 +81,17 @@ def axis_taps(
     offset: Floats = sample - position[..., None]
     distance = np.abs(offset) / half_width[..., None]
     tent: Floats = np.maximum(0.0, 1.0 - distance)
-    tent[(sample < 0) | (sample >= n_in)] = 0.0
+    tent[(sample < 0) | (sample >= stop[..., None])] = 0.0
     weights = tent
     if kernel == "cubic":
         weights = _keys(distance)
-        weights[(sample < 0) | (sample >= n_in)] = 0.0
+        weights[(sample < 0) | (sample >= stop[..., None])] = 0.0
     total = weights.sum(axis=-1)
     if (half_width > 1.0).any():
-        whole = (position - support >= -1.0) & (position + support <= n_in)
+        whole = (position - support >= -1.0) & (position + support <= stop)
         weights = weights + _recentring(weights, tent, offset, whole)[..., None] * tent * offset
         total = weights.sum(axis=-1)
-    footprint = np.minimum(position + size / 2, n_in - 0.5) - np.maximum(position - size / 2, -0.5)
+    footprint = np.minimum(position + size / 2, stop - 0.5) - np.maximum(position - size / 2, -0.5)
     coverage = np.clip(footprint / size, 0.0, 1.0)
     # Rounding of start + j * step must not make an exactly covered voxel a little transparent.
     coverage = np.where(coverage > 1.0 - 1e-6, 1.0, coverage)

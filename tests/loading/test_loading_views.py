@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from headctssl.contract import InputSpec
-from headctssl.loading import separable
+from headctssl.loading import cut, separable
 from headctssl.loading.augment import rotation_matrix
-from headctssl.loading.crop_resize import crop_and_resize
+from headctssl.loading.crop_resize import crop_and_resize, crop_and_resize_together
 from headctssl.loading.draws import Grid, draw_view, frame_of
 from headctssl.loading.view_plan import ViewGroup, ViewPlan, view_plan
 from headctssl.loading.views import make_views, whole_head_view
@@ -89,6 +89,46 @@ def test_the_ways_of_a_cpu_and_of_other_devices_agree(monkeypatch: pytest.Monkey
     dense, _ = crop_and_resize(volume, grid, box, fill)
     assert dense.shape == found.shape
     assert torch.allclose(found, dense, atol=2e-3)
+
+
+def test_several_volumes_at_once_are_as_each_alone() -> None:
+    """What a GPU does, on this CPU: also where a grid lies wholly outside the stored voxels."""
+    volume = torch.from_numpy(random_volumes(4))
+    boxes = np.array(
+        [[[0, 30], [0, 34], [0, 28]], [[2, 20], [0, 34], [3, 25]], [[0, 9]] * 3, [[25, 30], [1, 4], [0, 28]]]
+    )
+    grids = [
+        Grid((1.0, -2.0, 0.5), (1.3, 0.8, 0.9), (20, 21, 22), (False, True, False)),
+        Grid((-3.0, 4.0, 2.5), (1.0, 1.4, 0.7), (20, 21, 22), (True, False, True)),
+        Grid((12.0, 12.0, 12.0), (0.5, 0.4, 0.6), (20, 21, 22)),
+        Grid((20.0, 0.0, 0.5), (0.4, 2.2, 0.9), (20, 21, 22)),
+    ]
+    found, covers = crop_and_resize_together(volume, grids, boxes.astype(float))
+    assert (found[2] == -1024).all()
+    for i, grid in enumerate(grids):
+        alone, cover = crop_and_resize(volume[i], grid, boxes[i].astype(float))
+        assert torch.allclose(found[i], alone, atol=2e-3)
+        for one, other in zip(covers[i], cover, strict=True):
+            assert np.allclose(one, other, atol=1e-5) or (found[i] == -1024).all()
+
+
+def test_views_of_a_gpu_are_those_of_a_cpu(
+    make_batch: MakeBatch, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The way of several samples at once, taken on this CPU: with rotations in some chunks and none in others."""
+    batch, spec = make_batch(random_volumes(6), samples=list(range(6))), make_spec()
+    for settings_of_views in (EVERYTHING, ViewSettings(local_count=1, local_shape=(8, 8, 8), window_probability=0.5)):
+        plan = view_plan(settings_of_views, spec)
+        expected = make_views(batch, plan, spec)
+        monkeypatch.setattr(cut, "_at_once", lambda device: 4)
+        found = make_views(batch, plan, spec)
+        monkeypatch.undo()
+        for name in expected.groups:
+            for one, other in zip(found.groups[name], expected.groups[name], strict=True):
+                assert torch.allclose(one, other, atol=1e-3)
+            for one, other in zip(found.inside[name], expected.inside[name], strict=True):
+                assert torch.allclose(one, other, atol=1e-5)
+            assert torch.allclose(found.foreground[name], expected.foreground[name], atol=0.01)
 
 
 def test_a_view_does_not_depend_on_batch_mates_padding_or_random_state(
