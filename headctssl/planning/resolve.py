@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from headctssl.errors import UsageError
-from headctssl.planning import resolve_batch, resolve_method, resolve_training, resolve_views
+from headctssl.planning import resolve_batch, resolve_method, resolve_targets, resolve_training, resolve_views
 from headctssl.planning.decisions import Asked, Ledger
 from headctssl.planning.machine import Machine, detect_machine
 from headctssl.planning.plans import ConfigurationPlan, Plans, changed_encoder
@@ -143,7 +143,7 @@ def resolve(
         ledger, asked, step, defaults, num_cases=num_train_cases, batch_coupled=batch_coupled
     )
 
-    # 9. What the method must change at this batch: prototypes, queue, weights.
+    # 9. What the method must change at this batch: prototypes, weights.
     method = resolve_batch.for_batch(
         ledger,
         asked,
@@ -151,7 +151,6 @@ def resolve(
         batch_size=training.batch_size,
         accumulation=training.accumulation,
         num_cases=num_train_cases,
-        global_views=views.global_count,
     )
     step = step.with_method(method)
 
@@ -161,8 +160,9 @@ def resolve(
         ledger, asked, training, step, defaults, num_cases=num_train_cases, profile=_profile(plans)
     )
 
-    # 12-13. What the method must change at this length: momentum of the teacher and of the centre.
+    # 12-14. What the method must change at this length: momentum of the teacher and of the centre, the queue.
     method = resolve_method.for_length(ledger, asked, method, training)
+    method = resolve_targets.queue(ledger, asked, method, rows=training.batch_size * views.global_count)
     monitor = with_overrides(
         MonitorSettings(every=max(1, min(50, training.num_steps // 20))), asked.section("monitor"), "monitor."
     )

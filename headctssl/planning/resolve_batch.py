@@ -35,11 +35,10 @@ def for_batch(
     batch_size: int,
     accumulation: int,
     num_cases: int,
-    global_views: int,
 ) -> Settings:
     """Step 9. Prototypes, targets, temperatures, KoLeo, the Gaussian term, the next scan, where the method has them."""
     method = _prototypes(ledger, asked, method, batch_size, num_cases)
-    method = resolve_targets.for_batch(ledger, asked, method, rows=batch_size * global_views)
+    resolve_targets.for_batch(ledger, asked, method)
     method = _koleo(ledger, asked, method, batch_size, accumulation)
     method = _gaussian(ledger, asked, method, batch_size)
     return _next_scan(ledger, asked, method, batch_size)

@@ -59,9 +59,10 @@ def for_length(ledger: Ledger, asked: Asked, method: Settings, training: Trainin
     stayed at .43 there with .995 (measured). Assumption: 20 renewals are enough, fewer leave the
     teacher where it was initialised; one leaves much of it there, but what it says stays apart.
     """
-    published = getattr(method, "teacher_momentum", None)
-    if not isinstance(published, float):
+    field = type(method).model_fields.get("teacher_momentum")
+    if field is None:
         return method
+    published: float = field.default
     scaled = published ** (training.batch_size / _REFERENCE_BATCH)
     turnovers = _PREDICTED_TURNOVERS if hasattr(method, "predictor_width") else _TEACHER_TURNOVERS
     limit = 1.0 - turnovers / training.num_steps

@@ -86,7 +86,8 @@ def test_any_batch_and_any_data_give_a_plan_that_agrees_with_itself(
         assert 256 <= chosen.prototypes <= 65_536
         assert chosen.prototypes <= MOST_PROTOTYPES_PER_SCAN * batch
         if chosen.targets == "sinkhorn":
-            assert rows + chosen.queue >= min(chosen.prototypes, 2048), "a row per prototype"
+            oldest = rows * round(1 / (1 - chosen.teacher_momentum))
+            assert chosen.queue == min(max(0, min(chosen.prototypes, 2048) - rows), oldest), "a row per prototype"
         else:
             assert chosen.queue == 0
         assert (chosen.koleo_weight > 0) <= (batch >= 4)
@@ -113,13 +114,42 @@ def test_any_batch_and_any_data_give_a_plan_that_agrees_with_itself(
 
 
 def test_what_the_user_set_is_said_to_be_the_users() -> None:
-    settled = run(
-        "dino", 8, **{"method.teacher_temperature": 0.07, "method.teacher_momentum": 0.0, "method.targets": "sinkhorn"}
-    )
+    asked: dict[str, Any] = {
+        "method.teacher_temperature": 0.07,
+        "method.teacher_momentum": 0.0,
+        "method.targets": "sinkhorn",
+    }
+    settled = run("dino", 8, **asked)
     decisions = {d.what: d for d in settled.decisions}
     assert decisions["teacher temperature"].value == "0.07"
     assert decisions["teacher momentum"].value == "0.0", "the smallest that its settings accept"
     assert decisions["targets"].value == "sinkhorn"
     for what in ("teacher temperature", "teacher momentum", "targets"):
         assert decisions[what].source == "set by the user"
-    assert decisions["queue of outputs"].value == str(512 - 16)
+    assert decisions["queue of outputs"].value == "16", "of a teacher that is the student, the step before"
+
+
+def test_queue_holds_no_rows_of_a_teacher_that_is_gone() -> None:
+    def queue(steps: int, **overrides: Any) -> Any:
+        chosen: Any = run("dinov2", 8, steps=steps, **overrides).method
+        return chosen.queue
+
+    # 16 rows per step, 512 prototypes; the teacher renews itself 20 times within a short run.
+    assert [queue(steps) for steps in (200, 400, 10_000)] == [16 * 10, 16 * 20, 512 - 16]
+    assert queue(200, **{"method.teacher_momentum": 0.95}) == 16 * 20
+    assert queue(200, **{"method.teacher_momentum": 1.0}) == 512 - 16, "a teacher that stands still"
+    assert queue(200, **{"method.queue": 300}) == 300, "as asked"
+    told = {d.what: d for d in run("dinov2", 8, steps=200).decisions}["queue of outputs"]
+    assert "teacher momentum 0.9" in told.because
+    assert "1 / (1 - teacher momentum)" in told.rule
+    assert "measured" in told.source
+
+
+def test_centre_follows_the_teacher_that_the_user_asked_for() -> None:
+    def centre(teacher: float) -> Any:
+        asked: dict[str, Any] = {"method.teacher_momentum": teacher}
+        chosen: Any = run("dino", 8, **asked).method
+        return chosen.center_momentum
+
+    # A centre at .9 beside a teacher at .9 lets all outputs fall on one prototype; a teacher at 1 stands still.
+    assert [centre(1.0), centre(0.9)] == [0.9, 0.0]
