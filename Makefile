@@ -10,7 +10,7 @@ help:
 	@echo "make check            lint, types and the fastest tests"
 	@echo "make test             everything CI runs: lint, types, all tests"
 	@echo "make evidence         what takes longer"
-	@echo "make benchmark-input  preprocessing and views against MONAI, side by side"
+	@echo "make benchmark-input  the input pipeline beside MONAI, nnunetv2 and floors"
 	@echo "make benchmark-train  training steps against the matrix peak and MONAI's blocks"
 	@echo "make clean            remove .venv and caches"
 

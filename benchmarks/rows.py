@@ -175,7 +175,7 @@ def on_one_thread(module: str, argv: Sequence[str] | None) -> None:
 def finish(
     title: str, rows: Sequence[Row], path: Path, packages: Sequence[str], began: float, *, threads: int = 1
 ) -> int:
-    """Print the rows, write them, and say with the exit code whether a target was missed.
+    """Print the rows, write them, renew documentation/benchmarks.md, and say with the exit code what was missed.
 
     Args:
         title: above the table.
@@ -193,6 +193,10 @@ def finish(
     print_table(title, rows)
     write_json(path, rows, packages, time.perf_counter() - began, threads=threads)
     name_files([path])
+    if path.parent.resolve() == Path(__file__).parent.resolve():  # not elsewhere: the page is of the files kept here
+        from benchmarks.page import write_page
+
+        write_page()
     return 1 if any(row.verdict == "MISSED" for row in rows) else 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -72,3 +73,11 @@ def test_one_thread_starts_again_only_where_it_must(rows, monkeypatch) -> None: 
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     rows.on_one_thread("benchmarks.input", ["--runs", "3"])
     assert started == [[sys.executable, "-m", "benchmarks.input", "--runs", "3"]]
+
+
+def test_the_benchmark_of_the_input_explains_itself() -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.input", "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert "--runs" in run.stdout
