@@ -14,6 +14,12 @@ _NOT_IN_LINEAR = (
     "task.validate_every",
     "training.accumulation",
     "training.precision",
+    "training.compile",
+    "training.recompute",
+    "training.on_nonfinite",
+    "training.nonfinite_limit",
+    "training.rewind_every",
+    "training.most_rewinds",
     "training.log_every",
     "training.checkpoint_every",
 )

@@ -26,6 +26,7 @@ from headctssl.networks.heads import build_head
 from headctssl.seeding import derive_seed
 from headctssl.settings import write_json
 from headctssl.training.checkpoint import load_into, save_weights
+from headctssl.training.deterministic import deterministic_mode
 from headctssl.training.distributed import (
     Process,
     barrier,
@@ -140,7 +141,8 @@ def run_finetuning(call: Call, track: Sequence[str]) -> Path:
                 log.say("there is no checkpoint to go on from: starting from the beginning")
             _tell(job, log)
             log.say(loaded)
-            _train(replace(job, device=target), classifier, log, process, going_on=going_on)
+            with deterministic_mode(job.settings.training.deterministic):
+                _train(replace(job, device=target), classifier, log, process, going_on=going_on)
         finally:
             log.close()
         barrier(process)

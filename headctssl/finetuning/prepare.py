@@ -124,7 +124,7 @@ def prepare(call: Call) -> Job:
         encoder=start.encoder,
         pretrained=start.pretrained,
         small_profile=raw.info.profile != "real",
-        precision=_precision(machine, stored),
+        precision="float32" if call.adapt == "linear" else _precision(machine, stored),
         num_workers=workers,
     )
     settings = derive_settings(base, situation, changes)
