@@ -27,6 +27,7 @@ RESULT = Path(__file__).with_suffix(".json")
 EDGE = 96
 CROPS_A_SECOND, HEADS_A_SECOND = 60.0, 30.0
 MOST_WAIT = 0.02
+CAUSE = "4/5 of the time is blosc2's decompression and copying, 1/16 the checksums, 1/16 opening the file (profiled)"
 READS = 12
 """Crops or heads per run."""
 CLINICAL, LAPTOP = 6, 24
@@ -85,7 +86,7 @@ def _reading(runs: int) -> list[Row]:
     mean = f"{voxels / 1e6:.1f} M voxels"
     return [
         value(f"crops of {EDGE}^3", [READS / s for s in a], "crops/s", CROPS_A_SECOND),
-        value(f"whole heads of {mean}", [READS / s for s in b], "heads/s", HEADS_A_SECOND),
+        value(f"whole heads of {mean}", [READS / s for s in b], "heads/s", HEADS_A_SECOND, cause=CAUSE),
         within("a whole head", [s / READS for s in b], [s / READS for s in floor], "memcpy"),
         value("whole heads", [2e-6 * voxels * READS / s for s in b], "MB/s"),
         value("memcpy", [2e-6 * voxels * READS / s for s in floor], "MB/s"),
