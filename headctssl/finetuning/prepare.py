@@ -79,9 +79,11 @@ def prepare(call: Call) -> Job:
     start = resolve_start(call.dataset_id, call.weights, call.config, encoder_changes)
     folder = _folder(call, start, specs)
     # Refuse before the work begins.
-    going_on = look_at_run(folder, resume=call.resume, overwrite=call.overwrite)
+    look_at_run(folder, resume=call.resume, overwrite=call.overwrite)
     again = "Start the run again with --overwrite."
-    stored = read_json(folder / "config.json", FinetuneSettings, do=again) if going_on else call.repeats
+    # Also without a checkpoint: what was measured of the machine then must not be measured anew.
+    known = call.resume and (folder / "config.json").exists()
+    stored = read_json(folder / "config.json", FinetuneSettings, do=again) if known else call.repeats
     raw.labels()  # a missing column or a wrong value is told before the work begins
     machine = detect_machine(call.device)
     workers = min(4, max(1, machine.cores - 1)) if call.num_workers is None else call.num_workers

@@ -152,7 +152,8 @@ def _choose_run(
     """The call with the settings that hold, the run folder, and whether there is a checkpoint to go on from."""
     folder = results_dataset(call.settings.dataset_ids[0]) / "pretrain" / run_name(call.settings, tag)
     going_on = look_at_run(folder, resume=resume, overwrite=overwrite)
-    if going_on:
+    if resume and (folder / "config.json").exists():
+        # Also without a checkpoint: what was measured of the machine then must not be measured anew.
         stored = read_run_settings(folder / "config.json", call.method.Settings)
         call = call.with_settings(continued_settings(folder, stored, call.settings))
         require_same_cases(folder, call.data)

@@ -15,6 +15,9 @@ __all__ = ["first_difference", "look_at_run", "open_run_folder", "require_same_s
 _LAST_FILES = {"encoder.safetensors": "contract.json", "classifier.safetensors": "metrics.json"}
 """What a finished run exports, and the file it writes after that."""
 
+_SETTLED = ("config.json", "cases.csv")
+"""What a run is decided to be before its first step."""
+
 
 def look_at_run(folder: Path, *, resume: bool, overwrite: bool) -> bool:
     """Decide how a run begins; nothing is changed.
@@ -58,6 +61,8 @@ def look_at_run(folder: Path, *, resume: bool, overwrite: bool) -> bool:
 def open_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> bool:
     """Decide as `look_at_run`, remove an old run that is not gone on with, and make the folder.
 
+    Of a run that is to be continued and has no checkpoint the settings and cases stay.
+
     Args:
         folder: the run folder.
         resume: `--continue`.
@@ -70,9 +75,12 @@ def open_run_folder(folder: Path, *, resume: bool, overwrite: bool) -> bool:
         UsageError: as `look_at_run`.
     """
     going_on = look_at_run(folder, resume=resume, overwrite=overwrite)
-    if folder.is_dir() and not going_on:
-        shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    for path in () if going_on else folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif not (resume and path.name in _SETTLED):
+            path.unlink()
     for left_over in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
         left_over.unlink()
     return going_on

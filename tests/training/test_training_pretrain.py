@@ -23,6 +23,7 @@ from headctssl.contract import Contract, StorageRule
 from headctssl.errors import ContractError, DataError, HeadCTSSLError, StoppedError, UsageError
 from headctssl.methods.dino.dino import Dino
 from headctssl.networks import build_from_settings
+from headctssl.planning.machine import detect_machine
 from headctssl.planning.plans import Plans, fitted_encoder
 from headctssl.planning.resolve import print_decisions
 from headctssl.preprocessing.index import CaseIndex, write_index
@@ -255,6 +256,31 @@ def test_continue_without_a_checkpoint_starts_fresh_and_says_so(
     assert "estimate:" in out
     assert out.index("estimate:") < out.index("step 1/6")
     assert "encoder.safetensors" in out.split("wrote")[1]
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_keeps_its_settings(
+    dataset: Path, no_picture: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which follow from speeds that were measured, and may be measured otherwise now."""
+    machine = detect_machine("cpu")
+    sets = [text for text in TINY if "precision" not in text]
+
+    def run(bf16: bool, **options: bool) -> Path:
+        changed = machine.model_copy(update={"bf16": bf16})
+        monkeypatch.setattr("headctssl.training.pretrain_call.detect_machine", lambda device: changed)
+        return pretrain(1, "dino", config="vit_test", device="cpu", quiet=True, overrides=sets, **options)  # type: ignore[arg-type]  # flags
+
+    folder = run(bf16=False)
+    before = (folder / "encoder.safetensors").read_bytes()
+    for name in ("checkpoint_latest.pt", "encoder.safetensors", "contract.json"):
+        (folder / name).unlink()
+    run(bf16=True, resume=True)
+    assert json.loads((folder / "config.json").read_text())["training"]["precision"] == "float32"
+    assert (folder / "encoder.safetensors").read_bytes() == before
+    (folder / "checkpoint_latest.pt").unlink()
+    (folder / "contract.json").unlink()
+    with pytest.raises(UsageError, match=r"'training\.lr' differs"):
+        go("dino", "training.lr=0.5", resume=True)
 
 
 def test_continue_keeps_a_finished_run_whose_checkpoint_was_deleted(dataset: Path, no_picture: None) -> None:
