@@ -66,9 +66,15 @@ class _Subjects:
         wanted[subjects] = True
         return tuple(self.case_ids[wanted[self.of_case]].tolist())
 
-    def marked(self, *marks: str) -> NDArray[np.int64]:
-        """The positions of the subjects that have one of the marks."""
-        return np.flatnonzero(np.isin(self.marks.astype(str), marks))
+    def marked(self, mark: str) -> NDArray[np.int64]:
+        """The positions of the subjects that have a mark."""
+        return np.flatnonzero(self.marks == mark)
+
+    def less(self, some: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Some subjects without others, in their order."""
+        stays = np.ones(len(self.names), np.bool_)
+        stays[others] = False
+        return some[stays[some]]
 
 
 def make_splits(
@@ -105,14 +111,14 @@ def make_splits(
         )
         return Splits(folds=(Fold(train=subjects.cases_of(everybody)),), notes=tuple(notes))
     test = _take_test(subjects, test_share, seed, notes)
-    rest = np.setdiff1d(everybody, test)
-    validation = np.intersect1d(rest, subjects.marked("val"))
+    rest = subjects.less(everybody, test)
+    validation = subjects.less(subjects.marked("val"), test)
     if len(validation):
         notes.append("Validation cases are those marked 'val' in cases.csv, so there is one fold.")
         parts = [validation]
     else:
         parts = _deal_folds(subjects, rest, folds, seed, notes)
-    drawn = [Fold(train=subjects.cases_of(np.setdiff1d(rest, p)), val=subjects.cases_of(p)) for p in parts]
+    drawn = [Fold(train=subjects.cases_of(subjects.less(rest, p)), val=subjects.cases_of(p)) for p in parts]
     return Splits(test=subjects.cases_of(test), folds=tuple(drawn), notes=tuple(notes))
 
 
