@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
 import pytest
 from crude_heads import TEMPLATE_CASES, template_volume
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from headctssl.cli.main import run_command
 from headctssl.contract import LabelSpec
 from headctssl.dataset.image_io import read, write_nifti
 from headctssl.dataset.manifest import DatasetInfo, load_raw_dataset, open_raw_dataset, write_raw_dataset
-from headctssl.dataset.table import STANDARD_COLUMNS, read_table
+from headctssl.dataset.table import STANDARD_COLUMNS, is_safe_case_id, read_table
+from headctssl.dataset.table_faults import table_faults
 from headctssl.dataset.verify import verify_dataset
 from headctssl.errors import DataError, UsageError
 
@@ -231,3 +234,20 @@ def test_verify_of_a_dataset_that_cannot_be_opened_is_2(tmp_path: Path, monkeypa
     (folder / "dataset.json").write_text("{")
     assert len(verify_dataset(7, quiet=True).faults) == 2
     assert run_command("verify_dataset", ["-d", "8"]) == 2
+
+
+CELLS = st.lists(st.text("aB1/\\: \n-_.~é", max_size=6), max_size=4)
+
+
+@settings(max_examples=300, deadline=None)
+@given(CELLS)
+def test_cells_judged_at_once_hide_no_wrong_one(cells: list[str]) -> None:
+    table = pd.DataFrame({"case_id": [f"c{i}" for i in range(len(cells))], "image": cells}, dtype=str)
+    wrong = {fault.case_id for fault in table_faults(table, ()) if "path inside" in fault.what}
+    for i, cell in enumerate(cells):
+        path = PurePosixPath(cell.replace("\\", "/"))
+        leads_out = not cell or path.is_absolute() or ".." in path.parts or any(":" in part for part in path.parts[:1])
+        assert (f"c{i}" in wrong) == leads_out
+    ids = pd.DataFrame({"case_id": cells, "image": [f"images/{i}.nii" for i in range(len(cells))]}, dtype=str)
+    told = {fault.case_id for fault in table_faults(ids, ()) if "file name" in fault.what}
+    assert told == {cell for cell in cells if not is_safe_case_id(cell)}
