@@ -151,8 +151,7 @@ def _result_section(
         f"{runs.few_shots} negative subjects per label and tested on the same {test.num_cases} scans of "
         f"{test.num_subjects} other subjects. The only difference is where the encoder's weights began: at random, or "
         f"after {contract.method} pretraining without labels on the training scans.",
-        "Intervals are 95 % BCa bootstrap over subjects. One seed was used; another seed may give another "
-        "picture.",
+        "Intervals are 95 % BCa bootstrap over subjects. One seed was used; another seed may give another picture.",
     )
     figure = picture(interval_figure(intervals, "AUROC", chance=0.5), "AUROC per label; the dashed line is chance.")
     return Section("What this shows", paragraphs, (as_table(("", "mean AUROC (95 % interval)"), rows),), (figure,))
