@@ -24,10 +24,10 @@ SETS = (
     "training.precision=float32",
     "training.num_workers=0",
     "training.optimizer=sgd",  # Adam would magnify the rounding of tiny gradients
-    "training.lr=0.01",
+    "training.lr=0.001",  # a norm over the few embeddings of a random encoder magnifies rounding from step to step
     "training.accumulation=1",
 )
-FEW = [("dino", "vit_test"), ("mae", "resenc_test"), ("swin_ssl", "unet3d_test")]
+FEW = [("dino", "vit_test"), ("swin_ssl", "unet3d_test")]
 
 
 @pytest.fixture(autouse=True)
@@ -90,8 +90,11 @@ ALONE = [m for m in METHODS if not method_class(m).batch_coupled]
 @pytest.mark.parametrize("method", ALONE)
 def test_a_batch_in_two_passes_is_the_batch_in_one(method: str) -> None:
     presets = [preset for name, preset in ALLOWED if name == method and preset in ("vit_test", "resenc_test")]
+    # For two passes dino is planned without the parts that compare the scans of a batch.
+    more = ("method.targets=centring", "method.koleo_weight=0") if method == "dino" else ()
     for preset in presets:
-        assert_same(go(1, method, preset, "whole"), go(1, method, preset, "parts", "training.accumulation=2"))
+        whole, parts = ("whole", *more), ("parts", *more, "training.accumulation=2")
+        assert_same(go(1, method, preset, *whole), go(1, method, preset, *parts))
 
 
 def stopped(call: list[str], step: int) -> int:

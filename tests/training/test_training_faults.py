@@ -57,7 +57,7 @@ def words(*sets: str) -> tuple[str, ...]:
     return tuple(word for text in sets for word in ("--set", text))
 
 
-def pretraining(roots: Path, steps: int = 18) -> Command:
+def pretraining(roots: Path, steps: int = 12) -> Command:
     dataset = make_stored_dataset(roots / "preprocessed")
     sets = [t for t in TINY if "num_steps" not in t and "local_count" not in t]
     # A line of metrics.jsonl after every third step: most checkpoints lie between two lines.
