@@ -34,20 +34,18 @@ def crop_and_resize(volume: Tensor, grid: Grid, box: NDArray[np.float64], fill: 
     Returns:
         HU, float32 of the grid's shape, and which share of each sample lies in the box.
     """
+    columns, weights = _taps([grid], box[None])
     taps: list[Taps] = []
-    for axis in range(3):
-        start, step, count = grid.start[axis], grid.step[axis], grid.shape[axis]
-        reach = max(1.0, step)
-        first = max(int(box[axis, 0]), int(np.floor(start - reach)))
-        last = min(int(box[axis, 1]), int(np.ceil(start + (count - 1) * step + reach)) + 1)
-        if last <= first:
+    for axis, count in enumerate(grid.shape):
+        turn = slice(None, None, -1) if grid.flip[axis] else slice(None)
+        share, place = weights[0, axis, :count][turn], columns[0, axis, :count][turn]
+        used = place[share != 0.0]
+        if not used.size:
             z, y, x = (np.zeros(n, np.float32) for n in grid.shape)
             return torch.full(grid.shape, fill, device=volume.device), (z, y, x)
-        volume = volume.narrow(axis, first, last - first)
-        begin, weights = axis_taps(last - first, count, start - first, step)
-        columns = np.clip(begin[:, None] + np.arange(weights.shape[1]), 0, last - first - 1)
-        turn = slice(None, None, -1) if grid.flip[axis] else slice(None)
-        taps.append(Taps(columns[turn], weights[turn], last - first))
+        first, length = int(used.min()), int(used.max() - used.min()) + 1
+        volume = volume.narrow(axis, first, length)
+        taps.append(Taps(np.clip(place - first, 0, length - 1), share, length))
     z, y, x = (np.minimum(axis.sums, 1.0) for axis in taps)
     return along_axes(volume, (taps[0], taps[1], taps[2]), fill), (z, y, x)
 
@@ -68,16 +66,25 @@ def crop_and_resize_together(
     Returns:
         HU, float32 (B, d, h, w), and a cover per volume.
     """
+    columns, weights = _taps(grids, boxes)
     taps: list[Taps] = []
-    for axis in range(3):
-        start, step = (np.array([getattr(grid, name)[axis] for grid in grids]) for name in ("start", "step"))
-        low, high = boxes[:, axis, 0].astype(np.int64), boxes[:, axis, 1].astype(np.int64)
-        begin, weights = axis_taps(high - low, grids[0].shape[axis], start - low, step)
-        size = volume.shape[1 + axis]
-        columns = np.clip(begin[..., None] + np.arange(weights.shape[-1]) + low[:, None, None], 0, size - 1)
+    for axis, count in enumerate(grids[0].shape):
+        place, share = columns[:, axis, :count], weights[:, axis, :count]
         flip = np.array([grid.flip[axis] for grid in grids])
-        columns[flip], weights[flip] = columns[flip, ::-1], weights[flip, ::-1]
-        taps.append(Taps(columns, weights, size))
+        place[flip], share[flip] = place[flip, ::-1], share[flip, ::-1]
+        size = volume.shape[1 + axis]
+        taps.append(Taps(np.clip(place, 0, size - 1), share, size))
     covers = [np.minimum(axis.sums, 1.0) for axis in taps]
     values = together(volume, (taps[0], taps[1], taps[2]), fill)
     return values, [(z, y, x) for z, y, x in zip(*covers, strict=True)]
+
+
+def _taps(grids: Sequence[Grid], boxes: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Columns and weights (B, 3, n, K) of every axis of every grid, n of the longest axis; 0 outside the boxes.
+
+    All in one call: three calls for each view took a twentieth of its time more.
+    """
+    start, step = (np.array([getattr(grid, name) for grid in grids]) for name in ("start", "step"))
+    low, high = (boxes[..., side].astype(np.int64) for side in (0, 1))
+    begin, weights = axis_taps(high - low, max(grids[0].shape), start - low, step)
+    return (begin + low[..., None])[..., None] + np.arange(weights.shape[-1]), weights
