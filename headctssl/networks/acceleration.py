@@ -56,7 +56,9 @@ def compile_blocks(module: nn.Module, device: torch.device) -> str:
     """Compile each `Block`, the teacher's too, on its first use; blocks of one width share what is compiled.
 
     Each shape of input is compiled anew, and so is each chance of dropping a branch. torch keeps what it compiled on
-    disk (``TORCHINDUCTOR_CACHE_DIR``).
+    disk (``TORCHINDUCTOR_CACHE_DIR``). Measured on one thread of an AVX512-BF16 CPU, forward and backward pass of a
+    block of ViT-B in bfloat16: 7-12 % more speed at 513 tokens, 1-8 % at 129, 3 % of a whole MAE step, after half a
+    minute to two of compiling per shape; in float32 none. So no plan asks for it.
 
     Args:
         module: built and with its weights; it must not be copied afterwards.

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from headctssl.errors import UsageError
-from headctssl.families import FamilySettings, ViTSettings
+from headctssl.families import FamilySettings
 from headctssl.planning.decisions import Asked, Ledger
 from headctssl.planning.machine import Machine
-from headctssl.planning.run_settings import Estimate, TrainingSettings
+from headctssl.planning.run_settings import TrainingSettings
 
-__all__ = ["compiled", "lines", "recompute"]
+__all__ = ["lines", "recompute"]
 
 _LEAST_SCANS = 8  # per process, of a loss that compares scans
-_HOURS_TO_COMPILE = 2.0
 _STEPS_PER_LINE = {"cpu": 1, "gpu": 10}
 
 
@@ -66,34 +65,6 @@ def recompute(
         f"a pass of at least {least} scan(s)",
     )
     return training.model_copy(update={"recompute": chosen})
-
-
-def compiled(
-    ledger: Ledger, asked: Asked, training: TrainingSettings, encoder: FamilySettings, machine: Machine, cost: Estimate
-) -> TrainingSettings:
-    """Step 11b. Compilation.
-
-    Rule: the blocks of a ViT are compiled on a CPU in bfloat16 for runs of two hours or more by the estimate; never in
-    deterministic mode. Source: measured on one thread of an AVX512-BF16 CPU, forward and backward pass of a block of
-    ViT-B in bfloat16: 7-12 % more speed at 513 tokens, 1-8 % at 129; in float32 none. Compiling took half a minute to
-    two per shape of input. Assumption: on a GPU it was not measured, so there it is left to the user.
-    """
-    pays = (
-        machine.is_cpu
-        and training.precision == "bf16"
-        and isinstance(encoder, ViTSettings)
-        and cost.hours >= _HOURS_TO_COMPILE
-        and not training.deterministic
-    )
-    chosen = ledger.take(
-        "compiled blocks",
-        pays,
-        training.compile if asked.has("training.compile") else None,
-        "a ViT on a CPU in bf16 for two hours or more, not in deterministic mode",
-        "measured: 1-12 % more speed there, none in float32, up to two minutes of compiling per shape of input",
-        f"{encoder.family} in {training.precision} on {machine.device}, {cost.hours:.2g} h",
-    )
-    return training.model_copy(update={"compile": chosen})
 
 
 def lines(ledger: Ledger, asked: Asked, training: TrainingSettings, machine: Machine) -> TrainingSettings:

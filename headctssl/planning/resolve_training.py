@@ -295,8 +295,7 @@ def length(
         defaults.source or "the method",
         f"{steps} steps" if warmup is None else "you set it",
     )
-    cost = step.cost(training)
-    return resolve_speed.compiled(ledger, asked, training, step.encoder, step.machine, cost), cost
+    return training, step.cost(training)
 
 
 def _round_down(steps: int) -> int:

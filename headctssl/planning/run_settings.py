@@ -42,7 +42,9 @@ class TrainingSettings(Settings):
         "memory, a third more work.",
     )
     compile: bool = Field(
-        False, description="Whether transformer blocks of the family vit are compiled; never in deterministic mode."
+        False,
+        description="Whether transformer blocks of the family vit are compiled; never in deterministic mode. On a CPU "
+        "it gains 1 to 12 % of a block in bf16; on a GPU it was not measured.",
     )
     checkpoint_every: int = Field(200, ge=1, description="Steps between checkpoints.")
     log_every: int = Field(1, ge=1, description="Steps between lines of metrics.jsonl.")

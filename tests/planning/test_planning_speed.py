@@ -1,4 +1,4 @@
-"""Tests of what a plan does to fit and to go fast: blocks computed again, compiled blocks, lines of metrics."""
+"""Tests of what a plan does to fit and to go fast: blocks computed again, lines of metrics."""
 
 from __future__ import annotations
 
@@ -57,17 +57,9 @@ def test_a_cnn_is_not_asked_to_compute_again() -> None:
         run("mae", "resenc_l", GPU, recompute=True)
 
 
-def test_blocks_are_compiled_where_that_was_measured_to_pay() -> None:
-    def decided(config: str, machine: Machine, **more: Any) -> bool:
-        return run("mae", config, machine, **more).training.compile
-
-    assert decided("vit_b", LAPTOP, num_steps=100_000)
-    assert not decided("vit_b", LAPTOP, num_steps=10)
-    assert not decided("vit_b", LAPTOP, num_steps=100_000, deterministic=True)
-    assert not decided("vit_b", LAPTOP, num_steps=100_000, precision="float32")
-    assert not decided("primus_s", LAPTOP, num_steps=100_000)
-    assert not decided("vit_b", GPU, num_steps=100_000)
-    assert decided("vit_b", GPU, num_steps=10, compile=True)
+def test_nothing_is_compiled_unasked() -> None:
+    assert not any(run("mae", "vit_b", machine).training.compile for machine in (LAPTOP, GPU))
+    assert run("mae", "vit_b", GPU, compile=True).training.compile
 
 
 def test_a_gpu_is_not_kept_waiting_for_every_line() -> None:
