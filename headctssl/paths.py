@@ -34,7 +34,7 @@ def data_root(kind: RootKind) -> Path:
         kind: which of the three roots.
 
     Raises:
-        UsageError: the variable is unset or names a file.
+        UsageError: the variable is unset, or names a file or a folder that may not be entered.
     """
     variable = f"headctssl_{kind}"
     value = os.environ.get(variable, "")
@@ -47,7 +47,16 @@ def data_root(kind: RootKind) -> Path:
             do="Set the three data roots and run again:\n" + exports,
         )
     root = Path(value).expanduser()
-    if root.exists() and not root.is_dir():
+    try:
+        is_other = root.exists() and not root.is_dir()
+    except PermissionError as error:
+        raise UsageError(
+            f"The folder that {variable} names may not be looked at.",
+            got=root,
+            expected="a folder this user may enter",
+            do="Ask its owner for access, or name another folder.",
+        ) from error
+    if is_other:
         raise UsageError(
             f"{variable} does not name a folder.", got=root, expected="a folder", do=f"Correct {variable}."
         )

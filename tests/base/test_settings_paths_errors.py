@@ -151,3 +151,13 @@ def test_seeds_are_stable_over_versions() -> None:
     assert derive_seed(0, 0, 0, "view") == 4011243016764846799
     assert derive_seed(1, "2") != derive_seed("1", 2)
     assert 0 <= derive_seed("x") < 2**63
+
+
+def test_a_root_that_may_not_be_entered_is_told(tmp_path, monkeypatch):
+    def refuse(self, **_):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setenv("headctssl_raw", str(tmp_path / "closed"))
+    monkeypatch.setattr(type(tmp_path), "stat", refuse)
+    with pytest.raises(UsageError, match="may not be looked at"):
+        data_root("raw")
