@@ -50,13 +50,16 @@ def run_on_cluster(
             do="Start one with `dask scheduler`, and workers with `dask worker ADDRESS --nworkers -1 --nthreads 1`.",
         ) from None
     with client:
-        _check_workers(client, address)
+        _wait_for_a_worker(client, address)
+        at_work = partial(_at_work, headctssl.__version__, job)
         with client.get_executor(pure=False) as executor:
-            for item, future in finished(executor, partial(_on_one_thread, job), iter(items), _UNDER_WAY):
+            for item, future in finished(executor, at_work, iter(items), _UNDER_WAY):
                 try:
                     result: Result | WorkerDied = future.result()
                 except distributed.scheduler.KilledWorker:
                     result = WorkerDied()
+                except ModuleNotFoundError as error:
+                    raise _other_workers(str(error)) from None
                 except CancelledError:
                     raise UsageError(
                         "The dask scheduler was lost.",
@@ -80,8 +83,7 @@ def _distributed() -> Any:
     return distributed
 
 
-def _check_workers(client: Any, address: str) -> None:
-    """Refuse a cluster that could not do the work, or would do it otherwise."""
+def _wait_for_a_worker(client: Any, address: str) -> None:
     try:
         client.wait_for_workers(1, timeout=_CONNECT_S)
     except TimeoutError:
@@ -91,24 +93,20 @@ def _check_workers(client: Any, address: str) -> None:
             expected="at least one worker",
             do=f"Start some with `dask worker {address} --nworkers -1 --nthreads 1`.",
         ) from None
-    try:
-        versions = set(client.run(_version).values())
-    except ModuleNotFoundError as error:
-        versions = {f"none ({error})"}
-    if versions != {_version()}:
-        raise UsageError(
-            "The workers of the dask scheduler have another version of headctssl.",
-            got=", ".join(sorted(versions)),
-            expected=_version(),
-            do="Start the workers in the environment that this command runs in.",
-        )
 
 
-def _version() -> str:
-    return headctssl.__version__
-
-
-def _on_one_thread(job: Callable[[Item], Result], item: Item) -> Result:
-    """Run a job with one thread in the numeric libraries: workers have their own way of using every core."""
+def _at_work(version: str, job: Callable[[Item], Result], item: Item) -> Result:
+    """Run a job in a worker of the same version, with one thread: workers have their own way of using every core."""
+    if headctssl.__version__ != version:
+        raise _other_workers(headctssl.__version__)
     with threadpool_limits(limits=1):
         return job(item)
+
+
+def _other_workers(got: str) -> UsageError:
+    return UsageError(
+        "The workers of the dask scheduler have another headctssl.",
+        got=got,
+        expected=headctssl.__version__,
+        do="Start the workers in the environment that this command runs in.",
+    )
