@@ -54,7 +54,7 @@ EMA_BYTES = 12
 STATE_BYTES = {"adamw": 16, "sgd": 12}
 """Bytes held per trainable parameter: weight, gradient and optimiser state, float32."""
 
-BASE_GB = {"cpu": 0.8, "cuda": 1.2}
+BASE_GB = {"cpu": 0.87, "cuda": 1.2}
 """Memory of Python, torch and its libraries before any model is made; measured on CPU."""
 
 

@@ -24,6 +24,10 @@ CONV_ELEMENTS = 2.0
 MOST_TOKENS_UNFUSED = 1024
 """Tokens up to which `networks.transformer.attend` keeps the probabilities on a CPU in bfloat16: 2 MB per head."""
 
+CONV_KEPT = 3.3
+"""Values kept per output of a convolution: the output, the norm's, the activation's, and a tenth more for what kernels
+work in; measured with ResEnc encoders."""
+
 CONV_OPS = 6
 """Operations launched for a convolution with its norm and activation."""
 
@@ -79,7 +83,8 @@ def convolutions(layers: Iterable[Convolution], half: bool) -> tuple[Cost, float
         weights += own * layer.spread
         ops += CONV_OPS
     # Kept per convolution: its output, the norm's and the activation's.
-    return Cost(conv=conv, elements=outputs * CONV_ELEMENTS, ops=ops, stored=outputs * 3 * (2 if half else 4)), weights
+    kept = outputs * CONV_KEPT * (2 if half else 4)
+    return Cost(conv=conv, elements=outputs * CONV_ELEMENTS, ops=ops, stored=kept), weights
 
 
 def transformer_blocks(
