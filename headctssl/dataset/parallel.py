@@ -33,6 +33,9 @@ Result = TypeVar("Result")
 _LEFT_TO_THE_PARENT = (signal.SIGINT, signal.SIGUSR1)  # Ctrl-C and some schedulers signal every process of a group
 
 
+_CHECK_S = 1.0
+
+
 class WorkerDied:
     """In place of a result: the process that worked on the item died.
 
@@ -143,7 +146,12 @@ def warm_up(preload: str = "") -> None:
 
 
 def finished(
-    executor: Executor, job: Callable[[Item], Result], items: Iterator[Item], most: int
+    executor: Executor,
+    job: Callable[[Item], Result],
+    items: Iterator[Item],
+    most: int,
+    *,
+    check: Callable[[], None] | None = None,
 ) -> Iterator[tuple[Item, Future[Result]]]:
     """Feed an executor from an iterator; each item with its future when that is done.
 
@@ -154,6 +162,7 @@ def finished(
         job: what to run.
         items: what to run it for.
         most: how many items are handed over at a time.
+        check: called every second in which nothing is done; raises when nothing will be.
     """
     running: dict[Future[Result], Item] = {}
     broken = False
@@ -166,7 +175,9 @@ def finished(
             running[_submitted(executor, job, item)] = item
         if not running:
             return
-        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        done, _ = wait(running, None if check is None else _CHECK_S, return_when=FIRST_COMPLETED)
+        if not done and check is not None:
+            check()
         for future in done:
             broken = broken or (not future.cancelled() and isinstance(future.exception(), BrokenExecutor))
             yield running.pop(future), future

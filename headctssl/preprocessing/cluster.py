@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -49,25 +50,55 @@ def run_on_cluster(
             expected="the address of a running scheduler, such as tcp://node1:8786",
             do="Start one with `dask scheduler`, and workers with `dask worker ADDRESS --nworkers -1 --nthreads 1`.",
         ) from None
-    with client:
+    try:
         _wait_for_a_worker(client, address)
-        at_work = partial(_at_work, headctssl.__version__, job)
-        with client.get_executor(pure=False) as executor:
-            for item, future in finished(executor, at_work, iter(items), _UNDER_WAY):
-                try:
-                    result: Result | WorkerDied = future.result()
-                except distributed.scheduler.KilledWorker:
-                    result = WorkerDied()
-                except ModuleNotFoundError as error:
-                    raise _other_workers(str(error)) from None
-                except CancelledError:
-                    raise UsageError(
-                        "The dask scheduler was lost.",
-                        got=f"no answer from {address}",
-                        expected="a scheduler that runs until the end",
-                        do="Start it and its workers again, then run the same command: what is stored is kept.",
-                    ) from None
-                yield item, result
+        yield from _results(client, partial(_at_work, headctssl.__version__, job), iter(items), address)
+    finally:
+        # The scheduler forgets the work of a client that is gone; closing fails where the scheduler is gone.
+        with suppress(OSError, RuntimeError):
+            client.close()
+
+
+def _results(
+    client: Any, job: Callable[[Item], Result], items: Iterator[Item], address: str
+) -> Iterator[tuple[Item, Result | WorkerDied]]:
+    killed = _distributed().scheduler.KilledWorker
+    connection = client.scheduler_comm
+
+    def check() -> None:
+        if client.status != "running" or client.scheduler_comm is not connection:
+            raise UsageError(
+                "The dask scheduler was lost.",
+                got=f"no connection to {address}",
+                expected="a scheduler that runs until the end",
+                do="Start it and its workers again, then run the same command: what is stored is kept.",
+            )
+
+    try:
+        # Futures that dask was about to fetch when the connection broke stay pending for ever: hence the check.
+        for item, future in finished(client.get_executor(pure=False), job, items, _UNDER_WAY, check=check):
+            yield item, _result(future, killed)
+    except (CancelledError, OSError, RuntimeError):
+        check()  # what dask raises in a thread of ours while it loses the connection in its own
+        raise
+
+
+def _result(future: Future[Any], killed: type[Exception]) -> Any:
+    try:
+        return future.result()
+    except killed:
+        return WorkerDied()
+    except ModuleNotFoundError as error:
+        raise _other_workers(str(error)) from None
+
+
+def _lost(address: str) -> UsageError:
+    return UsageError(
+        "The dask scheduler was lost.",
+        got=f"no connection to {address}",
+        expected="a scheduler that runs until the end",
+        do="Start it and its workers again, then run the same command: what is stored is kept.",
+    )
 
 
 def _distributed() -> Any:
