@@ -37,7 +37,9 @@ SHARES = {"bf16": 60.0, "float32": 88.0}
 RATIO, DEFAULT_RATIO = 2.5, 5.0
 MEMORY = 10.0
 VIEWS = 2
-"""Views per student step and scans per MAE step; an embedding takes twice as many, DINO one scan of four views."""
+"""Views per student step; an embedding takes twice as many, DINO one scan of four views."""
+SCANS = 8
+"""Scans per MAE step: the planner's batch on a CPU."""
 PEAKS = (
     "mae headct_foundation 4",
     "dino headct_foundation 2",
@@ -49,7 +51,7 @@ PEAKS = (
 )
 """Method, encoder, batch and settings whose memory is measured."""
 PROTOTYPES = 512
-"""What the planner chooses at its batch of 8 on a CPU."""
+"""What the planner chooses at that batch."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -237,7 +239,7 @@ def _mae(runs: int) -> list[Row]:
     from benchmarks.train_reference import ReferenceMae
 
     # The planner gives real data the published decoder of 8 blocks, and synthetic heads one of 2.
-    ours = Learner(_settings("mae", VIEWS, "views.global_count=1", "method.decoder_depth=8"))
+    ours = Learner(_settings("mae", SCANS, "views.global_count=1", "method.decoder_depth=8"))
     reference = ReferenceMae()
     volume = ours.views.groups["global"][0]
     return _against("MAE step", runs, ours.step, lambda: reference.step(volume), RATIO)

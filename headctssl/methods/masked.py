@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from headctssl.errors import UsageError
 from headctssl.methods.spread import unit_spread
@@ -162,12 +163,12 @@ def masked_targets(
 
 def squared_error(prediction: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
     """Squared error, mean over the values of a sample that count, then over samples. All arguments (B, M, P)."""
-    return _mean((prediction.float() - targets).square(), counts)
+    return _mean(functional.mse_loss(prediction.float(), targets, reduction="none"), counts)
 
 
 def absolute_error(prediction: Tensor, targets: Tensor, counts: Tensor) -> Tensor:
     """Absolute error, mean over the values of a sample that count, then over samples. All arguments (B, M, P)."""
-    return _mean((prediction.float() - targets).abs(), counts)
+    return _mean(functional.l1_loss(prediction.float(), targets, reduction="none"), counts)
 
 
 def _mean(errors: Tensor, counts: Tensor) -> Tensor:
