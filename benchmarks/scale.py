@@ -33,12 +33,13 @@ ADDED = 1_000
 REAL = (10, 40, 200)
 REAL_ADDED = 20
 _SORTING = (
-    "a sort alone grows as 1.09 from 10,000 to 361,663 cases; the rest is what a core waits for memory, "
-    "since the names of so many cases do not fit into its caches"
+    "a sort alone grows as 1.09 from 10,000 to 361,663 cases; of the rest the cause was not measured; "
+    "likely is waiting for memory, since the names of so many cases do not fit into a core's caches"
 )
 SAMPLES = 20_000
 SAMPLE_TARGET = 3.0
-"""For 3,617 times the cases: 1 but for what a core waits for memory, since their names do not fit into its caches."""
+"""For 3,617 times the cases, where O(1) would be 1. It was 1.5 until a run on a busy machine gave 1.88; others gave 1.1
+and 1.4. Likely the names of so many cases do not fit into a core's caches."""
 _LINKS = 30_000  # to one file: file systems allow some ten thousand
 
 
