@@ -17,7 +17,8 @@ from headctssl.dataset.manifest import RawDataset, load_raw_dataset
 from headctssl.dataset.splits import load_splits
 from headctssl.errors import DataError, UsageError
 from headctssl.finetuning.cohort import Cohort, choose_labels, make_cohort
-from headctssl.finetuning.settings import Adaptation, FinetuneSettings, Situation, derive_settings
+from headctssl.finetuning.derive import Situation, derive_settings
+from headctssl.finetuning.settings import Adaptation, FinetuneSettings
 from headctssl.finetuning.start import Start, resolve_start
 from headctssl.paths import preprocessed_dataset, results_dataset
 from headctssl.planning.machine import Machine, detect_machine

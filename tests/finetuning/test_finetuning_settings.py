@@ -1,4 +1,4 @@
-"""Tests of finetuning/settings.py, cohort.py and start.py: what is derived, refused and named."""
+"""Tests of finetuning/settings.py, derive.py, cohort.py and start.py: what is derived, refused and named."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headctssl.dataset.manifest import DatasetInfo, RawDataset
 from headctssl.dataset.splits import Fold, Splits
 from headctssl.errors import DataError, UsageError
 from headctssl.finetuning.cohort import choose_labels, make_cohort
-from headctssl.finetuning.settings import Situation, derive_settings
+from headctssl.finetuning.derive import Situation, derive_settings
 from headctssl.planning.run_settings import ViewSettings
 from headctssl.presets import encoder_preset
 from headctssl.settings import with_overrides
