@@ -90,7 +90,8 @@ def koleo(features_BC: Tensor) -> Tensor:
         Scalar float32; 0 when fewer than two samples differ.
     """
     unit = functional.normalize(features_BC.float(), dim=-1, eps=1e-8)
-    with torch.no_grad():
+    # Half precision knows no cosines between .996 and 1: it would find wrong neighbours where features are much alike.
+    with torch.no_grad(), torch.autocast(unit.device.type, enabled=False):
         cosines = unit @ unit.T
         cosines.fill_diagonal_(-2.0)
         # A copy has no nearest neighbour of its own; it must not become that of others' copies either.

@@ -40,7 +40,8 @@ def sigreg(embeddings_VBD: Tensor, directions_DS: Tensor, *, knots: int = 17, la
         Scalar float32, mean over views and directions; about 1.06 for a Gaussian sample of any size (the
         integral of (1 - exp(-t^2)) exp(-t^2 / 2)), .41 B for a collapsed one.
     """
-    projected = embeddings_VBD.float() @ directions_DS.to(embeddings_VBD.device)
+    with torch.autocast(embeddings_VBD.device.type, enabled=False):
+        projected = embeddings_VBD.float() @ directions_DS.to(embeddings_VBD.device)
     t = torch.linspace(0.0, largest, knots, device=projected.device)
     gaussian = torch.exp(-0.5 * t.square())
     angles = projected[..., None] * t
