@@ -106,8 +106,13 @@ class SegmentationClass(Settings):
 class HeadSettings(Settings):
     """The classifier on top of an encoder."""
 
-    kind: Literal["linear"] = "linear"
-    batch_norm: bool = Field(True, description="BatchNorm without affine parameters before the linear layer.")
+    kind: Literal["linear", "attentive"] = Field(
+        "linear", description="linear: on the encoder's features; attentive: on its tokens, pooled by attention."
+    )
+    heads: int = Field(1, ge=1, description="Attention heads that pool the tokens, attentive only.")
+    batch_norm: bool = Field(
+        True, description="BatchNorm without affine parameters on the features, or on every channel of the tokens."
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the linear layer.")
 
 

@@ -114,6 +114,8 @@ class Views:
     boxes: dict[str, Tensor] = field(default_factory=dict)
     """Name -> float32 (V, B, 3, 2) on the CPU: the box (z, y, x) that each view shows, before any rotation, in voxels
     of the read volume; comparable between the views of one scan."""
+    flipped: dict[str, Tensor] = field(default_factory=dict)
+    """Name -> bool (V, B) on the CPU: whether left and right are swapped in the view."""
 
     def valid(self, group: str, index: int) -> Tensor:
         """Where a view shows what was measured: at least half a stored voxel, and nothing of an anonymised one.

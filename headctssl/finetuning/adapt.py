@@ -18,7 +18,7 @@ from headctssl.finetuning.tasks import Classifier, ClassifyTask, Features, maske
 from headctssl.finetuning.whole_head import encode, encode_stored, stored_views
 from headctssl.loading.loader import BatchLoader
 from headctssl.metrics.statistics import weighted_auroc
-from headctssl.networks.heads import LinearHead
+from headctssl.networks.heads import ClassifierHead
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.training.distributed import Process, gather_shares, share_of
 from headctssl.training.run_log import RunLog
@@ -190,7 +190,7 @@ def _validation_logits(lesson: Lesson, index: CaseIndex, cache: list[Tensor]) ->
     return gather_shares(rows, len(index), lesson.process)
 
 
-def settle_norm(head: LinearHead, features: Tensor) -> None:
+def settle_norm(head: ClassifierHead, features: Tensor) -> None:
     """Give the head's BatchNorm the mean and variance of real features.
 
     It starts at mean 0 and variance 1 and follows by a tenth per step. Until it has arrived, which takes tens of

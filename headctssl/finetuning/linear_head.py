@@ -16,7 +16,7 @@ from headctssl.finetuning.tasks import masked_loss
 from headctssl.finetuning.whole_head import encode
 from headctssl.loading.sampler import epoch_order
 from headctssl.methods.method import split_decay
-from headctssl.networks.heads import LinearHead
+from headctssl.networks.heads import ClassifierHead
 from headctssl.seeding import derive_seed
 from headctssl.training.optimizer import build_optimizer, set_rates
 
@@ -54,7 +54,7 @@ def adapt_linear(lesson: Lesson) -> Best:
 
 
 def _fit_head(
-    head: LinearHead, weights: Tensor, features: Tensor, labels: NDArray[np.float32], settings: FinetuneSettings
+    head: ClassifierHead, weights: Tensor, features: Tensor, labels: NDArray[np.float32], settings: FinetuneSettings
 ) -> Iterable[tuple[int, dict[str, float | int]]]:
     """Yield (epoch from 1, line of metrics.jsonl) after every epoch of the head.
 

@@ -15,9 +15,10 @@ from headctssl.planning.plans import Decision
 from headctssl.planning.run_settings import TrainingSettings, ViewSettings
 from headctssl.settings import JsonValue, Settings
 
-__all__ = ["Adaptation", "FinetuneSettings", "TaskSettings"]
+__all__ = ["Adaptation", "FinetuneSettings", "LoraSettings", "Schedule", "TaskSettings"]
 
-Adaptation = Literal["full", "linear"]
+Adaptation = Literal["full", "linear", "attentive", "lora"]
+Schedule = Literal["default", "warmup", "sawtooth", "valley"]
 Shape = tuple[int, int, int]
 
 _FREE = {"num_workers", "checkpoint_every"}  # of `training`; a continued run may change them
@@ -27,12 +28,45 @@ class TaskSettings(Settings):
     """What is particular to fine-tuning."""
 
     head_lr_scale: float = Field(100.0, gt=0, description="Learning rate of the head over that of the encoder.")
-    balance: Literal["weights", "none"] = Field(
-        "weights", description="Imbalance: the loss weighs positives over negatives as negatives over positives."
+    schedule: Schedule = Field(
+        "default",
+        description="default, warmup: the whole network learns from the first step; sawtooth, valley: first the head"
+        " alone, its rate rising and falling, or falling.",
+    )
+    head_share: float = Field(
+        0.1, gt=0, lt=1, description="Share of the steps in which only the head learns, sawtooth and valley only."
+    )
+    layer_decay: float = Field(
+        1.0, gt=0, le=1, description="Learning rate of a layer of the encoder over that of the layer after it."
+    )
+    balance: Literal["weights", "sampling", "none"] = Field(
+        "weights",
+        description="Imbalance: weights: rare classes weigh more in the loss; sampling: patients of rare classes come"
+        " more often; none: as they are.",
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=0.5, description="Share of a label that is given to the other classes while training."
     )
     max_ratio: float = Field(20.0, ge=1, description="Largest weight of one class over the other.")
     validate_every: int = Field(1, ge=1, description="Epochs between validations.")
     eval_batch_size: int = Field(8, ge=1, description="Scans encoded at once without gradient.")
+    cache_gb: float = Field(
+        4.0,
+        ge=0,
+        description="Tokens of the frozen encoder kept in memory up to this size in GB (10^9 bytes), else computed"
+        " again in every epoch; attentive only.",
+    )
+
+
+class LoraSettings(Settings):
+    """Low-rank adapters, `--adapt lora`."""
+
+    rank: int = Field(8, ge=1, description="Rank of every adapter.")
+    alpha: float = Field(16.0, gt=0, description="Scale of every adapter, times its rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the input of every adapter.")
+    targets: tuple[str, ...] = Field(
+        ("qkv", "proj"), min_length=1, description="Adapted linear layers by part of their name; 'mlp' adds the MLP."
+    )
 
 
 class FinetuneSettings(Settings):
@@ -43,7 +77,9 @@ class FinetuneSettings(Settings):
     dataset_ids: tuple[int, ...]
     dataset_name: str = Field(description="Folder name, DatasetNNN_Name.")
     labels: tuple[LabelSpec, ...] = Field(description="Labels in the order of the outputs.")
-    adapt: Adaptation = Field(description="full: the whole network learns; linear: only the head.")
+    adapt: Adaptation = Field(
+        description="full: the whole network learns; lora: adapters and head; linear, attentive: only the head."
+    )
     few_shots: int | None = Field(None, description="Positive and negative patients per label, all when none.")
     fold: str = Field(description="Number of the fold, or 'all' for every case outside the test set.")
     config: str = Field(description="Encoder preset by name.")
@@ -57,6 +93,7 @@ class FinetuneSettings(Settings):
     training: TrainingSettings
     views: ViewSettings
     task: TaskSettings = TaskSettings()
+    lora: LoraSettings = LoraSettings()
     num_train: int = Field(ge=1, description="Labelled training cases.")
     num_validation: int = Field(ge=0, description="Labelled validation cases.")
     cases_digest: str = Field(

@@ -17,13 +17,19 @@ from headctssl.loading.views import ViewPlan, global_group
 from headctssl.methods.method import ParamGroup, split_decay
 from headctssl.networks import build_from_settings
 from headctssl.networks.encoder import Encoder
-from headctssl.networks.heads import LinearHead, build_head
+from headctssl.networks.heads import ClassifierHead, build_head
 from headctssl.planning.run_settings import ViewSettings
 from headctssl.types import Clock, StepResult, Views
 
 __all__ = ["Classifier", "ClassifyTask", "Features", "class_weights", "classifier_from", "masked_loss", "with_prior"]
 
 Weights = Mapping[str, Tensor]
+
+
+def read(encoder: Encoder, head: ClassifierHead, x: Tensor) -> Tensor:
+    """What a head reads of views (B, C, D, H, W) in [0, 1]: features (B, F), or tokens (B, N, F)."""
+    tokens: Tensor = encoder(x).tokens if head.reads_tokens else encoder.features_only(x)
+    return tokens
 
 
 class Features(nn.Module):
@@ -41,14 +47,14 @@ class Features(nn.Module):
 class Classifier(nn.Module):
     """Encoder and head; its state has the names of classifier.safetensors, ``encoder.*`` and ``head.*``."""
 
-    def __init__(self, encoder: Encoder, head: LinearHead) -> None:
+    def __init__(self, encoder: Encoder, head: ClassifierHead) -> None:
         super().__init__()
         self.encoder = encoder
         self.head = head
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, L) float32 of views (B, C, D, H, W) in [0, 1]."""
-        logits: Tensor = self.head(self.encoder.features_only(x))
+        logits: Tensor = self.head(read(self.encoder, self.head, x))
         return logits
 
 

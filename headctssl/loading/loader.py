@@ -133,6 +133,7 @@ def ordered_batches(
     batch_size: int,
     num_workers: int,
     labels: NDArray[np.float32] | None = None,
+    order: Sequence[int] | None = None,
 ) -> Iterator[PretrainBatch]:
     """Every case once, in the order of the index, read about the centre of the head; nothing is drawn.
 
@@ -144,13 +145,14 @@ def ordered_batches(
         batch_size: scans per batch.
         num_workers: reader processes; 0 reads in this process.
         labels: float32 (N, L), one row per case, NaN = unknown.
+        order: positions of the cases to read instead, in this order; one may come several times.
 
     Raises:
         HeadCTSSLError: a case cannot be read; it is named.
         TrainingError: a reader process died or hangs.
     """
     dataset = VolumeDataset(_indexes(index), read_shape, seed=None)
-    refs = [SampleRef(i, i, 0) for i in range(len(dataset))]
+    refs = [SampleRef(i, i, 0) for i in (range(len(dataset)) if order is None else order)]
     parts = [refs[i : i + batch_size] for i in range(0, len(refs), batch_size)]
     rows = None if labels is None else torch.from_numpy(np.asarray(labels, np.float32))
     workers = min(num_workers, len(parts))

@@ -64,6 +64,7 @@ def make_views(batch: PretrainBatch, plan: ViewPlan, spec: InputSpec) -> Views:
         out.inside[name] = InsideShares([one.inside for one in cut])
         out.foreground[name] = torch.stack([one.foreground for one in cut])
         out.boxes[name] = torch.from_numpy(np.stack([[draw.grid.edges for draw in draws] for draws in views])).float()
+        out.flipped[name] = torch.tensor([[draw.grid.flip[2] for draw in draws] for draws in views])
         if plan.tissue:
             out.tissue[name] = tuple(one.tissue for one in cut if one.tissue is not None)
         _cut_masks(batch, name, views, boxes, spacing, out)

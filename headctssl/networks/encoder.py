@@ -99,6 +99,22 @@ class Encoder(nn.Module, ABC):
             do="Choose another encoder with -c, or a method that predicts no voxels.",
         )
 
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """The encoder cut into layers, from the input on, for rates that fall towards the input.
+
+        Returns:
+            Per layer the names of its modules or parameters; every parameter is under exactly one of them.
+
+        Raises:
+            UsageError: the family does not say.
+        """
+        raise UsageError(
+            "This encoder does not say which of its layers is nearer to the input.",
+            got=f"family {self.settings.family}",
+            expected="an encoder with a method layers",
+            do="Leave out task.layer_decay.",
+        )
+
     def add_mask_token(self) -> None:
         """Make the token that replaces masked places, random; nothing when it exists or none is needed."""
         if self.drops_tokens and self.mask_token is None:

@@ -1,18 +1,21 @@
-"""Heads: what stands on top of the features of an encoder."""
+"""Heads: what stands on top of the features or tokens of an encoder."""
 
 from __future__ import annotations
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from headctssl.contract import HeadSettings
+from headctssl.errors import UsageError
 from headctssl.networks.batch_norm import GlobalBatchNorm1d
 from headctssl.networks.transformer import init_linear
 
-__all__ = ["DinoHead", "LinearHead", "build_head"]
+__all__ = ["AttentiveHead", "ClassifierHead", "DinoHead", "LinearHead", "build_head"]
 
-# Legend: B samples, C features, K prototypes, L outputs.
+# Legend: B samples, N tokens, C features, H attention heads, D = C / H, K prototypes, L outputs.
 
 
 class DinoHead(nn.Module):
@@ -68,6 +71,8 @@ class LinearHead(nn.Module):
         dropout: chance that a feature is zeroed while training.
     """
 
+    reads_tokens: ClassVar[bool] = False
+
     def __init__(self, in_features: int, outputs: int, *, batch_norm: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm = GlobalBatchNorm1d(in_features, affine=False, eps=1e-6) if batch_norm else nn.Identity()
@@ -82,6 +87,83 @@ class LinearHead(nn.Module):
         return logits
 
 
-def build_head(settings: HeadSettings, in_features: int, outputs: int) -> LinearHead:
-    """The classifier that the settings describe, randomly initialised."""
-    return LinearHead(in_features, outputs, batch_norm=settings.batch_norm, dropout=settings.dropout)
+class AttentiveHead(nn.Module):
+    """Tokens pooled by attention, then linear: the attentive probe of AIM (arXiv 2401.08541).
+
+    Each attention head has one query, which is learnt, and linear keys and values without bias. The order of the tokens
+    does not matter. Scores are taken with the query brought back through the keys, and values of the pooled tokens
+    instead of pooled values, which is the same function without a product of (C, C) with every token.
+
+    Args:
+        in_features: channels C of the tokens.
+        outputs: logits L.
+        heads: attention heads H; they share out the channels.
+        batch_norm: whether each channel is normalised by BatchNorm without affine parameters over samples and tokens.
+        dropout: chance that a pooled feature is zeroed while training.
+
+    Raises:
+        UsageError: the channels cannot be shared out.
+    """
+
+    reads_tokens: ClassVar[bool] = True
+    no_weight_decay = ("query",)
+
+    def __init__(
+        self, in_features: int, outputs: int, *, heads: int = 1, batch_norm: bool = True, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if in_features % heads:
+            raise UsageError(
+                "The tokens cannot be shared out to the heads of attentive pooling.",
+                got=f"head.heads={heads}, {in_features} channels",
+                expected="a number that divides the channels",
+                do="Choose another head.heads.",
+            )
+        self.norm = GlobalBatchNorm1d(in_features, affine=False, eps=1e-6) if batch_norm else nn.Identity()
+        self.query = nn.Parameter(torch.empty(heads, in_features // heads))
+        self.key = nn.Parameter(torch.empty(in_features, in_features))
+        self.value = nn.Parameter(torch.empty(in_features, in_features))
+        for parameter in (self.query, self.key, self.value):
+            nn.init.trunc_normal_(parameter, std=0.02)
+        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(in_features, outputs)
+        init_linear(self.linear)
+
+    def forward(self, tokens_BNC: Tensor) -> Tensor:
+        """Logits (B, L) float32."""
+        with torch.autocast(tokens_BNC.device.type, enabled=False):
+            flat = self.norm(tokens_BNC.float().flatten(0, 1))
+            tokens_BNC = flat.unflatten(0, tokens_BNC.shape[:2])
+            scores_BNH = tokens_BNC @ self._queries().T
+            pooled_BHC = scores_BNH.softmax(dim=1).transpose(1, 2) @ tokens_BNC
+            values_BHD = torch.einsum("bhc,hdc->bhd", pooled_BHC, self._per_head(self.value))
+            logits: Tensor = self.linear(self.dropout(values_BHD.flatten(1)))
+        return logits
+
+    def _queries(self) -> Tensor:
+        """What a token is multiplied with for its score in each head, (H, C)."""
+        width = self.query.shape[1]
+        return torch.einsum("hd,hdc->hc", self.query * width**-0.5, self._per_head(self.key))
+
+    def _per_head(self, weight_CC: Tensor) -> Tensor:
+        return weight_CC.unflatten(0, (self.query.shape[0], -1))
+
+
+ClassifierHead = LinearHead | AttentiveHead
+
+
+def build_head(settings: HeadSettings, in_features: int, outputs: int) -> ClassifierHead:
+    """The classifier that the settings describe, randomly initialised.
+
+    Args:
+        settings: of the head.
+        in_features: channels of the encoder's features and tokens.
+        outputs: logits.
+
+    Raises:
+        UsageError: the settings do not fit the encoder.
+    """
+    norm, dropout = settings.batch_norm, settings.dropout
+    if settings.kind == "attentive":
+        return AttentiveHead(in_features, outputs, heads=settings.heads, batch_norm=norm, dropout=dropout)
+    return LinearHead(in_features, outputs, batch_norm=norm, dropout=dropout)

@@ -49,6 +49,15 @@ class SwinUNETREncoder(Encoder):
         tables = (name for name, _ in self.named_parameters() if name.endswith("relative_position_bias_table"))
         self.no_weight_decay = tuple(tables)  # as the published code of Swin (arXiv 2103.14030)
 
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Embedding and blocks; what halves the grid after a stage counts to the stage's last block."""
+        found: list[tuple[str, ...]] = [("network.patch_embed",)]
+        for stage, depth in enumerate(self.settings.depths, start=1):
+            names = f"network.layers{stage}.0"
+            found += [(f"{names}.blocks.{block}",) for block in range(depth)]
+            found[-1] = (*found[-1], f"{names}.downsample")
+        return tuple(found)
+
     def make_decoder(self, outputs: int) -> SwinUNETRDecoder:
         """The convolutions of SwinUNETR."""
         return SwinUNETRDecoder(self.settings, outputs)
@@ -118,6 +127,10 @@ class SegResNetEncoder(Encoder):
         whole = _seg_res_net(settings, outputs=1)
         self.first = whole.convInit
         self.stages = whole.down_layers
+
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """First convolution and stages."""
+        return (("first",), *((f"stages.{index}",) for index in range(len(self.settings.blocks))))
 
     def make_decoder(self, outputs: int) -> SegResNetDecoder:
         """The expanding half of SegResNet."""

@@ -69,6 +69,11 @@ class PrimusEncoder(Encoder):
         self.no_weight_decay = ("pos_embed", "mask_token")
         self._tables: dict[tuple[Grid, torch.device], Tensor] = {}
 
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Embedding, blocks, final norm."""
+        blocks = [(f"blocks.{index}",) for index in range(self.settings.depth)]
+        return (("patch_embed", "pos_embed", "mask_token"), *blocks, ("norm",))
+
     def make_decoder(self, outputs: int) -> PatchDecoder:
         """Transposed convolutions from tokens to voxels."""
         return PatchDecoder(self.embed_dim, self.token_size, outputs)

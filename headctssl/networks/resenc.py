@@ -57,6 +57,10 @@ class ResEncEncoder(Encoder):
         tokens = tokens_from_grid(pyramid[-1])
         return EncoderOutput(tokens=tokens, grid=grid, cls=None, features=tokens.float().mean(1), pyramid=pyramid)
 
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Stem and stages."""
+        return (("network.stem",), *((f"network.stages.{index}",) for index in range(len(self.settings.features))))
+
     def make_decoder(self, outputs: int) -> ResEncDecoder:
         """The U-Net decoder of the library."""
         return ResEncDecoder(self.network, outputs)

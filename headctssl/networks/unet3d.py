@@ -39,6 +39,10 @@ class UNet3DEncoder(Encoder):
         )
         self.apply(_init)
 
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Stages."""
+        return tuple((f"stages.{index}",) for index in range(len(self.settings.features)))
+
     def make_decoder(self, outputs: int) -> UNet3DDecoder:
         """The expanding half of the U-Net."""
         return UNet3DDecoder(self.settings.features, self.settings.strides, outputs)

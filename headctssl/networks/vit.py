@@ -61,6 +61,11 @@ class ViTEncoder(Encoder):
         self.no_weight_decay = ("cls_token", "registers", "pos_embed", "mask_token")
         self._tables: dict[tuple[tuple[int, int, int], torch.device], Tensor] = {}
 
+    def layers(self) -> tuple[tuple[str, ...], ...]:
+        """Embedding, blocks, final norm."""
+        blocks = [(f"blocks.{index}",) for index in range(self.settings.depth)]
+        return (("patch_embed", "cls_token", "registers", "pos_embed", "mask_token"), *blocks, ("norm",))
+
     def make_decoder(self, outputs: int) -> PatchDecoder:
         """Transposed convolutions from tokens to voxels."""
         return PatchDecoder(self.embed_dim, self.token_size, outputs)

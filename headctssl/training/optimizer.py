@@ -63,25 +63,29 @@ def check_groups(learner: nn.Module, groups: Sequence[ParamGroup]) -> None:
     assert set(given) <= set(wanted), "a group holds a parameter that is frozen or not the learner's"
 
 
-def set_rates(optimizer: torch.optim.Optimizer, training: TrainingSettings, step: int) -> float:
+def set_rates(
+    optimizer: torch.optim.Optimizer, training: TrainingSettings, step: int, rate: float | None = None
+) -> float:
     """Set the learning rate and weight decay of every group for a step.
 
     Args:
         optimizer: made by `build_optimizer`.
         training: the schedules.
         step: global step, from 0.
+        rate: in place of the schedule's learning rate.
 
     Returns:
         The learning rate before the groups' factors.
     """
-    rate = learning_rate(
-        step,
-        training.num_steps,
-        peak=training.lr,
-        minimum=training.min_lr,
-        warmup_steps=training.warmup_steps,
-        schedule=training.schedule,
-    )
+    if rate is None:
+        rate = learning_rate(
+            step,
+            training.num_steps,
+            peak=training.lr,
+            minimum=training.min_lr,
+            warmup_steps=training.warmup_steps,
+            schedule=training.schedule,
+        )
     decay = weight_decay(step, training.num_steps, start=training.weight_decay, end=training.weight_decay_end)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["lr_scale"]

@@ -143,6 +143,7 @@ class Trainer:
             self.process,
             find_unused=bool(getattr(learner, "find_unused_parameters", False)),
         )
+        scheduled_rate = getattr(learner, "scheduled_rate", None)  # a learner whose rate has phases of its own
         plan = learner.views()
         meter = self.meter
         meter.start()
@@ -152,7 +153,8 @@ class Trainer:
             while self.step < end:
                 passes = [self._next(batches, stop) for _ in range(training.accumulation)]
                 clock = Clock(self.step, training.num_steps, passes[0].epoch, self.steps_per_epoch)
-                rate = set_rates(self.optimizer, training, self.step)
+                planned = None if scheduled_rate is None else scheduled_rate(self.step)
+                rate = set_rates(self.optimizer, training, self.step, planned)
                 torch.manual_seed(derive_seed(training.seed, self.step, self.process.rank, "torch"))
                 self.optimizer.zero_grad(set_to_none=True)
                 before = [values.clone() for values in statistics]
