@@ -146,7 +146,7 @@ class AttentiveHead(nn.Module):
         return torch.einsum("hd,hdc->hc", self.query * width**-0.5, self._per_head(self.key))
 
     def _per_head(self, weight_CC: Tensor) -> Tensor:
-        return weight_CC.unflatten(0, (self.query.shape[0], -1))
+        return weight_CC.view(*self.query.shape, -1)
 
 
 ClassifierHead = LinearHead | AttentiveHead

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from headctssl.contract import Contract, InputSpec, StorageRule
+from headctssl.contract import Contract, HeadSettings, InputSpec, StorageRule
 from headctssl.dataset.manifest import DatasetInfo
 from headctssl.families import FAMILIES
-from headctssl.finetuning.settings import FinetuneSettings
+from headctssl.finetuning.settings import FinetuneSettings, LoraSettings, TaskSettings
 from headctssl.ingest.report import IngestReport, ScanRecord
 from headctssl.ingest.selection import Selection
 from headctssl.methods import METHODS, method_class
@@ -46,6 +46,9 @@ def settings_markdown() -> str:
         )
     sections += [
         ("`headct_finetune --set`", "Settings of fine-tuning.", FinetuneSettings),
+        ("`task.*` of `headct_finetune`", "The steps of the log derive some of them.", TaskSettings),
+        ("`head.*` of `headct_finetune`", "", HeadSettings),
+        ("`lora.*` of `headct_finetune`", "", LoraSettings),
         ("plans.json", "", Plans),
         ("Split rule in plans.json", "", SplitRule),
         ("Storage rule", "Its digest names the folder of stored cases.", StorageRule),
