@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import functools
+from typing import Literal
 
-from headctssl.cli.common import add_common, add_datasets, add_track, positive_int
+from headctssl.cli.common import add_common, add_datasets, add_track, non_negative_int, positive_int
 from headctssl.cli.main import run_command
 
 __all__ = ["add_arguments", "main", "run"]
@@ -28,12 +29,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--few_shots",
         metavar="K",
-        type=positive_int,
+        type=_shots,
+        nargs="+",
         default=None,
-        help="positive and negative patients per label to train on; all when not given",
+        help="patients per class and label to train on, several for a learning curve, 'all' for every training case",
     )
     parser.add_argument(
-        "-f", dest="fold", metavar="FOLD", default="0", help="fold of splits.json, or 'all' for no validation"
+        "--all_negatives", action="store_true", help="with --few_shots: K positive and all negative patients"
+    )
+    parser.add_argument(
+        "--draws", metavar="N", type=positive_int, default=1, help="few-shot draws of other patients, one run each"
+    )
+    parser.add_argument(
+        "--draw", metavar="D", type=non_negative_int, default=0, help="number of the first few-shot draw, from 0"
+    )
+    parser.add_argument(
+        "-f",
+        dest="fold",
+        metavar="FOLD",
+        nargs="+",
+        default=["0"],
+        help="folds of splits.json, 'all' for all of them in turn, 'none' to train on every case outside the test set",
     )
     parser.add_argument(
         "--labels", nargs="+", metavar="LABEL", default=None, help="label names; all binary ones when not given"
@@ -56,6 +72,9 @@ def run(args: argparse.Namespace) -> int:
         config=args.config,
         adapt=args.adapt,
         few_shots=args.few_shots,
+        all_negatives=args.all_negatives,
+        draw=args.draw,
+        draws=args.draws,
         fold=args.fold,
         labels=args.labels,
         tag=args.tag,
@@ -67,9 +86,13 @@ def run(args: argparse.Namespace) -> int:
         track=args.track,
         quiet=args.quiet,
     )
-    if current_process().is_main:
+    if current_process().is_main and (folder / "config.json").is_file():  # the folder of a series is no run
         report(folder, quiet=args.quiet)
     return 0
+
+
+def _shots(text: str) -> int | Literal["all"]:
+    return "all" if text == "all" else positive_int(text)
 
 
 main = functools.partial(run_command, "finetune")

@@ -14,11 +14,14 @@ from headctssl.contract import LabelSpec
 from headctssl.dataset.manifest import RawDataset
 from headctssl.dataset.splits import Splits
 from headctssl.errors import DataError, UsageError, unknown_name
-from headctssl.finetuning.few_shot import draw_few_shots
+from headctssl.finetuning.few_shot import FewShots, draw_few_shots
 from headctssl.metrics.statistics import subject_codes
 from headctssl.preprocessing.index import CaseIndex
 
-__all__ = ["Cohort", "choose_labels", "make_cohort"]
+__all__ = ["NO_FOLD", "Cohort", "choose_labels", "make_cohort"]
+
+NO_FOLD = "none"
+"""The fold in which every case outside the test set is for training."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,7 @@ def make_cohort(
     specs: tuple[LabelSpec, ...],
     *,
     fold: str,
-    few_shots: int | None,
-    seed: int,
+    few_shots: FewShots | None,
 ) -> Cohort:
     """Training, validation and test cases of a fold, as far as they are stored and labelled.
 
@@ -116,9 +118,8 @@ def make_cohort(
         splits: its splits.json.
         stored: ids of the preprocessed cases.
         specs: the labels, from `choose_labels`.
-        fold: a number, or 'all': every case outside the test set is for training, none for validation.
+        fold: a number, or 'none': every case outside the test set is for training, none for validation.
         few_shots: K patients per class and label, all when None. Validation and test cases are not reduced.
-        seed: of the few-shot draw.
 
     Raises:
         UsageError: the fold does not exist.
@@ -154,21 +155,23 @@ def make_cohort(
             do="Fill in the label columns of cases.csv, or choose other labels with --labels.",
         )
     if few_shots is not None:
-        names = [spec.name for spec in specs]
-        draw = draw_few_shots(cohort.labels(cohort.train), names, cohort.subjects(cohort.train), few_shots, seed)
+        pool = cohort.train
+        draw = draw_few_shots(cohort.labels(pool), specs, [subject[c] for c in pool], pool, few_shots)
         notes.extend(f"few shots: {sentence}" for sentence in draw.shortages)
-        cohort = replace(cohort, train=tuple(cohort.train[row] for row in draw.rows))
+        chosen = [pool[row] for row in draw.rows]
+        shown = {c: np.where(mask, table[c], np.float32("nan")) for c, mask in zip(chosen, draw.shown, strict=True)}
+        cohort = replace(cohort, train=tuple(chosen), table={**table, **shown})
     notes.extend(_one_class(cohort))
     return replace(cohort, notes=tuple(notes))
 
 
 def _fold(splits: Splits, fold: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    if fold == "all":
+    if fold == NO_FOLD:
         together = dict.fromkeys(case for f in splits.folds for case in (*f.train, *f.val))
         return tuple(sorted(together)), ()
     known = [str(k) for k in range(len(splits.folds))]
     if fold not in known:
-        raise unknown_name("fold", fold, [*known, "all"])
+        raise unknown_name("fold", fold, [*known, NO_FOLD])
     return splits.folds[int(fold)].train, splits.folds[int(fold)].val
 
 

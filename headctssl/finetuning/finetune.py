@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,13 +12,14 @@ import numpy as np
 import torch
 
 import headctssl
-from headctssl.console import name_files, table
+from headctssl.console import name_files, say, table
 from headctssl.contract import Contract
 from headctssl.finetuning.adapt import Best, Labelled, Lesson, adapt_full
 from headctssl.finetuning.held_out import choose_held_out, measured, predict_held_out
 from headctssl.finetuning.leakage import write_used_cases
 from headctssl.finetuning.linear_head import adapt_linear
-from headctssl.finetuning.prepare import Call, Job, prepare
+from headctssl.finetuning.prepare import Call, Job, locate, prepare, task_folder
+from headctssl.finetuning.series import Asked, Shots, expand, is_done, number_of
 from headctssl.finetuning.settings import Adaptation
 from headctssl.finetuning.tasks import Classifier, class_weights, with_prior
 from headctssl.metrics.outcome import print_metrics, write_predictions
@@ -42,7 +44,7 @@ from headctssl.training.run_log import RunLog
 from headctssl.training.signals import stop_at_once
 from headctssl.training.trackers import check_trackers
 
-__all__ = ["finetune", "run_finetuning"]
+__all__ = ["finetune", "run_finetuning", "run_series"]
 
 
 def finetune(
@@ -51,8 +53,11 @@ def finetune(
     *,
     config: str | None = None,
     adapt: Adaptation = "full",
-    few_shots: int | None = None,
-    fold: str | int = "0",
+    few_shots: Shots | Sequence[Shots] = None,
+    all_negatives: bool = False,
+    draw: int = 0,
+    draws: int = 1,
+    fold: str | int | Sequence[str | int] = "0",
     labels: Sequence[str] | None = None,
     tag: str | None = None,
     resume: bool = False,
@@ -70,13 +75,19 @@ def finetune(
     the test cases are predicted once, at the end. Under ``torchrun -m headctssl finetune ...`` the processes share
     out every batch and the cases that are judged; the main one writes.
 
+    Several folds, draws or numbers of shots are run one after the other; finished ones are kept with `resume`.
+
     Args:
         dataset_id: the number of the raw dataset.
         weights: an encoder's weights file or run folder, or 'scratch'.
         config: the encoder preset, for 'scratch'.
         adapt: 'full' trains the whole network, 'linear' only a linear head.
-        few_shots: K positive and K negative patients per label; all training cases when None.
-        fold: a fold of splits.json, or 'all' for every case outside the test set, without validation.
+        few_shots: K patients per class of every label, or several K; all training cases when None or 'all'.
+        all_negatives: with `few_shots`, K positive and all negative patients.
+        draw: number of the first few-shot draw; the same patients whatever encoder, adaptation or seed.
+        draws: how many draws.
+        fold: folds of splits.json, 'all' for all of them in turn, or 'none' for one classifier of every case outside
+            the test set, without validation.
         labels: label names; all binary labels when None.
         tag: added to the name of the run.
         resume: go on from the run's checkpoint (`--continue`).
@@ -88,7 +99,8 @@ def finetune(
         quiet: print nothing.
 
     Returns:
-        The folder of the fold, with classifier.safetensors, predictions.csv and metrics.json.
+        Of one run the folder of its fold, with classifier.safetensors, predictions.csv and metrics.json. Of several
+        the folder of the first task.
 
     Raises:
         HeadCTSSLError: the call, the dataset, the checkpoint or the run cannot be used; the message says why.
@@ -98,8 +110,8 @@ def finetune(
         weights=weights,
         config=config,
         adapt=adapt,
-        few_shots=few_shots,
-        fold=str(fold),
+        few_shots=None,
+        fold="0",
         labels=None if labels is None else tuple(labels),
         tag=tag,
         resume=resume,
@@ -108,8 +120,37 @@ def finetune(
         num_workers=num_workers,
         overrides=tuple(overrides),
         quiet=quiet,
+        negatives="all" if all_negatives else "same",
+        draw=draw,
     )
-    return run_finetuning(call, track)
+    shots = (few_shots,) if few_shots is None or isinstance(few_shots, int | str) else tuple(few_shots)
+    folds = (str(fold),) if isinstance(fold, int | str) else tuple(str(one) for one in fold)
+    asked = Asked(shots, draws, folds)
+    if asked.single:
+        return run_finetuning(replace(call, few_shots=number_of(shots[0]), fold=folds[0]), track)
+    return run_series(call, asked, track)
+
+
+def run_series(call: Call, asked: Asked, track: Sequence[str]) -> Path:
+    """Carry out several runs of one call in turn.
+
+    Returns:
+        The folder of the first task.
+
+    Raises:
+        HeadCTSSLError: as `finetune`.
+    """
+    target = choose_device(call.device, current_process())
+    with processes(target) as process, stop_at_once():
+        call = replace(call, quiet=call.quiet or not process.is_main)
+        calls = settle(lambda: expand(call, asked), process)
+        for number, one in enumerate(calls, start=1):
+            what = f"fold {one.fold}" + (f", {one.few.name}, draw {one.draw}" if one.few else "")
+            done = settle(functools.partial(is_done, one), process)
+            say(f"run {number} of {len(calls)}: {what}{' is done' if done else ''}", quiet=call.quiet)
+            run_finetuning(one, track)
+    first = locate(calls[0])
+    return task_folder(calls[0], first.start, first.specs)
 
 
 def run_finetuning(call: Call, track: Sequence[str]) -> Path:
@@ -131,6 +172,8 @@ def run_finetuning(call: Call, track: Sequence[str]) -> Path:
             begun.append(_build(job))
             return job, _begin(call, job, process)
 
+        if call.reuse and settle(functools.partial(is_done, call), process):
+            return settle(lambda: prepare(call), process).folder  # what it was decided to be is compared
         job, going_on = settle(begin, process)
         classifier, loaded = begun[0] if process.is_main else _build(job)
         log = RunLog(

@@ -152,7 +152,11 @@ def _init_of(contract: Contract) -> str:
 def _run_that_wrote(weights_hash: str) -> _Link | None:
     """The run of the results root that ended with the weights of this hash."""
     root = data_root("results")
-    patterns = ("Dataset*/pretrain/*/contract.json", "Dataset*/finetune/*/fold_*/contract.json")
+    patterns = (
+        "Dataset*/pretrain/*/contract.json",
+        "Dataset*/finetune/*/fold_*/contract.json",
+        "Dataset*/finetune/*/draw_*/fold_*/contract.json",
+    )
     for path in (path for pattern in patterns for path in sorted(root.glob(pattern))):
         try:
             content = json.loads(path.read_text(encoding="utf-8"))

@@ -16,8 +16,9 @@ from headctssl.contract import LabelSpec
 from headctssl.dataset.manifest import RawDataset, load_raw_dataset
 from headctssl.dataset.splits import load_splits
 from headctssl.errors import DataError, UsageError
-from headctssl.finetuning.cohort import Cohort, choose_labels, make_cohort
+from headctssl.finetuning.cohort import NO_FOLD, Cohort, choose_labels, make_cohort
 from headctssl.finetuning.derive import Situation, derive_settings
+from headctssl.finetuning.few_shot import FewShots, Negatives
 from headctssl.finetuning.settings import Adaptation, FinetuneSettings
 from headctssl.finetuning.start import Start, resolve_start
 from headctssl.paths import preprocessed_dataset, results_dataset
@@ -26,9 +27,9 @@ from headctssl.preprocessing.index import CaseIndex
 from headctssl.preprocessing.plan_and_preprocess import ensure_preprocessed
 from headctssl.seeding import derive_seed
 from headctssl.settings import parse_overrides, read_json
-from headctssl.training.run_folder import first_difference, look_at_run, require_same_settings
+from headctssl.training.run_folder import first_difference, is_finished, look_at_run, require_same_settings
 
-__all__ = ["Call", "Job", "prepare"]
+__all__ = ["Call", "Job", "Place", "locate", "prepare", "run_folder", "task_folder"]
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,15 @@ class Call:
     num_workers: int | None
     overrides: tuple[str, ...]
     quiet: bool
+    negatives: Negatives = "same"
+    draw: int = 0
+    reuse: bool = False  # a finished run of the same settings is the answer, an unfinished one is gone on with
     repeats: FinetuneSettings | None = None  # what another run was, and this one must be
+
+    @property
+    def few(self) -> FewShots | None:
+        """How few patients are learnt from; None: all."""
+        return None if self.few_shots is None else FewShots(self.few_shots, self.draw, self.negatives)
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,32 @@ class Job:
     stored: FinetuneSettings | None  # of the run that is continued or repeated
 
 
+@dataclass(frozen=True)
+class Place:
+    """What the arguments alone decide."""
+
+    raw: RawDataset
+    specs: tuple[LabelSpec, ...]
+    left_out: tuple[str, ...]  # sentences on labels that are not learnt
+    start: Start
+    folder: Path
+
+
+def locate(call: Call) -> Place:
+    """Open the dataset and the weights, and name the folder of the run.
+
+    Raises:
+        HeadCTSSLError: see `finetune`.
+    """
+    _check(call)
+    raw = load_raw_dataset(call.dataset_id)
+    specs, left_out = choose_labels(raw.info.labels, call.labels)
+    changes = parse_overrides(call.overrides)
+    encoder_changes = {k.removeprefix("encoder."): v for k, v in changes.items() if k.startswith("encoder.")}
+    start = resolve_start(call.dataset_id, call.weights, call.config, encoder_changes)
+    return Place(raw, specs, tuple(left_out), start, run_folder(call, start, specs))
+
+
 def prepare(call: Call) -> Job:
     """Settle everything of a fine-tuning run before its folder is written.
 
@@ -74,13 +109,11 @@ def prepare(call: Call) -> Job:
     """
     _check(call)
     changes = parse_overrides(call.overrides)
-    raw = load_raw_dataset(call.dataset_id)
-    specs, left_out = choose_labels(raw.info.labels, call.labels)
-    encoder_changes = {k.removeprefix("encoder."): v for k, v in changes.items() if k.startswith("encoder.")}
-    start = resolve_start(call.dataset_id, call.weights, call.config, encoder_changes)
-    folder = _folder(call, start, specs)
+    place = locate(call)
+    raw, specs, start, folder = place.raw, place.specs, place.start, place.folder
     # Refuse before the work begins.
-    look_at_run(folder, resume=call.resume, overwrite=call.overwrite)
+    if not (call.reuse and is_finished(folder)):
+        look_at_run(folder, resume=call.resume, overwrite=call.overwrite)
     again = "Start the run again with --overwrite."
     # Also without a checkpoint: what was measured of the machine then must not be measured anew.
     known = call.resume and (folder / "config.json").exists()
@@ -90,17 +123,8 @@ def prepare(call: Call) -> Job:
     workers = min(4, max(1, machine.cores - 1)) if call.num_workers is None else call.num_workers
     index = ensure_preprocessed(call.dataset_id, start.storage, quiet=call.quiet, num_workers=call.num_workers)
     splits = load_splits(preprocessed_dataset(call.dataset_id))
-    seed = changes.get("training.seed", 0)
-    cohort = make_cohort(
-        raw,
-        splits,
-        index.case_ids,
-        specs,
-        fold=call.fold,
-        few_shots=call.few_shots,
-        seed=seed if isinstance(seed, int) else 0,
-    )
-    for sentence in left_out:
+    cohort = make_cohort(raw, splits, index.case_ids, specs, fold=call.fold, few_shots=call.few)
+    for sentence in place.left_out:
         say(sentence, quiet=call.quiet)
     shape = index.subset(cohort.train).shapes.max(axis=0)
     base: dict[str, object] = {
@@ -109,6 +133,8 @@ def prepare(call: Call) -> Job:
         "labels": specs,
         "adapt": call.adapt,
         "few_shots": call.few_shots,
+        "few_shot_negatives": call.negatives,
+        "draw": call.draw,
         "fold": call.fold,
         "config": start.config,
         "method": start.method,
@@ -146,8 +172,8 @@ def _precision(machine: Machine, stored: FinetuneSettings | None) -> Literal["bf
 
 
 def _require_same(folder: Path, stored: FinetuneSettings, settings: FinetuneSettings) -> None:
-    """Refuse to go on with other settings or cases. The seed draws few shots, so it is named before the cases."""
-    if stored.cases_digest != settings.cases_digest and stored.training.seed == settings.training.seed:
+    """Refuse to go on with other settings or cases."""
+    if stored.cases_digest != settings.cases_digest:
         raise UsageError(
             f"The run {folder.parent.name}/{folder.name} was started with other cases, labels or splits.",
             got=f"{settings.num_train} training and {settings.num_validation} validation cases",
@@ -177,6 +203,15 @@ def _check(call: Call) -> None:
         raise UsageError(
             "Few shots needs a number of patients.", got=call.few_shots, expected="1 or more", do="Correct --few_shots."
         )
+    if call.few_shots is None and (call.draw or call.negatives != "same"):
+        raise UsageError(
+            "Draws and negatives belong to few shots.",
+            got=f"draw {call.draw}, negatives '{call.negatives}', without --few_shots",
+            expected="--few_shots K",
+            do="Add --few_shots, or remove --draw, --draws and --all_negatives.",
+        )
+    if call.draw < 0:
+        raise UsageError("There is no such draw.", got=call.draw, expected="0 or more", do="Correct --draw.")
     if call.num_workers is not None and call.num_workers < 0:
         raise UsageError(
             "There cannot be fewer than no reader processes.",
@@ -184,8 +219,8 @@ def _check(call: Call) -> None:
             expected="0 or more",
             do="Correct --num_workers.",
         )
-    if call.fold != "all" and not call.fold.isdecimal():
-        raise UsageError("The fold is unknown.", got=call.fold, expected="a number or 'all'", do="Correct -f.")
+    if call.fold != NO_FOLD and not call.fold.isdecimal():
+        raise UsageError("The fold is unknown.", got=call.fold, expected=f"a number or '{NO_FOLD}'", do="Correct -f.")
     if call.tag is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", call.tag):
         raise UsageError(
             "The tag cannot be part of a folder name.",
@@ -195,13 +230,19 @@ def _check(call: Call) -> None:
         )
 
 
-def _folder(call: Call, start: Start, specs: Sequence[LabelSpec]) -> Path:
-    """``finetune/TASK__ADAPT__INIT[__TAG]/fold_K``."""
+def task_folder(call: Call, start: Start, specs: Sequence[LabelSpec]) -> Path:
+    """``finetune/TASK__ADAPT__INIT[__TAG]``."""
     task = "all-labels" if call.labels is None else _joined([spec.name for spec in specs])
-    if call.few_shots is not None:
-        task += f"-{call.few_shots}shots"
+    if call.few is not None:
+        task += f"-{call.few.name}"
     name = "__".join([task, call.adapt, start.name, *([call.tag] if call.tag else [])])
-    return results_dataset(call.dataset_id) / "finetune" / name / f"fold_{call.fold}"
+    return results_dataset(call.dataset_id) / "finetune" / name
+
+
+def run_folder(call: Call, start: Start, specs: Sequence[LabelSpec]) -> Path:
+    """``TASK_FOLDER/fold_K``; draws after the first lie in ``TASK_FOLDER/draw_D/fold_K``."""
+    task = task_folder(call, start, specs)
+    return (task / f"draw_{call.draw}" if call.draw else task) / f"fold_{call.fold}"
 
 
 def _joined(names: Sequence[str]) -> str:

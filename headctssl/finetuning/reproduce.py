@@ -68,7 +68,7 @@ def reproduce(
 def _reproduce_finetuning(original: Original, again: Again) -> Reproduction:
     settings = read_json(original.folder / "config.json", FinetuneSettings)
     # TASK__ADAPT__INIT[__TAG]: only the name tells all labels from those that were named.
-    name = original.folder.parent.name
+    name = (original.folder.parents[1] if settings.draw else original.folder.parent).name
     old_tag = "".join(name.split("__", 3)[3:])
     weights = find_weights_of(settings.init, again.init)
 
@@ -79,6 +79,8 @@ def _reproduce_finetuning(original: Original, again: Again) -> Reproduction:
             config=settings.config,
             adapt=settings.adapt,
             few_shots=settings.few_shots,
+            negatives=settings.few_shot_negatives,
+            draw=settings.draw,
             fold=settings.fold,
             labels=None if name.startswith("all-labels") else tuple(spec.name for spec in settings.labels),
             tag=again.tag or next_tag(old_tag),

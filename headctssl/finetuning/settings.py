@@ -10,6 +10,7 @@ from pydantic import Field
 
 from headctssl.contract import HeadSettings, InputSpec, LabelSpec, StorageRule
 from headctssl.families import EncoderSettings
+from headctssl.finetuning.few_shot import Negatives
 from headctssl.loading.sampler import steps_per_epoch
 from headctssl.planning.plans import Decision
 from headctssl.planning.run_settings import TrainingSettings, ViewSettings
@@ -80,8 +81,12 @@ class FinetuneSettings(Settings):
     adapt: Adaptation = Field(
         description="full: the whole network learns; lora: adapters and head; linear, attentive: only the head."
     )
-    few_shots: int | None = Field(None, description="Positive and negative patients per label, all when none.")
-    fold: str = Field(description="Number of the fold, or 'all' for every case outside the test set.")
+    few_shots: int | None = Field(None, description="Patients per class of every label, all when none.")
+    few_shot_negatives: Negatives = Field(
+        "same", description="same: as many negative patients as positive ones; all: every negative patient."
+    )
+    draw: int = Field(0, ge=0, description="Number of the few-shot draw; the same patients for every encoder.")
+    fold: str = Field(description="Number of the fold, or 'none' for every case outside the test set.")
     config: str = Field(description="Encoder preset by name.")
     method: str = Field(description="Pretraining method, or 'scratch'.")
     init: str = Field(description="'scratch', or the weights hash of the checkpoint it begins from.")

@@ -10,13 +10,18 @@ from typing import Any
 from headctssl.errors import UsageError
 from headctssl.training.run_state import CHECKPOINT_FILE
 
-__all__ = ["first_difference", "look_at_run", "open_run_folder", "require_same_settings"]
+__all__ = ["first_difference", "is_finished", "look_at_run", "open_run_folder", "require_same_settings"]
 
 _LAST_FILES = {"encoder.safetensors": "contract.json", "classifier.safetensors": "metrics.json"}
 """What a finished run exports, and the file it writes after that."""
 
 _SETTLED = ("config.json", "cases.csv")
 """What a run is decided to be before its first step."""
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run exported its weights and wrote the last of its files."""
+    return any((folder / name).exists() and (folder / last).exists() for name, last in _LAST_FILES.items())
 
 
 def look_at_run(folder: Path, *, resume: bool, overwrite: bool) -> bool:

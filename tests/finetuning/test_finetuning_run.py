@@ -222,10 +222,10 @@ def test_continue_on_another_machine_keeps_the_precision(small, monkeypatch):
 
 def test_few_shots_of_a_cnn_without_validation(small):
     folder = finetune(
-        2, small / "cnn", few_shots=2, fold="all", labels=["bleed"], overrides=("training.num_epochs=2",), **FAST
+        2, small / "cnn", few_shots=2, fold="none", labels=["bleed"], overrides=("training.num_epochs=2",), **FAST
     )
     assert "bleed-2shots__full__mae-resenc_test-" in folder.parent.name
-    assert folder.name == "fold_all"
+    assert folder.name == "fold_none"
     metrics = read_json(folder / "metrics.json", Metrics)
     assert metrics.best_epoch == 2
     assert any("last epoch" in note for note in metrics.notes)

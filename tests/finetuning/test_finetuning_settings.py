@@ -178,17 +178,17 @@ def test_a_cohort_leaves_out_what_is_not_stored_or_not_labelled(tmp_path):
     raw = raw_dataset(tmp_path, columns)
     splits = Splits(test=("c5",), folds=(Fold(train=("c0", "c1", "c2", "c3"), val=("c4",)),))
     specs = choose_labels(raw.info.labels, ["a", "b"])[0]
-    cohort = make_cohort(raw, splits, ["c0", "c1", "c2", "c4", "c5"], specs, fold="0", few_shots=None, seed=0)
+    cohort = make_cohort(raw, splits, ["c0", "c1", "c2", "c4", "c5"], specs, fold="0", few_shots=None)
     assert (cohort.train, cohort.validation, cohort.test) == (("c0", "c1"), ("c4",), ("c5",))
     assert np.array_equal(cohort.labels(("c0", "c4")), np.array([[np.nan, 1], [0, 1]], np.float32), equal_nan=True)
     text = " ".join(cohort.notes)
     assert "1 of 4 training cases are not preprocessed" in text
     assert "1 training cases have none of the labels known" in text
     assert "'a' has no known training cases" in text
-    everything = make_cohort(raw, splits, raw.case_ids, specs, fold="all", few_shots=None, seed=0)
+    everything = make_cohort(raw, splits, raw.case_ids, specs, fold="none", few_shots=None)
     assert everything.train == ("c0", "c1", "c3", "c4")
     assert everything.validation == ()
     with pytest.raises(UsageError, match="Unknown fold '1'"):
-        make_cohort(raw, splits, raw.case_ids, specs, fold="1", few_shots=None, seed=0)
+        make_cohort(raw, splits, raw.case_ids, specs, fold="1", few_shots=None)
     with pytest.raises(DataError, match="No training case"):
-        make_cohort(raw, splits, ["c2", "c4"], specs, fold="0", few_shots=None, seed=0)
+        make_cohort(raw, splits, ["c2", "c4"], specs, fold="0", few_shots=None)
