@@ -93,9 +93,9 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
     )
     if not args.dry_run and (result.folder / REPORT_FILE).is_file():
-        from headctssl.reporting.report import report
+        from headctssl.reporting.report import report_at_end
 
-        report(result.folder, quiet=args.quiet)
+        report_at_end(result.folder, quiet=args.quiet)
     return result.exit_code
 
 

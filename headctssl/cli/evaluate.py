@@ -25,7 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Call `evaluate`; 1 when cases could not be preprocessed."""
-    from headctssl.evaluation.evaluate import evaluate
+    from headctssl.evaluation.evaluate import evaluate, evaluation_folder
+    from headctssl.reporting.report import report_at_end
+    from headctssl.training.checkpoint import find_weights, load_weights
+    from headctssl.training.distributed import current_process
 
     metrics = evaluate(
         args.dataset_id,
@@ -35,6 +38,9 @@ def run(args: argparse.Namespace) -> int:
         num_workers=args.num_workers,
         quiet=args.quiet,
     )
+    if current_process().is_main:
+        contract = load_weights(find_weights(args.weights, "classifier"), "classifier").contract
+        report_at_end(evaluation_folder(args.dataset_id, contract, args.split), quiet=args.quiet)
     return 1 if metrics.num_failed else 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import time
 from typing import Literal
 
 from headctssl.cli.common import add_common, add_datasets, add_track, non_negative_int, positive_int
@@ -63,9 +64,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Call `finetune`."""
     from headctssl.finetuning.finetune import finetune
-    from headctssl.reporting.report import report
+    from headctssl.reporting.report import report_at_end, report_series_at_end
     from headctssl.training.distributed import current_process
 
+    began = time.time()
     folder = finetune(
         args.dataset_id,
         args.weights,
@@ -86,8 +88,11 @@ def run(args: argparse.Namespace) -> int:
         track=args.track,
         quiet=args.quiet,
     )
-    if current_process().is_main and (folder / "config.json").is_file():  # the folder of a series is no run
-        report(folder, quiet=args.quiet)
+    if current_process().is_main:
+        if (folder / "config.json").is_file():
+            report_at_end(folder, quiet=args.quiet)
+        else:  # several folds, draws or numbers of shots
+            report_series_at_end(folder.parent, began, quiet=args.quiet)
     return 0
 
 

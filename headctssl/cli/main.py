@@ -27,7 +27,7 @@ COMMANDS: dict[str, str] = {
     "predict": "probabilities for files and DICOM folders",
     "embed": "feature vectors for files, DICOM folders or a dataset",
     "reproduce": "start a run again with the same data, settings and seed",
-    "report": "a self-contained HTML page about a run",
+    "report": "a self-contained HTML page about a run, an evaluation, a comparison or a dataset",
 }
 """Every subcommand; `headctssl.cli.NAME` parses it and is also the script `headct_NAME`."""
 

@@ -88,13 +88,13 @@ def _in_job(call: dict[str, Any], again: bool) -> int:
 
 
 def _train(call: dict[str, Any]) -> int:
-    from headctssl.reporting.report import report
+    from headctssl.reporting.report import report_at_end
     from headctssl.training.distributed import current_process
     from headctssl.training.pretrain import pretrain
 
     folder = pretrain(**call)
     if current_process().is_main:
-        report(folder, quiet=call["quiet"])
+        report_at_end(folder, quiet=call["quiet"])
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Report: make a self-contained HTML page about a run or a converted dataset."""
+"""Report: make a self-contained HTML page about a run, an evaluation, a comparison or a dataset."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "run",
         type=Path,
-        metavar="RUN",
-        help="folder of a pretraining run, of one fine-tuning fold, or of a dataset that headct_convert made",
+        metavar="RUN|COMPARISON|DATASET",
+        help="folder of a pretraining run, of a fine-tuning run or one fold of it, of an evaluation, comparison or dataset",
     )
     parser.add_argument(
         "-o",
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=None,
         metavar="FILE",
-        help="RUN/report.html (ingest_report.html of a dataset) by default",
+        help="RUN/report.html (ingest_report.html or dataset_report.html of a dataset) by default",
     )
     add_common(parser)
 

@@ -30,12 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carry out headct_reproduce."""
     from headctssl.finetuning.reproduce import reproduce
-    from headctssl.reporting.report import report
+    from headctssl.reporting.report import report_at_end
     from headctssl.training.distributed import current_process
 
     done = reproduce(**vars(args))
     if current_process().is_main:
-        report(done.folder, quiet=args.quiet)
+        report_at_end(done.folder, quiet=args.quiet)
     return 1 if done.identical is False else 0
 
 

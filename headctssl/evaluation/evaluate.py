@@ -31,7 +31,7 @@ from headctssl.training.checkpoint import find_weights, load_weights
 from headctssl.training.distributed import Process, current_process, processes, settle
 from headctssl.training.pretrain_call import choose_device
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "evaluation_folder"]
 
 _BATCH = 8  # stored cases encoded at once
 
@@ -47,9 +47,10 @@ def evaluate(
 ) -> Metrics:
     """Run a classifier on a dataset and measure it where labels are known.
 
-    The dataset is preprocessed as the classifier's contract says where that is missing. Writes metrics.json and
-    predictions.csv to ``evaluate/METHOD-CONFIG-HASH__SPLIT`` of the dataset's results, replacing an earlier
-    evaluation of the same weights. Under ``torchrun -m headctssl evaluate ...`` the processes share out the cases.
+    The dataset is preprocessed as the classifier's contract says where that is missing. Writes metrics.json,
+    predictions.csv and the classifier's contract.json to ``evaluate/METHOD-CONFIG-HASH__SPLIT`` of the dataset's
+    results, replacing an earlier evaluation of the same weights. Under ``torchrun -m headctssl evaluate ...`` the
+    processes share out the cases.
 
     Args:
         dataset_id: the number of the raw dataset.
@@ -179,14 +180,26 @@ def _finish(asked: _Asked, split: Literal["test", "all"], outcome: Outcome, quie
         mean_auroc_ci=interval,
         labels=entries,
     )
-    name = f"{contract.method}-{contract.preset}-{contract.weights_hash[:8]}__{split}"
-    folder = results_dataset(asked.dataset_id) / "evaluate" / name
+    folder = evaluation_folder(asked.dataset_id, contract, split)
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / "predictions.csv", outcome)
+    write_json(folder / "contract.json", contract)
     write_json(folder / "metrics.json", metrics)
     print_metrics(metrics, quiet=quiet)
-    name_files([folder / "predictions.csv", folder / "metrics.json"], quiet=quiet)
+    name_files([folder / name for name in ("predictions.csv", "contract.json", "metrics.json")], quiet=quiet)
     return metrics
+
+
+def evaluation_folder(dataset_id: int, contract: Contract, split: str) -> Path:
+    """Where the evaluation of a classifier on a dataset lies: ``evaluate/METHOD-CONFIG-HASH__SPLIT``.
+
+    Args:
+        dataset_id: the number of the dataset.
+        contract: of the classifier.
+        split: 'test' or 'all'.
+    """
+    name = f"{contract.method}-{contract.preset}-{contract.weights_hash[:8]}__{split}"
+    return results_dataset(dataset_id) / "evaluate" / name
 
 
 def _shared_labels(contract: Contract, raw: RawDataset) -> tuple[list[int], list[str]]:

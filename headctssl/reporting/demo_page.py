@@ -17,11 +17,13 @@ from headctssl.metrics.statistics import subject_codes
 from headctssl.paths import preprocessed_dataset
 from headctssl.planning.planner import load_plans
 from headctssl.preprocessing.index import CaseIndex
-from headctssl.reporting.page import Page, Picture, Section, as_table, picture
-from headctssl.reporting.pictures import interval_figure, metric_lines, run_figure, slices_figure
-from headctssl.reporting.report import collapse_note, decision_table, interval_text, metrics_table, run_config
+from headctssl.reporting.charts import interval_chart
+from headctssl.reporting.curves import collapse_note, metric_lines, pretrain_charts
+from headctssl.reporting.metrics_parts import metrics_table
+from headctssl.reporting.page import CaseCard, Page, Section, as_table
+from headctssl.reporting.run_parts import BANNER, interval_text, read_object, why_section
+from headctssl.reporting.slices import CONVENTION, case_slices
 from headctssl.settings import read_json
-from headctssl.volume.store import StoredCase
 
 __all__ = ["DemoRuns", "Difference", "demo_page", "difference_text", "mean_auroc_text", "paired_difference", "verdict"]
 
@@ -132,7 +134,7 @@ def demo_page(runs: DemoRuns, difference: Difference | None) -> Page:
         "Synthetic head CTs were planned, preprocessed and used to pretrain an encoder without labels. "
         "A classifier was then trained with few labels, once from that encoder and once from scratch."
     )
-    return Page("headctssl demo", subtitle, sections, facts)
+    return Page("headctssl demo", subtitle, sections, facts, BANNER)
 
 
 def _result_section(
@@ -153,8 +155,10 @@ def _result_section(
         f"after {contract.method} pretraining without labels on the training scans.",
         "Intervals are 95 % BCa bootstrap over subjects. One seed was used; another seed may give another picture.",
     )
-    figure = picture(interval_figure(intervals, "AUROC", chance=0.5), "AUROC per label; the dashed line is chance.")
-    return Section("What this shows", paragraphs, (as_table(("", "mean AUROC (95 % interval)"), rows),), (figure,))
+    text = "Dot: value. Bar: 95 % interval over patients. Dotted line: chance."
+    chart = interval_chart(intervals, "AUROC", title="AUROC of each label", caption=text, chance=0.5, wide=True)
+    table = as_table(("classifier", "mean AUROC (95 % interval)"), rows)
+    return Section("What this shows", paragraphs, (table,), charts=(chart,))
 
 
 def _scan_section(runs: DemoRuns, contract: Contract) -> Section:
@@ -163,39 +167,31 @@ def _scan_section(runs: DemoRuns, contract: Contract) -> Section:
         f"{runs.num_scans} synthetic head CTs with and without bleeds were drawn, then stored in "
         f"Hounsfield units at {spacing} mm. The pictures show three stored scans."
     )
-    return Section("The scans", (text,), pictures=(_stored_slices(runs.dataset_id, contract),))
+    return Section("The scans", (text, CONVENTION), cases=_stored_scans(runs.dataset_id, contract))
 
 
-def _stored_slices(dataset_id: int, contract: Contract) -> Picture:
+def _stored_scans(dataset_id: int, contract: Contract) -> tuple[CaseCard, ...]:
     index = CaseIndex.open(preprocessed_dataset(dataset_id) / contract.storage.storage_id)
-    chosen = {}
-    for position in range(min(3, len(index))):
-        case = StoredCase(index.path(position))
-        chosen[index.case_ids[position]] = (case.read_all()[0], case.meta.spacing_mm)
-    return picture(slices_figure(chosen), "Axial, coronal and sagittal brain window, axial bone window.")
+    cards = []
+    for case_id in index.case_ids[:3]:
+        found = case_slices(index, case_id)
+        cards.append(CaseCard(case_id, (), found.pictures, f"Planes {found.where}."))
+    return tuple(cards)
 
 
 def _pretraining_section(runs: DemoRuns, contract: Contract) -> Section:
-    lines = metric_lines(runs.pretraining / "metrics.jsonl")
+    logged = metric_lines(runs.pretraining / "metrics.jsonl")
     return Section(
         "Pretraining",
-        (
-            f"{contract.method} on {contract.num_scans} scans; no labels and no test scans were used.",
-            *collapse_note(lines),
-        ),
-        pictures=(picture(run_figure(lines), "Loss and learning rate over steps."),),
+        (f"{contract.method} on {contract.num_scans} scans; no labels and no test scans were used.",),
+        warnings=collapse_note(logged),
+        charts=pretrain_charts(logged)[:4],
     )
 
 
 def _decision_sections(runs: DemoRuns) -> list[Section]:
     plans = load_plans(runs.dataset_id)
-    rows = [(d.what, d.value, d.because) for d in plans.decisions]
-    sections = [
-        Section(
-            "What the planner decided, and why", tables=(as_table(("decision", "value", "because"), rows),), folded=True
-        )
+    return [
+        why_section("What the planner decided, and why", plans.model_dump(mode="json")),
+        why_section("What the run decided, and why", read_object(runs.pretraining / "config.json")),
     ]
-    table = decision_table(run_config(runs.pretraining))
-    if table is not None:
-        sections.append(Section("What the run decided, and why", tables=(table,), folded=True))
-    return sections

@@ -6,14 +6,12 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from headctssl.ingest.report import REPORT_FILE, ScanRecord, read_report
-from headctssl.reporting.page import Page, Picture, Section, Table, as_table, picture, picture_from_file
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from headctssl.reporting.charts import bar_chart, histogram_chart
+from headctssl.reporting.page import Page, Picture, Section, Table, as_table, picture_from_file
+from headctssl.reporting.run_parts import BANNER
+from headctssl.reporting.svg import Chart
 
 __all__ = ["ingest_page"]
 
@@ -74,7 +72,7 @@ def ingest_page(folder: Path) -> Page:
                 "The scans of the dataset",
                 ("Accepted scans only, those to be looked at included.",),
                 (_summary_table(kept),),
-                _distributions(kept),
+                charts=_distributions(kept),
             )
         )
     shown = _pictures(folder, scans)
@@ -94,7 +92,8 @@ def ingest_page(folder: Path) -> Page:
     return Page(
         title=f"Quality report of {folder.name}",
         subtitle=f"Made from {REPORT_FILE}. Names, dates and numbers of patients are not in it, but its pictures show "
-        "patients: not for sharing.",
+        "patients.",
+        banner=BANNER,
         sections=tuple(sections),
         facts=(
             ("scans offered", f"{len(scans):,}"),
@@ -180,7 +179,7 @@ def _summary_table(kept: Sequence[ScanRecord]) -> Table:
     return as_table(("quantity", "known for", "least", "middle", "most"), rows)
 
 
-def _distributions(kept: Sequence[ScanRecord]) -> tuple[Picture, ...]:
+def _distributions(kept: Sequence[ScanRecord]) -> tuple[Chart, ...]:
     """Histograms of the numbers, bars of the words; none where nothing is known."""
     words = [
         ("kernel", Counter(scan.convolution_kernel or _UNKNOWN for scan in kept)),
@@ -188,43 +187,23 @@ def _distributions(kept: Sequence[ScanRecord]) -> tuple[Picture, ...]:
         ("contrast agent", Counter(scan.contrast or _UNKNOWN for scan in kept)),
         ("sex", Counter(scan.sex or _UNKNOWN for scan in kept)),
     ]
-    words = [(title, counted) for title, counted in words if set(counted) != {_UNKNOWN}]
-    numbers = [(title, values) for title, values in _series(kept) if values]
-    if not numbers and not words:
-        return ()
-    figure = _figure(numbers, words)
-    return (picture(figure, "Distributions over the scans of the dataset."),)
+    histograms = [histogram_chart(values, title, title=_titled(title)) for title, values in _series(kept) if values]
+    bars = [
+        bar_chart(_common(counted), "scans", title=_titled(title), whole=True)
+        for title, counted in words
+        if set(counted) != {_UNKNOWN}
+    ]
+    return (*histograms, *bars)
 
 
-def _figure(numbers: Sequence[tuple[str, list[float]]], words: Sequence[tuple[str, Counter[str]]]) -> Figure:
-    from matplotlib.figure import Figure
-
-    count = len(numbers) + len(words)
-    columns = 3
-    figure = Figure(figsize=(10.5, 2.5 * -(-count // columns)), layout="constrained")
-    axes = [figure.add_subplot(-(-count // columns), columns, place + 1) for place in range(count)]
-    for place, (title, values) in enumerate(numbers):
-        axes[place].hist(values, bins=24, color="#1f5fa8")
-        axes[place].locator_params(axis="y", integer=True, nbins=4)
-        axes[place].set_title(title, fontsize=10)
-    for place, (title, counted) in enumerate(words, start=len(numbers)):
-        _bars(axes[place], title, counted)
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(labelsize=8)
-    return figure
+def _titled(text: str) -> str:
+    return text[0].upper() + text[1:].partition(",")[0]
 
 
-def _bars(axis: Axes, title: str, counted: Counter[str]) -> None:
-    common = counted.most_common(8)
-    rest = sum(counted.values()) - sum(number for _, number in common)
-    names = [name[:24] for name, _ in common] + (["others"] if rest else [])
-    values = [number for _, number in common] + ([rest] if rest else [])
-    axis.barh(range(len(names)), values, color="#1f5fa8")
-    axis.set_yticks(range(len(names)), names)
-    axis.invert_yaxis()
-    axis.locator_params(axis="x", integer=True, nbins=4)
-    axis.set_title(title, fontsize=10)
+def _common(counted: Counter[str]) -> dict[str, float]:
+    common = dict(counted.most_common(8))
+    rest = sum(counted.values()) - sum(common.values())
+    return {**common, **({"others": rest} if rest else {})}
 
 
 def _pictures(folder: Path, scans: Sequence[ScanRecord]) -> tuple[Picture, ...]:

@@ -1,0 +1,229 @@
+"""Curves: what a run logged, as charts, and the signs of collapse among it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from headctssl.errors import DataError
+from headctssl.reporting.charts import Line, line_chart
+from headctssl.reporting.page import Table, as_table
+from headctssl.reporting.svg import Chart
+
+__all__ = [
+    "CUT_SHORT",
+    "RunLines",
+    "collapse_note",
+    "collapse_table",
+    "finetune_charts",
+    "metric_lines",
+    "pretrain_charts",
+]
+
+COLLAPSE_SHARE = 1 / 3
+"""Share of its first value below which a spread suspects a run of having collapsed (documentation/collapse.md)."""
+
+LEAST_RANK = 1.3
+"""Directions that embeddings use; runs made to collapse ended at 1.0 to 1.12 or, voco, 2.2, healthy ones at 1.7 up."""
+
+CUT_SHORT = "The last line of metrics.jsonl was cut short, as after a crash, and is left out."
+
+MOST_OTHERS = 12
+"""Further quantities that are drawn."""
+
+_FEWEST = 20  # lines before anything is said of collapse
+_SPREADS = {
+    "feature_std": "spread of the encoder's features over the views of a step",
+    "embedding_std": "spread of what the loss compares",
+    "target_std": "spread of the teacher's tokens",
+}
+_RANKS = {"embedding_rank": "number of directions that the embeddings use"}
+_TITLES = {
+    "feature_std": "Spread of features",
+    "embedding_std": "Spread of embeddings",
+    "target_std": "Spread of targets",
+    "embedding_rank": "Directions of embeddings",
+    "monitor_feature_std": "Spread of features, whole heads",
+    "monitor_rank_me": "RankMe, whole heads",
+}
+_WATCHED = {
+    "monitor_feature_std": "spread of the features of whole heads",
+    "monitor_rank_me": "effective rank of the features of whole heads (RankMe)",
+}
+_KNOWN = {"step", "epoch", "loss", "lr", "scans_per_second", "data_wait", "seconds", "gradient_norm"}
+_VALIDATION = ("validation_auroc", "validation_loss")
+
+
+@dataclass(frozen=True)
+class RunLines:
+    """The numeric fields of a metrics.jsonl."""
+
+    lines: tuple[dict[str, float], ...]
+    cut_short: bool = False  # the last line was not whole, as after a crash
+
+    def line(self, name: str, label: str = "") -> Line:
+        """One quantity over the steps."""
+        found = [(line["step"], line[name]) for line in self.lines if name in line and "step" in line]
+        return Line(label or name.replace("_", " "), [x for x, _ in found], [y for _, y in found])
+
+    def has(self, name: str) -> bool:
+        """Whether any line has the quantity."""
+        return any(name in line for line in self.lines)
+
+    @property
+    def last(self) -> Mapping[str, float]:
+        """The last line with a loss; empty without one."""
+        return next((line for line in reversed(self.lines) if "loss" in line), {})
+
+
+def metric_lines(path: Path) -> RunLines:
+    """The numeric fields of every line of a metrics.jsonl; a last line that a crash cut short is left out.
+
+    Args:
+        path: the file; no file gives no lines.
+
+    Raises:
+        DataError: a line before the last is not a JSON object; it is named.
+    """
+    if not path.is_file():
+        return RunLines(())
+    lines: list[dict[str, float]] = []
+    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, text in enumerate(texts, start=1):
+        try:
+            values = json.loads(text)
+            if not isinstance(values, dict):
+                raise ValueError
+        except ValueError:
+            if number == len(texts):
+                return RunLines(tuple(lines), cut_short=True)
+            raise DataError(
+                f"Line {number} of metrics.jsonl is damaged.",
+                got=text[:80],
+                expected="one JSON object",
+                do="Remove it.",
+            ) from None
+        lines.append({k: float(v) for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)})
+    return RunLines(tuple(lines))
+
+
+def pretrain_charts(run: RunLines) -> tuple[Chart, ...]:
+    """Loss, rate, speed, monitors and every further quantity of a pretraining run.
+
+    Args:
+        run: what it logged.
+    """
+    charts = []
+    if run.has("loss"):
+        charts.append(_over_steps(run, "loss", "Loss", "Of the objective; lower is not better features."))
+    charts += [_over_steps(run, name, _titled(name), f"{name}: {text}.") for name, text in _signs() if run.has(name)]
+    for name, title, text in (
+        ("lr", "Learning rate", "As used, warm-up included."),
+        ("gradient_norm", "Gradient norm", "Before clipping."),
+        ("scans_per_second", "Scans per second", "Over all processes."),
+        ("data_wait", "Share of time waiting for data", "The target is under 2 %."),
+    ):
+        if run.has(name):
+            charts.append(_over_steps(run, name, title, text, smooth=name != "lr"))
+    drawn = _KNOWN | {name for name, _ in _signs()} | set(_VALIDATION)
+    others = sorted({name for line in run.lines for name in line} - drawn)
+    charts += [_over_steps(run, name, _titled(name), "") for name in others[:MOST_OTHERS]]
+    return tuple(charts)
+
+
+def finetune_charts(run: RunLines, best_step: float | None = None) -> tuple[Chart, ...]:
+    """Loss of training and validation, the validation metric, and the rate of a fine-tuning run.
+
+    Args:
+        run: what it logged.
+        best_step: the step that was kept, marked on the curve of validation.
+    """
+    losses = [run.line("loss", "training"), run.line("validation_loss", "validation")]
+    losses = [line for line in losses if line.x]
+    charts = []
+    if losses:
+        text = "Weighted as it is learnt. The training loss is of augmented crops in training mode."
+        charts.append(line_chart(losses, "step", "loss", title="Loss", caption=text, smooth=len(losses) == 1))
+    if run.has("validation_auroc"):
+        line = run.line("validation_auroc", "validation AUROC")
+        at = [(x, y, "kept") for x, y in zip(line.x, line.y, strict=True) if x == best_step]
+        text = "Mean over labels; the epoch with the highest is kept, which makes this number optimistic."
+        charts.append(
+            line_chart(
+                [line], "step", "mean AUROC", title="Validation", caption=text, chance=0.5, points=at, markers=True
+            )
+        )
+    if run.has("lr"):
+        charts.append(_over_steps(run, "lr", "Learning rate", "Of the group with the highest, as used.", smooth=False))
+    drawn = _KNOWN | set(_VALIDATION) | {"lr"}
+    others = sorted({name for line in run.lines for name in line if name.startswith("validation")} - drawn)
+    charts += [_over_steps(run, name, _titled(name), "") for name in others[:MOST_OTHERS]]
+    return tuple(charts)
+
+
+def _signs() -> list[tuple[str, str]]:
+    return [*_SPREADS.items(), *_RANKS.items(), *_WATCHED.items()]
+
+
+def _titled(name: str) -> str:
+    return _TITLES.get(name, name.replace("_", " ").capitalize())
+
+
+def _over_steps(run: RunLines, name: str, title: str, text: str, *, smooth: bool = True) -> Chart:
+    return line_chart([run.line(name)], "step", "", title=title, caption=text, smooth=smooth)
+
+
+def collapse_note(run: RunLines) -> tuple[str, ...]:
+    """Sentences on signs that scans are no longer told apart; none where all is well or the run is too short.
+
+    Args:
+        run: what it logged.
+    """
+    found = []
+    for name, text in _SPREADS.items():
+        values = run.line(name).y
+        if len(values) < _FEWEST:
+            continue
+        first, last = median(values[:3]), median(values[-10:])
+        if last < COLLAPSE_SHARE * first:
+            found.append(f"the {text} fell from {first:.3g} to {last:.3g}")
+    for name, text in _RANKS.items():
+        values = run.line(name).y
+        if len(values) >= _FEWEST and median(values[-10:]) < LEAST_RANK:
+            found.append(f"the {text} ended at {median(values[-10:]):.3g}")
+    if not found:
+        return ()
+    return (
+        f"Scans may no longer be told apart: {'; '.join(found)}. The encoder may have collapsed. More steps, a larger "
+        "batch or another method (mae does not collapse this way) are what to try.",
+    )
+
+
+def collapse_table(run: RunLines) -> Table | None:
+    """First and last values of every sign of collapse, and what they say.
+
+    Args:
+        run: what it logged.
+    """
+    rows = []
+    for name, text in _signs():
+        values = run.line(name).y
+        if not values:
+            continue
+        first, last = median(values[:3]), median(values[-10:])
+        rows.append((name, text, f"{first:.3g}", f"{last:.3g}", _says(name, len(values), first, last)))
+    columns = ("sign", "what it is", "first (median of 3)", "last (median of 10)", "says")
+    return as_table(columns, rows, "Signs of collapse") if rows else None
+
+
+def _says(name: str, count: int, first: float, last: float) -> str:
+    if name in _WATCHED:
+        return "for comparison; not judged"
+    if count < _FEWEST:
+        return f"not judged: {count} of at least {_FEWEST} lines"
+    if name in _RANKS:
+        return "suspicious: near 1" if last < LEAST_RANK else "no sign of collapse"
+    return "suspicious: a third or less" if last < COLLAPSE_SHARE * first else "no sign of collapse"

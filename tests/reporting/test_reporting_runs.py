@@ -1,0 +1,303 @@
+"""Reports of runs: what real runs leave is shown whole, and what is missing or damaged is said."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from report_folders import LABELS, make_comparison, make_evaluation
+from report_html import Html, checked
+from small_heads import make_dataset
+
+from headctssl.cli.main import main
+from headctssl.errors import DataError
+from headctssl.evaluation.evaluate import evaluate, evaluation_folder
+from headctssl.finetuning.finetune import finetune
+from headctssl.paths import ROOT_KINDS
+from headctssl.preprocessing.index import CaseIndex
+from headctssl.preprocessing.plan_and_preprocess import plan_and_preprocess
+from headctssl.reporting.report import report, report_at_end
+from headctssl.training.checkpoint import find_weights, load_weights
+from headctssl.training.pretrain import pretrain
+
+NAME = "Dataset002_Small"
+ALWAYS = ["Data", "Model card", "What was decided, and why", "All settings", "Software and machine"]
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Real folders."""
+
+    root: Path
+    pretraining: Path
+    fold: Path
+    evaluation: Path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
+    """A dataset, an encoder of three steps, a linear head on it and its evaluation on all cases."""
+    root = tmp_path_factory.mktemp("reports")
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in ROOT_KINDS:
+            patch.setenv(f"headctssl_{kind}", str(root / kind))
+            (root / kind).mkdir()
+        make_dataset(2, 40)
+        plan_and_preprocess([2], num_workers=0, quiet=True)
+        few = ["training.num_steps=3", "training.batch_size=4"]
+        run = pretrain([2], "mae", config="vit_test", overrides=few, num_workers=0, device="cpu", quiet=True)
+        fold = finetune(2, run, adapt="linear", overrides=["training.num_epochs=8"], num_workers=0, quiet=True)
+        evaluate(2, fold, split="all", num_workers=0, quiet=True)
+        contract = load_weights(find_weights(fold, "classifier"), "classifier").contract
+        yield Runs(root, run, fold, evaluation_folder(2, contract, "all"))
+
+
+def page_of(folder: Path, tmp_path: Path) -> Html:
+    html = checked(report(folder, output=tmp_path / "page.html", quiet=True))
+    assert str(tmp_path.parent.parent) not in html.text
+    return html
+
+
+def copy_of(folder: Path, tmp_path: Path) -> Path:
+    """A copy to damage, under the same name."""
+    return Path(shutil.copytree(folder, tmp_path / "copy" / folder.name))
+
+
+def test_a_pretraining_run(runs: Runs, tmp_path: Path) -> None:
+    html = page_of(runs.pretraining, tmp_path)
+    plans = "What the plans decided, and why"
+    assert html.sections == ["Training", "Data", "Model card", plans, "What the run decided, and why", *ALWAYS[3:]]
+    assert "Not for sharing" in html.said[:400]
+    assert "3 of 3" in html.said
+    assert "No label was used." in html.said
+    assert "Test cases of splits.json were left out." in html.said
+    assert "synthetic" in html.said
+    assert "Not intended: diagnosis" in html.said
+    for reason in json.loads((runs.pretraining / "config.json").read_text())["decisions"]:
+        assert " ".join(reason["because"].split()) in html.said
+    assert "torch" in html.said
+    assert str(runs.root) not in html.text
+
+
+def test_a_fine_tuning_run(runs: Runs, tmp_path: Path) -> None:
+    html = page_of(runs.fold, tmp_path)
+    measured = ["What to know before reading the numbers", "How good it is", "Calls at a threshold", "Calibration"]
+    assert html.sections == [*measured, "Best and worst cases", "Data", "Learning curves", *ALWAYS[1:]]
+    metrics = json.loads((runs.fold / "metrics.json").read_text())
+    for entry in metrics["labels"].values():
+        assert entry["auroc"] is not None, "the fixture is meant to have both classes"
+        low, high = entry["auroc_ci"]
+        assert f"{entry['auroc']:.3f} ({low:.3f} to {high:.3f})" in html.said
+        assert f"{entry['brier']:.3f}" in html.said
+    assert "Leakage. Pretraining: " in html.said
+    assert str(runs.root) not in html.text
+    shown = html.text.count('<article class="case')
+    assert 0 < shown <= 12
+    assert html.text.count('<article class="case wrong') < shown
+    assert sum("window, through the" in alt for alt in html.alts) == 4 * shown, "four slices of every case"
+
+
+def test_the_confusion_is_that_of_the_predictions(runs: Runs, tmp_path: Path) -> None:
+    html = page_of(runs.evaluation, tmp_path)
+    with open(runs.evaluation / "predictions.csv", newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    with open(runs.root / "raw" / NAME / "cases.csv", newline="") as handle:
+        truth = {row["case_id"]: row["bleed"] for row in csv.DictReader(handle)}
+    known = [(truth[row["case_id"]] == "1", float(row["bleed"]) >= 0.5) for row in rows if truth[row["case_id"]]]
+    counts = [
+        sum(pair == wanted for pair in known) for wanted in ((True, True), (True, False), (False, True), (False, False))
+    ]
+    assert sum(counts) == 39
+    assert "bleed 0.5 " + " ".join(map(str, counts)) in html.said
+    assert html.sections[-2:] == ["Data", "Model card"]
+
+
+@pytest.mark.parametrize("lost", ["metrics.json", "environment.json", "contract.json", "cases.csv", "metrics.jsonl",
+                                  "predictions.csv"])  # fmt: skip
+def test_what_is_missing_of_a_run_is_said(runs: Runs, tmp_path: Path, lost: str) -> None:
+    for folder in (runs.fold, runs.pretraining):
+        copy = copy_of(folder, tmp_path)
+        if (copy / lost).is_file():
+            (copy / lost).unlink()
+            html = page_of(copy, tmp_path)
+            assert 'class="warning"' in html.text
+            expected = {"cases.csv": "no list of the cases", "metrics.jsonl": "no line yet"}.get(lost, f"no {lost}")
+            assert expected in html.said or f"{lost} is missing" in html.said
+        shutil.rmtree(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.json", "contract.json"])
+def test_a_damaged_file_without_which_there_is_no_page_is_named(runs: Runs, tmp_path: Path, name: str) -> None:
+    copy = copy_of(runs.fold, tmp_path)
+    (copy / name).write_text('{"format": 1, ')
+    with pytest.raises(DataError, match=name):
+        report(copy, output=tmp_path / "page.html", quiet=True)
+    assert not (tmp_path / "page.html").exists()
+
+
+@pytest.mark.parametrize("name", ["environment.json", "cases.csv", "predictions.csv"])
+def test_a_damaged_file_takes_away_its_section_only(runs: Runs, tmp_path: Path, name: str) -> None:
+    copy = copy_of(runs.fold, tmp_path)
+    (copy / name).write_bytes(b"\xff\xfe{broken")
+    html = page_of(copy, tmp_path)
+    assert f"{name} " in html.said
+    assert "damaged" in html.said
+    assert "How good it is" in html.sections
+
+
+def test_a_run_of_one_step_and_one_that_was_cut_short(runs: Runs, tmp_path: Path) -> None:
+    copy = copy_of(runs.pretraining, tmp_path)
+    (copy / "contract.json").unlink()
+    first = (copy / "metrics.jsonl").read_text().splitlines()[0]
+    for text in (first + "\n", first + '\n{"step": 2, "lo', ""):
+        (copy / "metrics.jsonl").write_text(text)
+        html = page_of(copy, tmp_path)
+        assert "The run has not" in html.said
+        assert ("cut short" in html.said) == ("lo" in text[-5:])
+    (copy / "metrics.jsonl").write_text("{\n" + first)
+    with pytest.raises(DataError, match="Line 1"):
+        report(copy, output=tmp_path / "page.html", quiet=True)
+
+
+def test_missing_and_damaged_scans_are_said_and_the_rest_is_shown(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in ("raw", "preprocessed"):
+        shutil.copytree(runs.root / kind, tmp_path / kind)
+        monkeypatch.setenv(f"headctssl_{kind}", str(tmp_path / kind))
+    contract = json.loads((runs.fold / "contract.json").read_text())
+    store = next(p.parent for p in (tmp_path / "preprocessed" / NAME).glob("*/cases.csv"))
+    assert contract["storage"]["spacing_mm"] == list(CaseIndex.open(store).spacing_mm)
+    index = CaseIndex.open(store)
+    for position in range(0, len(index), 2):
+        data = bytearray(index.path(position).read_bytes())
+        data[len(data) // 2] ^= 1
+        index.path(position).write_bytes(data)
+    html = page_of(runs.fold, tmp_path)
+    assert "is damaged" in html.said
+    assert any("window, through the" in alt for alt in html.alts), "whole scans are still shown"
+
+    (store / "cases.csv").unlink()
+    html = page_of(runs.fold, tmp_path)
+    assert "no slices can be shown" in html.said
+    assert '<article class="case' in html.text
+    table = tmp_path / "raw" / NAME / "cases.csv"
+    table.write_text(table.read_text().replace(",1,", ",0,"))
+    assert "no longer what it was" in page_of(runs.fold, tmp_path).said
+    shutil.rmtree(tmp_path / "raw" / NAME)
+    assert "cannot be looked up" in page_of(runs.fold, tmp_path).said
+    monkeypatch.delenv("headctssl_raw")
+    monkeypatch.delenv("headctssl_preprocessed")
+    assert "headctssl_raw is not set" in page_of(runs.fold, tmp_path).said
+    page_of(runs.pretraining, tmp_path)
+
+
+def test_folds_beside_each_other(runs: Runs, tmp_path: Path) -> None:
+    run = tmp_path / "task__linear__mae"
+    for k in (0, 1, 2, 10):
+        shutil.copytree(runs.fold, run / f"fold_{k}")
+    (run / "fold_1" / "metrics.json").unlink()
+    html = page_of(run, tmp_path)
+    assert html.sections == ["Mean AUROC", "Each label", "What to know before reading the numbers"]
+    assert "fold_1 is not in the tables" in html.said
+    assert html.said.index("fold_2 ") < html.said.index("fold_10 ")
+
+
+def test_datasets(runs: Runs, tmp_path: Path) -> None:
+    made = ["Scans and labels", "Test set and folds", "What was stored and what was left out", "Some stored scans",
+            "What the plans decided, and why"]  # fmt: skip
+    for kind in ("raw", "preprocessed"):
+        html = page_of(runs.root / kind / NAME, tmp_path)
+        assert html.sections == ["Origin", *made]
+        assert "40 of 40 scans are stored" in html.said
+        assert sum("window, through the" in alt for alt in html.alts) == 16
+    raw = Path(shutil.copytree(runs.root / "raw" / NAME, tmp_path / "Dataset099_Alone"))
+    html = page_of(raw, tmp_path)
+    assert html.sections == ["Origin"]
+    assert "was not planned and preprocessed yet" in html.said
+
+
+def test_comparisons_of_every_size(tmp_path: Path) -> None:
+    make_comparison(tmp_path / "drawn")
+    html = page_of(tmp_path / "drawn", tmp_path)
+    rankings = [title for title in html.sections if title.startswith("Ranking on")]
+    assert [title.partition(", ")[2] for title in rankings] == [
+        "all labels", "32 positive and 32 negative patients per label", "8 positive and 8 negative patients per label",
+    ]  # fmt: skip
+    rest = ["Learning curves", "Radar", "Cost", "What it does not show", "Test cases", "How it was compared",
+            "Runs that failed", "Every run"]  # fmt: skip
+    assert html.sections == ["What it shows", *rankings, *rest]
+    assert "2 of " in html.said
+    assert "the disk is full: …/results" in html.said
+    assert sum(alt.startswith("Dataset007_Drawn: ") for alt in html.alts) == 4
+    for label in LABELS:
+        assert label in html.said
+
+    bare = make_comparison(
+        tmp_path / "bare", methods=(), adapts=("linear",), budgets=(None,), labels=("IPH",), seeds=1, failing=99
+    )
+    emptied = bare.model_copy(update={"ranking": ()})
+    (tmp_path / "bare" / "comparison.json").write_text(emptied.model_dump_json())
+    html = page_of(tmp_path / "bare", tmp_path)
+    assert "No run was carried out to its end" in html.said
+    assert "no curve" in html.said
+    assert "1 seed of pretraining" in html.said
+
+
+def test_lists_are_bounded(tmp_path: Path) -> None:
+    many = tuple(f"finding_{k:03d}_{'x' * 30}" for k in range(60))
+    make_comparison(tmp_path / "large", methods=tuple(f"m{k}" for k in range(12)), labels=many[:30], seeds=4)
+    assert len(page_of(tmp_path / "large", tmp_path).text) < 4_000_000
+    make_evaluation(tmp_path / "wide", n=120, labels=many)
+    html = page_of(tmp_path / "wide", tmp_path)
+    assert "The first 40 of 60 labels" in html.said
+    assert "cannot be looked up" in html.said
+    assert "contract.json is missing" in html.said
+
+
+def test_a_label_that_is_a_script_is_text(tmp_path: Path, runs: Runs) -> None:
+    make_evaluation(tmp_path / "evil", labels=("<script>alert(1)</script>", '"><img src=x onerror=alert(1)>', "$x^$"))
+    html = page_of(tmp_path / "evil", tmp_path)
+    assert "<script>alert(1)</script>" in html.said
+    assert html.tags["script"] == 0
+    assert html.tags["img"] == 0
+
+
+def test_the_report_at_the_end_of_a_run_never_stops_it(
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = copy_of(runs.fold, tmp_path)
+    (copy / "metrics.json").write_text("{")
+    assert report_at_end(copy) is None
+    assert re.search("report could not be written: .*metrics.json", capsys.readouterr().err)
+    shutil.copy(runs.fold / "metrics.json", copy)
+    assert report_at_end(copy, quiet=True) == copy / "report.html"
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("a picture cannot be drawn")
+
+    monkeypatch.setattr("headctssl.reporting.curves.line_chart", refuse)
+    few = ["--set", "training.num_steps=1", "--set", "training.batch_size=4", "--num_workers", "0", "--tag", "broken"]
+    assert main(["pretrain", "-d", "2", "-m", "mae", "-c", "vit_test", *few, "--quiet"]) == 0
+    assert "ValueError: a picture cannot be drawn" in capsys.readouterr().err
+    folder = runs.pretraining.with_name(runs.pretraining.name + "__broken")
+    assert (folder / "encoder.safetensors").is_file()
+    assert not (folder / "report.html").exists()
+
+
+def test_output_goes_where_it_is_asked(runs: Runs, tmp_path: Path) -> None:
+    for output in (tmp_path, tmp_path / "new", tmp_path / "page.html"):
+        assert report(runs.fold, output=output, quiet=True).is_file()
+    for name in ("report.html", "new/report.html", "page.html"):
+        assert (tmp_path / name).is_file()
+    raw = runs.root / "raw" / NAME
+    assert report(raw, output=tmp_path, quiet=True).name == "dataset_report.html"
+    page = np.char.array([(tmp_path / "report.html").read_text(), (tmp_path / "page.html").read_text()])
+    assert page[0] == page[1], "the same folder gives the same page"
