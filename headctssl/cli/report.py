@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "run",
         type=Path,
         metavar="RUN|COMPARISON|DATASET",
-        help="folder of a pretraining run, of a fine-tuning run or one fold of it, of an evaluation, comparison or dataset",
+        help="folder of a pretraining run, of a fine-tuning run or one fold, of an evaluation, comparison or dataset",
     )
     parser.add_argument(
         "-o",
