@@ -41,6 +41,8 @@ class Acquisition:
     circle: bool = False  # only a circle is reconstructed
     holder: bool = True
     noise_seed: int = 0
+    offset_hu: float = 0.0  # of the scanner's calibration, added to everything but air
+    cupping_hu: float = 5.0  # how much brighter brain next to the skull is: beam hardening
 
     @property
     def affine(self) -> NDArray[np.float64]:
@@ -97,7 +99,7 @@ def acquire(scene: Scene, acquisition: Acquisition, *, tissues: bool = False) ->
     a = acquisition
     shape = (a.slices, a.matrix, a.matrix)
     parts = max(1, round(a.thickness_mm / max(1.3, a.pixel_mm)))  # thin slices that make up one slice
-    painter = ScenePainter(scene, a.frame, shape, brain_step_mm=max(2.0, a.pixel_mm))
+    painter = ScenePainter(scene, a.frame, shape, max(2.0, a.pixel_mm), a.cupping_hu)
     j, i = _span(painter.box[1], a.matrix), _span(painter.box[2], a.matrix)
     plane = _holder(a)
     noise = _Noise(a)
@@ -117,6 +119,8 @@ def acquire(scene: Scene, acquisition: Acquisition, *, tissues: bool = False) ->
             covers.setdefault(number[id(finding)], []).append(_collect(block, part, cover, start, parts, shape))
         slices = np.broadcast_to(plane, (len(k), *shape[1:])).copy()
         slices[window] = block.hu.reshape(len(k), parts, len(j), len(i)).mean(axis=1)
+        if a.offset_hu:
+            slices += np.float32(a.offset_hu) * np.clip((slices + 1000) * np.float32(1 / 1000), 0, 1)
         noise.add(slices)
         np.rint(np.clip(slices, -1024, 3071), out=slices)
         hu[start : start + len(k)] = slices

@@ -11,11 +11,12 @@ from itertools import pairwise
 
 import numpy as np
 
+from headctssl.ingest.phantom.brain import brain_shares, subarachnoid_share
 from headctssl.ingest.phantom.fields import Array, Position, Ranges, TextureNoise, Waves, smooth_max
-from headctssl.ingest.phantom.parts import draw_parts
+from headctssl.ingest.phantom.parts import Densities, draw_parts
 from headctssl.ingest.phantom.shapes import Part, ellipsoid_distance, rod_distance
 
-__all__ = ["Anatomy", "draw_anatomy"]
+__all__ = ["Anatomy", "Spread", "draw_anatomy"]
 
 _NOMINAL = (72.0, 84.0, 67.0)  # half extents of the cranial cavity (z up, y, x) that part positions refer to
 _VENTRICLE_PATHS = (  # lateral ventricle: (z, y, |x|, radius), nominal mm; horn by horn
@@ -43,6 +44,11 @@ class Anatomy:
     csf_hu: float
     bone_hu: float
     diploe_hu: float
+    muscle_hu: float
+    muscle_share: float  # of the neck and the face that is muscle, the rest is fat
+    vessel_hu: float
+    pale_hu: float  # how much darker the white matter next to the ventricles is
+    contrast: bool  # vessels are bright with contrast medium
     shape: Waves
     thickness: Waves
     atrophy: Waves
@@ -140,11 +146,36 @@ class Anatomy:
 
     def brain_fields(self, position: Position) -> dict[str, Array]:
         """In the brain's own coordinates: signed distances to the sulcal sheets and to the ventricles."""
+        z, y, x = position
+        below = self.cerebellum(position)
         # A wave of length L and standard deviation 1 leaves zero with a slope near 2 pi / L.
+        sulci = self.sulci.at(position) * np.float32(15.0 / (2 * np.pi))
+        # The fissures of the cerebellum are closer together and lie flat: the same noise, pressed together.
+        folia = self.sulci.at((z * np.float32(3), y * np.float32(1.5), x)) * np.float32(15.0 / (2 * np.pi) / 2)
         return {
-            "sulci": self.sulci.at(position) * np.float32(15.0 / (2 * np.pi)),
+            "sulci": np.where(below > 0, folia, sulci),
+            "cerebellum": below,
             "ventricle": self.lateral_ventricle(position),
         }
+
+    def cerebellum(self, position: Position) -> Array:
+        """Signed distance to the tentorium in mm, first order: positive below it, behind the petrous bones."""
+        z, y, x = position
+        sz, sy, sx = self.scale
+        off = np.abs(x) * np.float32(1 / sx)
+        back = np.clip(y * np.float32(1 / sy) - 32, 0, None)
+        tent = np.float32(-5) - np.float32(0.42) * (np.sqrt(off**2 + 25) - 5) - np.float32(0.011) * back**2
+        front = np.clip(np.float32(2) + np.float32(0.36) * off - y * np.float32(1 / sy), 0, None)
+        return np.asarray((tent * sz - 3 * front - z) * np.float32(0.85), np.float32)
+
+    def tentorium_edge(self, position: Position) -> Array:
+        """Distance in mm from the sheet of the tentorium to its border, negative where there is a sheet."""
+        _, y, x = position
+        _, sy, sx = self.scale
+        off, back = np.abs(x) * np.float32(1 / sx), y * np.float32(1 / sy)
+        petrous = np.float32(4) + np.float32(0.36) * off - back
+        notch = (1 - np.sqrt(((back - 12) / 27) ** 2 + (off / 19) ** 2)) * np.float32(20)
+        return np.asarray(np.maximum(petrous, notch), np.float32)
 
     def lateral_ventricle(self, position: Position) -> Array:
         """Signed distance to the lateral ventricles in mm."""
@@ -160,39 +191,69 @@ class Anatomy:
         side = np.float32(self.ventricle_asymmetry_mm) * np.tanh(x * np.float32(0.2))
         return np.asarray(best - np.float32(self.ventricle_mm) - side, np.float32)
 
+    def subarachnoid(self, position: Position, own: Position, surface: Array, ventricle: Array) -> Array:
+        """Share of each place that is CSF between brain and skull; arguments as of `HeadShape.subarachnoid`."""
+        fields = self.brain_fields(own)
+        shares = brain_shares(self, surface, self.gap(position), fields["sulci"], fields["cerebellum"], 1.0)
+        return subarachnoid_share(self, shares.brain, surface, ventricle, own, 1.0)
+
     def gap(self, position: Position) -> Array:
         """Width of the CSF between skull and brain in mm."""
         return np.asarray(np.maximum(self.gap_mm * (1 + self.atrophy.at(position)), 0.6), np.float32)
 
 
-def draw_anatomy(rng: np.random.Generator, *, coarse: bool = False) -> Anatomy:
+@dataclass(frozen=True)
+class Spread:
+    """How different heads are from one another; limits of uniform draws."""
+
+    grey_hu: tuple[float, float] = (34.0, 42.0)
+    contrast_medium: float = 0.08  # share of heads with contrast medium in the vessels
+    muscle_hu: tuple[float, float] = (46.0, 62.0)
+    bone_hu: tuple[float, float] = (950.0, 1650.0)
+    coarse: bool = False  # texture of 3 mm instead of 2 mm, for coarse scans
+
+
+def draw_anatomy(rng: np.random.Generator, spread: Spread = Spread(), *, hydrocephalus_mm: float = 0.0) -> Anatomy:
     """Draw a head.
 
     Args:
         rng: generator of the subject.
-        coarse: texture of 3 mm instead of 2 mm, for coarse scans.
+        spread: how different heads are.
+        hydrocephalus_mm: added to the radii of all ventricles; above 0 the sulci are pressed together.
     """
     age = float(rng.uniform(0, 1))  # young to old: wider sulci and ventricles
     half = (float(rng.normal(72, 2.5)), float(rng.normal(84, 3.5)), float(rng.normal(67, 2.5)))
-    grey = float(rng.uniform(36, 40))
+    grey = float(rng.uniform(*spread.grey_hu))
     scale = (half[0] / _NOMINAL[0], half[1] / _NOMINAL[1], half[2] / _NOMINAL[2])
-    hu = {"grey": grey, "csf": float(rng.uniform(3, 9)), "bone": float(rng.uniform(1150, 1500))}
-    parts = draw_parts(rng, scale, age=age, grey_hu=grey, csf_hu=hu["csf"], bone_hu=hu["bone"])
+    contrast = bool(rng.uniform() < spread.contrast_medium)
+    vessel = float(rng.uniform(42, 60) + (rng.uniform(50, 160) if contrast else 0.0))
+    hu = Densities(
+        grey=grey, csf=float(rng.uniform(2, 11)), bone=float(rng.uniform(*spread.bone_hu)), vessel=vessel,
+        calcified=1.0 + 1.5 * age,
+    )  # fmt: skip
+    parts = draw_parts(rng, scale, age=age, hu=hu, widen_mm=hydrocephalus_mm)
+    tight = 1.0 if hydrocephalus_mm == 0 else 0.55
+    coarse = spread.coarse
     return Anatomy(
         half_mm=half,
         exponent=float(rng.uniform(2.1, 2.5)),
         taper=float(rng.uniform(0.04, 0.12)),
-        skull_mm=float(rng.uniform(5.0, 8.0)),
-        scalp_mm=float(rng.uniform(4.0, 8.0)),
-        gap_mm=0.9 + 2.6 * age * float(rng.uniform(0.6, 1.2)),
-        sulcus_mm=0.45 + 0.8 * age * float(rng.uniform(0.6, 1.3)),
-        ventricle_mm=-0.6 + 3.6 * age * float(rng.uniform(0.5, 1.2)),
+        skull_mm=float(rng.uniform(4.5, 8.5)),
+        scalp_mm=float(rng.uniform(3.5, 9.0)),
+        gap_mm=tight * (0.9 + 2.6 * age * float(rng.uniform(0.6, 1.2))),
+        sulcus_mm=tight * (0.45 + 0.8 * age * float(rng.uniform(0.6, 1.3))),
+        ventricle_mm=-0.6 + 3.6 * age * float(rng.uniform(0.5, 1.2)) + hydrocephalus_mm,
         ventricle_asymmetry_mm=float(np.clip(rng.normal(0, 0.5), -1.2, 1.2)),
         grey_hu=grey,
-        white_hu=grey - float(rng.uniform(7.5, 10.5)),
-        csf_hu=hu["csf"],
-        bone_hu=hu["bone"],
-        diploe_hu=float(rng.uniform(420, 720)),
+        white_hu=grey - float(rng.uniform(6.5, 10.5)),
+        csf_hu=hu.csf,
+        bone_hu=hu.bone,
+        diploe_hu=float(rng.uniform(0.28, 0.55)) * hu.bone,
+        muscle_hu=float(rng.uniform(*spread.muscle_hu)),
+        muscle_share=float(rng.uniform(0.35, 0.9)),
+        vessel_hu=vessel,
+        pale_hu=float(max(0.0, rng.uniform(-4, 12) * age)),
+        contrast=contrast,
         shape=Waves.draw(rng, 0.9, 110, 220),
         thickness=Waves.draw(rng, 0.7, 45, 110),
         atrophy=Waves.draw(rng, 0.35, 40, 120),

@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 from headctssl.console import name_files, progress, say
 from headctssl.errors import HeadCTSSLError, UsageError
 from headctssl.ingest.phantom.acquisition import Acquisition, acquire
+from headctssl.ingest.phantom.draw_acquisition import draw_acquisition
+from headctssl.ingest.phantom.draw_scene import draw_scene
 from headctssl.ingest.phantom.findings import FINDING_IDS
-from headctssl.ingest.phantom.profiles import draw_acquisition, draw_scene, find_profile
+from headctssl.ingest.phantom.labels import labels_of
+from headctssl.ingest.phantom.profiles import find_profile
 from headctssl.ingest.phantom.scene import Scene
 from headctssl.paths import data_root, dataset_folder_name, find_dataset
 from headctssl.seeding import derive_seed
@@ -93,7 +96,9 @@ def make_case(
     spacing = (acquisition.thickness_mm, acquisition.pixel_mm, acquisition.pixel_mm)
     info = VolumeInfo("phantom", _shape(scan.hu), spacing, tilt_deg=acquisition.tilt_deg if acquisition.sheared else 0)
     volume = Volume(scan.hu, scan.affine, info)
-    return PhantomCase(volume, masks, scan.segmentation, _labels(scene), scene, acquisition, scan.outside, scan.tissues)
+    return PhantomCase(
+        volume, masks, scan.segmentation, labels_of(scene), scene, acquisition, scan.outside, scan.tissues
+    )
 
 
 def _generator(seed: int, number: int, purpose: str) -> np.random.Generator:
@@ -102,21 +107,6 @@ def _generator(seed: int, number: int, purpose: str) -> np.random.Generator:
 
 def _shape(array: NDArray[np.int16]) -> tuple[int, int, int]:
     return (int(array.shape[0]), int(array.shape[1]), int(array.shape[2]))
-
-
-def _labels(scene: Scene) -> dict[str, int]:
-    kinds = {f.kind for f in scene.findings}
-    sides = {f.side for f in scene.findings if f.kind != "Fracture"}
-    return {
-        "ICH": int(bool(kinds & {"IPH", "SDH", "IVH"})),
-        "IPH": int("IPH" in kinds),
-        "IVH": int("IVH" in kinds),
-        "SDH": int("SDH" in kinds),
-        "BleedLocation-Left": int(bool(sides & {"left", "both"})),
-        "BleedLocation-Right": int(bool(sides & {"right", "both"})),
-        "Fracture": int("Fracture" in kinds),
-        "MidlineShift": int(scene.shift is not None),
-    }
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from headctssl.ingest.phantom.shapes import Part, Triple
 
-__all__ = ["HeadParts", "draw_parts"]
+__all__ = ["Densities", "HeadParts", "draw_parts"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,19 @@ class HeadParts:
     brain: tuple[Part, ...]
 
 
+@dataclass(frozen=True)
+class Densities:
+    """Densities in HU of one head."""
+
+    grey: float
+    csf: float
+    bone: float  # compact
+    vessel: float  # blood that flows
+    calcified: float  # how large calcifications are against their usual size, no HU
+
+
 def draw_parts(
-    rng: np.random.Generator, scale: Triple, *, age: float, grey_hu: float, csf_hu: float, bone_hu: float
+    rng: np.random.Generator, scale: Triple, *, age: float, hu: Densities, widen_mm: float = 0.0
 ) -> HeadParts:
     """Draw the small pieces.
 
@@ -29,15 +40,15 @@ def draw_parts(
         rng: generator of the subject.
         scale: size against the nominal head (z, y, x).
         age: 0 young to 1 old.
-        grey_hu: density of grey matter in HU.
-        csf_hu: density of CSF in HU.
-        bone_hu: density of compact bone in HU.
+        hu: densities.
+        widen_mm: added to the radii of the third and the fourth ventricle.
     """
     place = _Placer(scale)
+    brain = _brain(rng, place, age, hu, widen_mm)
     return HeadParts(
-        tuple(_face(rng, place, bone_hu)),
-        tuple(_base(rng, place, bone_hu)),
-        tuple(_brain(rng, place, age, grey_hu, csf_hu)),
+        tuple(_face(rng, place, hu.bone)),
+        tuple(_base(rng, place, hu.bone)),
+        (*brain, *_vessels(place, hu.vessel), *_calcifications(rng, place, age, hu.calcified)),
     )
 
 
@@ -120,11 +131,12 @@ def _base(rng: np.random.Generator, place: _Placer, bone_hu: float) -> list[Part
     return parts
 
 
-def _brain(rng: np.random.Generator, place: _Placer, age: float, grey_hu: float, csf_hu: float) -> list[Part]:
+def _brain(rng: np.random.Generator, place: _Placer, age: float, hu: Densities, widen_mm: float) -> list[Part]:
     parts: list[Part] = []
+    grey_hu, csf_hu = hu.grey, hu.csf
     deep = grey_hu - 0.5
     cistern = 1.0 + 1.6 * age
-    third = 1.1 + 2.4 * age * float(rng.uniform(0.5, 1.2))
+    third = 1.1 + 2.4 * age * float(rng.uniform(0.5, 1.2)) + 0.7 * widen_mm
     for side in (-1.0, 1.0):
         parts.append(place.ball((2, 0, side * 24), (11, 19, 7), deep, "deep_grey"))  # lentiform
         parts.append(place.ball((6, -20, side * 13), (9, 9, 5), deep, "deep_grey"))  # caudate head
@@ -137,13 +149,46 @@ def _brain(rng: np.random.Generator, place: _Placer, age: float, grey_hu: float,
     parts.append(place.ball((-45, 8, 0), (20, 13 + cistern, 17 + cistern), csf_hu, "csf"))  # prepontine
     parts.append(place.ball((-24, 12, 0), (14, 11.5, 15), grey_hu - 4, "brain_stem"))  # midbrain
     parts.append(place.ball((-46, 11, 0), (19, 13, 16), grey_hu - 4, "brain_stem"))  # pons
-    parts.append(place.ball((-44, 30, 0), (8 + cistern, 4.5 + cistern, 6.5 + cistern), csf_hu, "ventricle"))  # fourth
+    fourth = cistern + 0.4 * widen_mm
+    parts.append(place.ball((-44, 30, 0), (8 + fourth, 4.5 + fourth, 6.5 + fourth), csf_hu, "ventricle"))  # fourth
     parts.append(place.ball((-4, 3, 0), (11, 13, third), csf_hu, "ventricle"))  # third
+    return parts
+
+
+def _vessels(place: _Placer, vessel_hu: float) -> list[Part]:
+    """Large arteries of the base and venous sinuses behind the brain."""
+    parts: list[Part] = []
+    artery, sinus = "vessel", "venous_sinus"
+    for side in (-1.0, 1.0):
+        parts.append(place.rod((-42, -12, side * 9), (-26, -13, side * 9), 1.9, 1.7, vessel_hu, artery))  # carotid
+        parts.append(place.rod((-26, -13, side * 9), (-22, -16, side * 27), 1.5, 1.3, vessel_hu, artery))  # middle
+        parts.append(place.rod((-22, -16, side * 27), (-2, -20, side * 38), 1.3, 1.0, vessel_hu, artery))
+        parts.append(place.rod((-25, -15, side * 6), (-8, -34, side * 1.5), 1.2, 1.0, vessel_hu, artery))  # anterior
+        parts.append(place.rod((-31, 80, side * 6), (-33, 55, side * 54), 3.2, 3.4, vessel_hu, sinus))  # transverse
+        parts.append(place.rod((-33, 55, side * 54), (-56, 34, side * 46), 3.6, 3.4, vessel_hu, sinus))  # sigmoid
+    parts.append(place.rod((-54, -5, 0), (-28, -5, 0), 1.8, 1.7, vessel_hu, artery))  # basilar
+    parts.append(place.rod((2, 36, 0), (-29, 80, 0), 1.8, 2.6, vessel_hu, sinus))  # straight
+    return parts
+
+
+def _calcifications(rng: np.random.Generator, place: _Placer, age: float, size: float) -> list[Part]:
+    """Calcium as old heads have it: pineal body, choroid plexus, basal ganglia, falx."""
+    parts: list[Part] = []
+
+    def spot(centre: Triple, low: float, high: float, hu: tuple[float, float], stretch: float = 1.0) -> None:
+        r = float(rng.uniform(low, high))
+        parts.append(place.ball(centre, (r, r * stretch, r), float(rng.uniform(*hu)), "calcification"))
+
     if rng.uniform() < 0.3 + 0.5 * age:
-        r = float(rng.uniform(1.6, 3.0))
-        parts.append(place.ball((2, 27, 0), (r, r, r), float(rng.uniform(120, 350)), "calcification"))  # pineal
-    if rng.uniform() < 0.2 + 0.6 * age:
+        spot((2, 27, 0), 1.4, 2.2 + 0.5 * size, (90, 350))
+    if rng.uniform() < 0.25 + 0.6 * age:
         for side in (-1.0, 1.0):
-            r = float(rng.uniform(1.5, 3.2))
-            parts.append(place.ball((10, 32, side * 21), (r, r * 1.3, r), float(rng.uniform(90, 300)), "calcification"))
+            spot((10, 32, side * 21), 1.4, 1.8 + 0.8 * size, (80, 300), 1.4)
+    if rng.uniform() < 0.05 + 0.25 * age:
+        for side in (-1.0, 1.0):
+            spot((2, -2, side * 21), 1.5, 1.5 + 1.2 * size, (55, 160), 1.5)
+    if rng.uniform() < 0.1 + 0.35 * age:
+        for _ in range(int(rng.integers(1, 4))):
+            centre = (float(rng.uniform(34, 60)), float(rng.uniform(-50, 30)), 0.0)
+            spot(centre, 1.0, 1.0 + 0.8 * size, (150, 600), 1.8)
     return parts

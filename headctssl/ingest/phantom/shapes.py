@@ -35,6 +35,11 @@ TISSUES: dict[str, int] = {
     "venous_sinus": 18,
     "blood": 19,
     "oedema": 20,
+    "cerebellum": 21,
+    "tentorium": 22,
+    "vessel": 23,
+    "tumour": 24,
+    "infarct": 25,
 }
 """Tissue ids of `PhantomCase.tissues`."""
 
