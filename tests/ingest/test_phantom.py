@@ -12,13 +12,17 @@ from hypothesis import strategies as st
 from headctssl.errors import UsageError
 from headctssl.ingest.phantom.acquisition import Acquisition, acquire
 from headctssl.ingest.phantom.anatomy import Anatomy, draw_anatomy
+from headctssl.ingest.phantom.draw_scene import draw_scene
 from headctssl.ingest.phantom.fields import CoarseGrid, Frame, TextureNoise, Waves, coverage, sheet_coverage
 from headctssl.ingest.phantom.findings import FINDING_IDS
-from headctssl.ingest.phantom.growth import make_fracture, make_iph, make_ivh, make_sdh, make_shift
+from headctssl.ingest.phantom.growth import Inside, make_iph, make_ivh, make_shift
+from headctssl.ingest.phantom.growth_dura import make_sdh
+from headctssl.ingest.phantom.growth_skull import make_fracture
 from headctssl.ingest.phantom.make import make_case, subject_of
-from headctssl.ingest.phantom.profiles import PROFILES, draw_scene
+from headctssl.ingest.phantom.profiles import PROFILES
 from headctssl.ingest.phantom.scene import Scene
 from headctssl.ingest.phantom.shapes import TISSUES, Part
+from headctssl.ingest.phantom.warp import Warp
 
 STRAIGHT = Acquisition(matrix=150, pixel_mm=1.6, thickness_mm=1.6, slices=112, bottom_mm=-92, noise_hu=0.0)
 POSED = replace(STRAIGHT, rotation_deg=(14.0, -6.0, 9.0), shift_mm=(3.0, -5.0, 4.0))
@@ -68,10 +72,13 @@ def test_phantom_every_fifth_case_is_a_second_scan() -> None:
 def test_phantom_bleed_has_its_volume_and_side(kind: str, side: str, acquisition: Acquisition) -> None:
     rng = np.random.default_rng(11)
     head = _head()
-    shift = make_shift(head, -7.0 if side == "left" else 7.0)
-    make = {"IPH": lambda: make_iph(rng, head, shift, side, 12.0), "SDH": lambda: make_sdh(rng, head, side, 45.0)}
+    warp = Warp(make_shift(head, -7.0 if side == "left" else 7.0))
+    make = {
+        "IPH": lambda: make_iph(rng, Inside(head, warp), side, 12.0),
+        "SDH": lambda: make_sdh(rng, head, side, 45.0),
+    }
     bleed = make[kind]()
-    scan = acquire(Scene(head, (bleed,), shift), acquisition)
+    scan = acquire(Scene(head, (bleed,), warp), acquisition)
     mask = scan.segmentation == FINDING_IDS[kind]
     assert bleed.volume_ml == pytest.approx(12.0 if kind == "IPH" else 45.0, rel=0.02)
     assert _millilitres(acquisition, mask) == pytest.approx(bleed.volume_ml, rel=0.1)
@@ -83,7 +90,7 @@ def test_phantom_bleed_has_its_volume_and_side(kind: str, side: str, acquisition
 @pytest.mark.parametrize("side", ["left", "right", "both"])
 def test_phantom_ventricular_blood_is_in_the_ventricle_of_its_side(side: str) -> None:
     head = _head(2)
-    bleed = make_ivh(np.random.default_rng(5), head, None, side, 9.0)
+    bleed = make_ivh(np.random.default_rng(5), Inside(head), side, 9.0)
     acquisition = replace(STRAIGHT, matrix=170, pixel_mm=1.2, thickness_mm=1.2, slices=75, bottom_mm=-42)
     with_blood = acquire(Scene(head, (bleed,)), acquisition, tissues=True)
     without = acquire(Scene(head), acquisition, tissues=True)
@@ -106,7 +113,7 @@ def test_phantom_midline_moves_by_the_stated_distance(mm: float) -> None:
     fine = replace(STRAIGHT, matrix=200, pixel_mm=0.4, thickness_mm=0.8, slices=3)
     z, y = shift.centre
     fine = replace(fine, bottom_mm=z - 0.8, shift_mm=(0.0, -y, 0.0))
-    scan = acquire(Scene(head, (), shift), fine, tissues=True)
+    scan = acquire(Scene(head, (), Warp(shift)), fine, tissues=True)
     assert scan.tissues is not None
     frame = fine.frame
     row = round((y - frame.offset[1]) / frame.matrix[1, 1])
@@ -173,7 +180,7 @@ def test_phantom_tissues_have_their_hounsfield_units(seed: int) -> None:
 def test_phantom_left_is_the_larger_column() -> None:
     """Axes grow to superior, posterior, left: eyes in front, the vertex at the end."""
     head = _head(0)
-    bleed = make_iph(np.random.default_rng(1), head, None, "left", 10.0)
+    bleed = make_iph(np.random.default_rng(1), Inside(head), "left", 10.0)
     scan = acquire(Scene(head, (bleed,)), STRAIGHT, tissues=True)
     assert np.argwhere(scan.segmentation > 0)[:, 2].mean() > STRAIGHT.matrix / 2 + 5
     assert scan.tissues is not None
@@ -205,7 +212,7 @@ def test_phantom_noise_is_correlated_and_as_large_as_said() -> None:
 
 def test_phantom_sheared_and_straight_scans_show_the_same_head() -> None:
     head = _head(6)
-    bleed = make_iph(np.random.default_rng(2), head, None, "right", 20.0)
+    bleed = make_iph(np.random.default_rng(2), Inside(head), "right", 20.0)
     sheared = replace(POSED, tilt_deg=18.0, sheared=True)
     assert abs(float(sheared.affine[:3, 0] @ sheared.affine[:3, 1])) > 0.5
     scan = acquire(Scene(head, (bleed,)), sheared)
@@ -226,12 +233,12 @@ def test_phantom_profiles_draw_what_they_say() -> None:
     assert any(len(s.findings) > 1 for s in scenes)
     assert any(not s.findings for s in scenes)
     for scene in scenes:
-        if scene.shift is not None:
+        if scene.warp.shift is not None:
             loads = {"left": 0.0, "right": 0.0}
             for f in scene.findings:
                 if f.kind in ("IPH", "SDH"):
                     loads[f.side] += f.volume_ml
-            assert (scene.shift.mm < 0) == (loads["left"] > loads["right"])
+            assert (scene.warp.shift.mm < 0) == (loads["left"] > loads["right"])
 
 
 @pytest.mark.parametrize("profile", ["clinical", "laptop"])
@@ -253,7 +260,7 @@ def test_phantom_labels_say_what_the_masks_show(profile: str) -> None:
                 sides |= {"left", "right"} if finding.side == "both" else {finding.side}
         assert labels["BleedLocation-Left"] == ("left" in sides)
         assert labels["BleedLocation-Right"] == ("right" in sides)
-        assert labels["MidlineShift"] == (made.scene.shift is not None)
+        assert labels["MidlineShift"] == (abs(made.scene.midline_mm) >= 3)
 
 
 def test_phantom_unknown_profile_lists_the_known() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from headctssl.ingest.phantom.artefacts import Noise, degrade
 from headctssl.ingest.phantom.fields import Array, Block, Frame, coverage, sheet_coverage
 from headctssl.ingest.phantom.findings import FINDING_IDS, Finding
 from headctssl.ingest.phantom.scene import Scene, ScenePainter
@@ -41,6 +42,12 @@ class Acquisition:
     circle: bool = False  # only a circle is reconstructed
     holder: bool = True
     noise_seed: int = 0
+    kvp: int = 120
+    ringing: float = 0.0  # of a sharp kernel: how much edges are overdrawn
+    streak_hu: float = 0.0  # dark bands between the petrous bones, bright rays beside them
+    metal_mm: Triple | None = None  # head coordinates of a piece of metal, which throws rays
+    motion_mm: float = 0.0  # sideways movement during some slices
+    motion_span: tuple[float, float] = (0.0, 0.0)  # scanner S in mm of these slices
     offset_hu: float = 0.0  # of the scanner's calibration, added to everything but air
     cupping_hu: float = 5.0  # how much brighter brain next to the skull is: beam hardening
 
@@ -102,7 +109,7 @@ def acquire(scene: Scene, acquisition: Acquisition, *, tissues: bool = False) ->
     painter = ScenePainter(scene, a.frame, shape, max(2.0, a.pixel_mm), a.cupping_hu)
     j, i = _span(painter.box[1], a.matrix), _span(painter.box[2], a.matrix)
     plane = _holder(a)
-    noise = _Noise(a)
+    noise = Noise(a)
     hu = np.empty(shape, np.int16)
     labels = np.zeros((a.slices, len(j), len(i)), np.uint8) if tissues else None
     covers: dict[int, list[tuple[NDArray[np.intp], Array]]] = {}
@@ -119,8 +126,7 @@ def acquire(scene: Scene, acquisition: Acquisition, *, tissues: bool = False) ->
             covers.setdefault(number[id(finding)], []).append(_collect(block, part, cover, start, parts, shape))
         slices = np.broadcast_to(plane, (len(k), *shape[1:])).copy()
         slices[window] = block.hu.reshape(len(k), parts, len(j), len(i)).mean(axis=1)
-        if a.offset_hu:
-            slices += np.float32(a.offset_hu) * np.clip((slices + 1000) * np.float32(1 / 1000), 0, 1)
+        degrade(slices, a, k)
         noise.add(slices)
         np.rint(np.clip(slices, -1024, 3071), out=slices)
         hu[start : start + len(k)] = slices
@@ -204,24 +210,3 @@ def _outside(a: Acquisition) -> NDArray[np.bool_] | None:
         return None
     p, left = _plane(a)
     return np.asarray(p * p + left * left > (a.matrix * a.pixel_mm / 2) ** 2)
-
-
-class _Noise:
-    """Correlated noise, slice after slice from one generator."""
-
-    def __init__(self, a: Acquisition) -> None:
-        self.rng = np.random.Generator(np.random.PCG64(a.noise_seed))
-        self.hu = a.noise_hu
-        # A soft kernel leaves noise with grains of about 2 mm, a sharp one of under 1 mm.
-        self.passes = int(np.clip(round((0.5 if a.sharp else 1.2) / a.pixel_mm), 0, 3))
-        gain = {0: 1.0, 1: 0.375, 2: 0.2734, 3: 0.2256}[self.passes]  # standard deviation left by the passes
-        self.scale = np.float32(a.noise_hu / gain)
-
-    def add(self, slices: Array) -> None:
-        """Add noise in place; air has less of it than the head."""
-        noise = self.rng.standard_normal(slices.shape, dtype=np.float32)
-        for _ in range(self.passes):
-            noise[:, 1:-1] = 0.5 * noise[:, 1:-1] + 0.25 * (noise[:, :-2] + noise[:, 2:])
-            noise[:, :, 1:-1] = 0.5 * noise[:, :, 1:-1] + 0.25 * (noise[:, :, :-2] + noise[:, :, 2:])
-        noise *= np.where(slices > -600, self.scale, np.float32(0.4) * self.scale)
-        slices += noise

@@ -44,11 +44,20 @@ def draw_acquisition(rng: np.random.Generator, profile: Profile, anatomy: Anatom
     normal = thickness / np.cos(np.deg2rad(tilt)) if sheared else thickness
     sharp = bool(rng.uniform() < 0.2)
     circle = bool(rng.uniform() < 0.5)
+    slices = int(np.ceil((top - bottom) / normal))
+    metal = None
+    if rng.uniform() < 0.06:  # a clip or a shunt; teeth are below the scan
+        metal = (float(rng.uniform(-30, 30)), float(rng.uniform(-40, 50)), float(rng.uniform(-50, 50)))
+    moved = float(rng.uniform(1.5, 5)) if rng.uniform() < 0.12 else 0.0
+    level = float(rng.uniform(-50, 50))
     return Acquisition(
-        matrix=matrix, pixel_mm=float(rng.uniform(238, 258)) / matrix, thickness_mm=thickness,
-        slices=int(np.ceil((top - bottom) / normal)), bottom_mm=bottom, rotation_deg=rotation, shift_mm=move,
-        tilt_deg=round(tilt, 1), sheared=sheared, sharp=sharp, circle=circle,
-        noise_hu=float(rng.uniform(3.0, 4.5) * (5 / thickness) ** 0.4 * (1.6 if sharp else 1.0)),
+        matrix=matrix, pixel_mm=float(rng.uniform(232, 262)) / matrix, thickness_mm=thickness, slices=slices,
+        bottom_mm=bottom, rotation_deg=rotation, shift_mm=move, tilt_deg=round(tilt, 1), sheared=sheared, sharp=sharp,
+        circle=circle, noise_hu=float(rng.uniform(2.5, 5.5) * (5 / thickness) ** 0.4 * (1.8 if sharp else 1.0)),
         padding_hu=int(rng.choice([-1024, -1500, -2000, -3024])) if circle else -1024,
-        noise_seed=int(rng.integers(2**62)),
+        noise_seed=int(rng.integers(2**62)), cupping_hu=float(rng.uniform(0, 9)), offset_hu=float(rng.normal(0, 2.5)),
+        kvp=int(rng.choice([80, 100, 120, 140], p=[0.06, 0.19, 0.65, 0.1])),
+        ringing=float(rng.uniform(0.3, 0.9)) if sharp else 0.0, holder=bool(rng.uniform() < 0.9),
+        streak_hu=float(rng.uniform(0, 14)), metal_mm=metal, motion_mm=moved,
+        motion_span=(level, level + float(rng.uniform(8, 30))),
     )  # fmt: skip

@@ -15,7 +15,7 @@ from headctssl.ingest.phantom.acquisition import Acquisition, acquire
 from headctssl.ingest.phantom.draw_acquisition import draw_acquisition
 from headctssl.ingest.phantom.draw_scene import draw_scene
 from headctssl.ingest.phantom.findings import FINDING_IDS
-from headctssl.ingest.phantom.labels import labels_of
+from headctssl.ingest.phantom.labels import labels_of, mass_effect_mm
 from headctssl.ingest.phantom.profiles import find_profile
 from headctssl.ingest.phantom.scene import Scene
 from headctssl.paths import data_root, dataset_folder_name, find_dataset
@@ -139,15 +139,19 @@ def _write_case(job: _Job) -> dict[str, str]:
         "session_id": str(session),
         "modality": "CT",
         "segmentation": f"segmentations/{case_id}.nii.gz",
+        "kvp": str(case.acquisition.kvp),
+        "contrast": str(int(case.scene.anatomy.contrast)),
         "convolution_kernel": "bone" if case.acquisition.sharp else "soft",
         "slice_thickness_mm": f"{case.acquisition.thickness_mm:g}",
         "gantry_tilt_deg": f"{case.acquisition.tilt_deg:g}",
     }
     row.update({spec.name: str(case.labels[spec.name]) for spec in find_profile(job.profile).labels})
     volumes = {f.kind: f.volume_ml for f in case.scene.findings}
-    for kind in ("IPH", "SDH", "IVH"):
-        row[f"{kind.lower()}_ml"] = f"{volumes.get(kind, 0.0):.2f}"
-    row["midline_shift_mm"] = f"{case.scene.shift.mm if case.scene.shift is not None else 0.0:.1f}"
+    for kind in find_profile(job.profile).findings:
+        if kind != "Fracture":
+            row[f"{kind.lower()}_ml"] = f"{volumes.get(kind, 0.0):.2f}"
+    row["midline_shift_mm"] = f"{case.scene.midline_mm:.1f}"
+    row["mass_effect_mm"] = f"{mass_effect_mm(case.scene):.1f}"
     return row
 
 

@@ -47,8 +47,8 @@ class Mass:
         A ball of radius R keeps the volume of what it pushes: r0 = (r^3 - R^3)^(1/3). Rounded off at the ball, so that
         tissue is squeezed there and never folded, and faded out.
         """
-        u = (np.asarray(distance_mm, np.float32) * np.float32(1 / self.radius_mm)) ** 3
-        came_from = np.float32(self.radius_mm) * np.clip(u - 1 + np.exp(-u), 0, None) ** np.float32(1 / 3)
+        u = (np.asarray(distance_mm, np.float64) / self.radius_mm) ** 3
+        came_from = self.radius_mm * np.clip(u + np.expm1(-u), 0, None) ** (1 / 3)
         fade = np.exp(-((distance_mm * np.float32(1 / self.reach_mm)) ** 2))
         return np.asarray((distance_mm - came_from) * fade, np.float32)
 
