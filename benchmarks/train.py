@@ -132,7 +132,9 @@ class Learner:
         from headctssl.networks import build_from_settings
         from headctssl.training.accelerate import accelerate
         from headctssl.training.optimizer import build_optimizer
+        from headctssl.training.process_memory import keep_freed_memory
 
+        keep_freed_memory()  # as the loop does; the other side of a comparison has the gain too
         torch.manual_seed(0)
         self.settings = settings
         self.method = method_class(settings.method_name)(settings.method)
@@ -207,7 +209,9 @@ def _student(runs: int) -> list[Row]:
     import torch
 
     from headctssl.networks import build_encoder
+    from headctssl.training.process_memory import keep_freed_memory
 
+    keep_freed_memory()
     torch.manual_seed(0)
     encoder = build_encoder(CONFIG).train()
     s, volume = encoder.settings, torch.rand(VIEWS, 3, 96, 96, 96)

@@ -25,6 +25,7 @@ from headctssl.training.learner import Learner, Stateful
 from headctssl.training.meter import Meter
 from headctssl.training.nonfinite import SkippedSteps
 from headctssl.training.optimizer import build_optimizer, check_groups, set_rates, step_unless
+from headctssl.training.process_memory import keep_freed_memory
 from headctssl.training.run_log import RunLog
 from headctssl.training.run_state import Checkpoints
 from headctssl.training.signals import StopFlag, stop_flag
@@ -138,6 +139,8 @@ class Trainer:
 
     def _run(self, end: int, stop: StopFlag) -> None:
         training, learner = self.training, self.learner
+        if self.device.type == "cpu":
+            keep_freed_memory()
         step_through = wrap(
             _Forward(self.module),
             self.process,
