@@ -17,6 +17,7 @@ from headctssl.contract import InputSpec, Window
 from headctssl.loading import augment
 from headctssl.loading.crop_resize import Cover, crop_and_resize, crop_and_resize_together
 from headctssl.loading.draws import ViewDraw
+from headctssl.planning.cost import CUT_TOGETHER
 from headctssl.types import PretrainBatch, Triple
 from headctssl.volume.geometry import AIR_HU
 from headctssl.volume.windows import to_input
@@ -25,9 +26,6 @@ __all__ = ["CutView", "InsideShares", "cut_view", "full_precision"]
 
 FOREGROUND_HU = -500.0
 """Voxels above it count as foreground: half way between air and tissue."""
-
-_TOGETHER = 16
-"""Samples that a GPU cuts at once: some calls for all of them, about 1 GB of intermediate numbers at 1 mm."""
 
 _Edges = NDArray[np.float64]
 _Covered = tuple[Cover, ViewDraw, Triple]
@@ -113,7 +111,7 @@ def cut_view(
 
 def _at_once(device: torch.device) -> int:
     """How many samples are cut together: on a CPU one, whose numbers then stay in the caches."""
-    return 1 if device.type == "cpu" else _TOGETHER
+    return 1 if device.type == "cpu" else CUT_TOGETHER
 
 
 def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:

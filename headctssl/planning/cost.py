@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-__all__ = ["MOST_TOKENS_UNFUSED", "Convolution", "Cost", "convolutions", "transformer_blocks"]
+__all__ = [
+    "CUT_TOGETHER",
+    "MOST_TOKENS_UNFUSED",
+    "Convolution",
+    "Cost",
+    "convolutions",
+    "transformer_blocks",
+]
 
 CONV_CHANNELS = 32.0
 """Channels of the measured convolution. With fewer input channels the throughput falls in proportion, to a sixth at
@@ -23,6 +30,9 @@ CONV_ELEMENTS = 2.0
 
 MOST_TOKENS_UNFUSED = 1024
 """Tokens up to which `networks.transformer.attend` keeps the probabilities on a CPU in bfloat16: 2 MB per head."""
+
+CUT_TOGETHER = 16
+"""Samples that a GPU cuts at once: some calls for all of them, about 1 GB of intermediate numbers at 1 mm."""
 
 CONV_KEPT = 3.3
 """Values kept per output of a convolution: the output, the norm's, the activation's, and a tenth more for what kernels
@@ -44,7 +54,7 @@ class Cost:
     stored: float = 0.0  # bytes of activations kept for the backward pass, but for what the next two count
     within: float = 0.0  # bytes kept in transformer blocks beyond their inputs, which computing them again frees
     once: float = 0.0  # bytes of one block at a time, where blocks are computed again
-    scores: float = 0.0  # bytes of attention's probabilities, where it is not fused; a part of what is freed
+    on_cpu: float = 0.0  # bytes that a CPU keeps beside `within` and a GPU does not: see `transformer_blocks`
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)))
@@ -100,6 +110,11 @@ def transformer_blocks(
 ) -> tuple[Cost, float]:
     """The forward pass of pre-norm blocks (q, k, v, attention, projection, MLP), and their parameters.
 
+    What the backward pass needs, by autograd's formulas: the inputs of two norms in float32 (the residual stream), the
+    norms' outputs as the linear layers take them, q, k, v, attention's output, and the hidden layer before and after
+    its activation. A CPU was measured to hold more: attention's probabilities where it is not fused, and some bytes
+    per value for copies (of q, k, v by head, and of sums), which fused attention on a GPU does not make.
+
     Args:
         tokens: of one sample.
         width: channels.
@@ -113,9 +128,10 @@ def transformer_blocks(
     size = 2 if half else 4
     layers = 3 if gated else 2
     linear = width * width * (4 + layers * mlp_ratio)
-    # Kept for backward: two norms (input float32, output), q k v, attention output, the MLP's activations, sums.
-    kept = width * (2 * (4 + size) + 5 * size + layers * mlp_ratio * size + 8)
-    scores = heads * tokens**2 * 2 if half and tokens <= MOST_TOKENS_UNFUSED else 0.0
+    kept = width * (2 * (4 + size) + 4 * size + layers * mlp_ratio * size)
+    on_cpu = tokens * width * (size + 8)
+    if half and tokens <= MOST_TOKENS_UNFUSED:
+        on_cpu += heads * tokens**2 * 2
     cost = Cost(
         matmul=depth * 2 * tokens * linear,
         attention=depth * 4 * tokens * (seen or tokens) * width,
@@ -123,7 +139,7 @@ def transformer_blocks(
         ops=depth * 24,
         stored=depth * tokens * width * 4,
         within=depth * tokens * (kept - width * 4),
-        once=tokens * kept + scores,
-        scores=depth * scores,
+        once=tokens * kept + on_cpu,
+        on_cpu=depth * on_cpu,
     )
     return cost, depth * linear

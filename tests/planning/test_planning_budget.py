@@ -14,8 +14,10 @@ from headctssl.loading.views import make_views
 from headctssl.methods import method_class
 from headctssl.networks import build_encoder, build_from_settings
 from headctssl.networks.decoders import voxel_decoder
+from headctssl.networks.transformer import Block
 from headctssl.planning import machine as machine_module
-from headctssl.planning.budget import _student_share, method_cost
+from headctssl.planning.budget import _student_share, method_cost, step_parts
+from headctssl.planning.cost import transformer_blocks
 from headctssl.planning.encoder_cost import decoder_cost, encoder_cost
 from headctssl.planning.machine import Machine, detect_machine
 from headctssl.planning.planner import make_plans
@@ -191,3 +193,53 @@ def test_the_estimate_is_within_a_third_of_a_measured_step(
         detect_machine.cache_clear()
         torch.set_num_threads(threads)
     assert min(abs(r - 1) for r in ratios) <= tolerance, f"estimate over measured: {ratios}"
+
+
+def _gigabytes(machine: Machine, method: str, overrides: Mapping[str, JsonValue] | None = None) -> float:
+    """The model's memory of ViT-B/12 at 96^3 with 32 scans in bfloat16, heads read as 221 x 222 x 221 voxels."""
+    settings = settle(machine, method, "headct_foundation", 32, {"training.precision": "bf16", **(overrides or {})})
+    _, memory = step_parts(
+        encoder=settings.encoder,
+        input_spec=settings.input,
+        views=settings.views,
+        training=settings.training,
+        method_name=method,
+        method=settings.method,
+        read_shape=(221, 222, 221),
+        machine=machine,
+    )
+    return memory / 1e9
+
+
+@pytest.mark.parametrize(("method", "allocated"), [("mae", 5.8), ("dino", 14.7)])
+def test_memory_of_a_gpu_is_near_what_torch_allocated_on_an_h100(method: str, allocated: float) -> None:
+    # The size of the heads was not written down; 10.8 million voxels follow from what the model said at the time.
+    assert _gigabytes(GPU, method) == pytest.approx(allocated, rel=0.1)
+
+
+@pytest.mark.parametrize("method", ["mae", "dino"])
+def test_a_gpu_keeps_less_than_a_cpu(method: str) -> None:
+    on_cpu = LAPTOP.model_copy(update={"memory_gb": 80.0})
+    assert _gigabytes(GPU, method) < 0.75 * _gigabytes(on_cpu, method)
+    assert _gigabytes(GPU, method, {"training.recompute": True}) < _gigabytes(GPU, method)
+
+
+@pytest.mark.parametrize("tokens", [129, 513])
+def test_what_blocks_keep_on_a_gpu_is_what_autograd_saves(tokens: int) -> None:
+    width, depth, heads = 96, 3, 4
+    blocks = torch.nn.Sequential(*(Block(width, heads) for _ in range(depth)))
+    x = torch.randn(2, tokens, width, requires_grad=True)
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if not isinstance(tensor, torch.nn.Parameter):
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    weights = {p.untyped_storage().data_ptr() for p in blocks.parameters()}
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        out = blocks(x)  # float32: fused attention here too
+    found = sum(size for place, size in kept.items() if place not in weights)
+    assert out.shape == x.shape
+    cost, _ = transformer_blocks(tokens, width, depth, 4.0, False, heads=heads)
+    assert 2 * (cost.stored + cost.within) == pytest.approx(found, rel=0.05)
