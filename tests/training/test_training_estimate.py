@@ -86,7 +86,7 @@ def test_a_gpu_that_is_not_here_is_modelled_and_said_to_be(large: Path, command:
     [
         ("dino", "vit_l", 8.0, ()),  # chosen batch of 1: a smaller encoder or fewer views
         ("simclr", "vit_b", 8.0, ("training.batch_size=64",)),  # coupled: accumulation is refused
-        ("dino", "vit_b", 8.0, ("training.batch_size=8", "training.accumulation=1", "training.recompute=false")),
+        ("dino", "vit_b", 7.0, ("training.batch_size=8", "training.accumulation=1", "training.recompute=false")),
         ("mae", "vit_b", 8.0, ("training.batch_size=64", "training.accumulation=1")),
         ("mae", "vit_l", 24.0, ("training.batch_size=64", "training.accumulation=1", "training.precision=float32")),
         ("mae", "vit_l", 3.0, ("training.precision=float32",)),  # no single change is enough for this encoder
