@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+from pathlib import Path
 
 from headctssl.cli.common import add_common, add_datasets, positive_int
 from headctssl.cli.main import run_command
@@ -22,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="clinical: sizes and slice thickness of practice; laptop: coarse, small, quick",
     )
+    parser.add_argument(
+        "--base",
+        type=Path,
+        default=None,
+        metavar="IMAGE",
+        help="a real head CT that every subject is a variation of, instead of a parametric head",
+    )
     parser.add_argument("--name", default=None, help="name of the dataset; Phantom when not given")
     add_common(parser, num_workers=True, overwrite=True)
 
@@ -39,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
         num_workers=args.num_workers,
         quiet=args.quiet,
         overwrite=args.overwrite,
+        base=args.base,
     )
     return 0
 

@@ -65,6 +65,11 @@ class Anatomy:
         return (a, b, c)
 
     @property
+    def vertex_mm(self) -> float:
+        """Height of the skin at the vertex."""
+        return self.half_mm[0] + self.skull_mm + self.scalp_mm
+
+    @property
     def head_ranges(self) -> Ranges:
         """A box in head coordinates that holds the head, open below."""
         z, y, x = self.half_mm

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from headctssl.ingest.phantom.base_head import BaseHead
 from headctssl.ingest.phantom.brain import BrainShares, brain_shares, subarachnoid_share
 from headctssl.ingest.phantom.fields import Array, Block, CoarseGrid, Position, coverage
 from headctssl.ingest.phantom.findings import Local
@@ -73,8 +74,10 @@ class Canvas:
         inner, surface = self.field("inner", window), self.surface(window)
         ventricle = self.field("ventricle", window)
         spaces = np.zeros_like(inner)
-        if csf:
-            anatomy = self.scene.anatomy
+        anatomy = self.scene.anatomy
+        if csf and isinstance(anatomy, BaseHead):
+            spaces = anatomy.subarachnoid(position, own, surface, ventricle)
+        elif csf and not isinstance(anatomy, BaseHead):
             brain = self.shares(anatomy, window).brain
             spaces = subarachnoid_share(anatomy, brain, surface, ventricle, own, self.width)
         return Local(position, own, inner, surface, self.field("outer", window), ventricle, spaces)

@@ -6,12 +6,13 @@ import numpy as np
 
 from headctssl.ingest.phantom.acquisition import Acquisition
 from headctssl.ingest.phantom.anatomy import Anatomy
+from headctssl.ingest.phantom.base_head import BaseHead
 from headctssl.ingest.phantom.profiles import Profile
 
 __all__ = ["draw_acquisition"]
 
 
-def draw_acquisition(rng: np.random.Generator, profile: Profile, anatomy: Anatomy) -> Acquisition:
+def draw_acquisition(rng: np.random.Generator, profile: Profile, anatomy: Anatomy | BaseHead) -> Acquisition:
     """Draw a scan: sizes, pose and noise as in practice, or coarse and quick for `laptop`.
 
     Args:
@@ -19,7 +20,7 @@ def draw_acquisition(rng: np.random.Generator, profile: Profile, anatomy: Anatom
         profile: which scanner.
         anatomy: the head, for the vertex must be in the scan.
     """
-    vertex = anatomy.half_mm[0] + anatomy.skull_mm + anatomy.scalp_mm + 6
+    vertex = anatomy.vertex_mm + 6
     if profile.coarse:
         spacing = float(rng.choice([2.75, 3.0, 3.25]))
         rotation = (float(rng.normal(0, 4)), float(rng.normal(0, 2.5)), float(rng.normal(0, 4)))

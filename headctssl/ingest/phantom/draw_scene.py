@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from headctssl.ingest.phantom.anatomy import Anatomy, draw_anatomy
+from headctssl.ingest.phantom.base_head import BaseHead, vary_base
 from headctssl.ingest.phantom.bleeds import Epidural, Subdural
 from headctssl.ingest.phantom.findings import Finding, Side, Swelling
 from headctssl.ingest.phantom.growth import Inside, make_iph, make_ivh, make_mass, make_shift
 from headctssl.ingest.phantom.growth_dura import make_edh, make_sah, make_sdh
 from headctssl.ingest.phantom.growth_lesions import make_infarct, make_tumour
 from headctssl.ingest.phantom.growth_skull import make_fracture, make_rod_fracture, surface_point
+from headctssl.ingest.phantom.head_shape import HeadShape
 from headctssl.ingest.phantom.profiles import Limits, Profile
 from headctssl.ingest.phantom.scene import Scene
 from headctssl.ingest.phantom.warp import Mass, Warp
@@ -40,12 +42,14 @@ class _Subject:
     side: dict[str, Side] = field(default_factory=dict)
 
 
-def draw_scene(rng: np.random.Generator, profile: Profile) -> Scene:
+def draw_scene(rng: np.random.Generator, profile: Profile, base: BaseHead | None = None) -> Scene:
     """Draw a subject: head and findings. Every kind of finding has random numbers of its own.
 
     Args:
         rng: generator of the subject.
         profile: how often and how large.
+        base: a real head to vary instead of a parametric one; then no hydrocephalus, no fracture below the vault and
+            no swelling of the scalp are drawn.
     """
     streams = dict(zip(_STREAMS, rng.spawn(len(_STREAMS)), strict=True))
     subject = _Subject(profile, streams)
@@ -56,16 +60,21 @@ def draw_scene(rng: np.random.Generator, profile: Profile) -> Scene:
     _settle_sides(subject)
     water = streams["hydrocephalus"]
     widened = float(water.uniform(3.5, 8.0)) if water.uniform() < profile.hydrocephalus else 0.0
-    anatomy = draw_anatomy(streams["head"], profile.spread, hydrocephalus_mm=widened)
-    if subject.present.get("IVH", False):
-        # Blood in the ventricles widens them.
-        wider = anatomy.ventricle_mm + 0.05 * subject.volume_ml["IVH"] + water.uniform(0.2, 1.2)
-        anatomy = replace(anatomy, ventricle_mm=max(wider, 1.0))
+    anatomy: Anatomy | BaseHead
+    if base is not None:
+        anatomy, widened = vary_base(base, streams["head"]), 0.0
+    else:
+        anatomy = draw_anatomy(streams["head"], profile.spread, hydrocephalus_mm=widened)
+        if subject.present.get("IVH", False):
+            # Blood in the ventricles widens them.
+            wider = anatomy.ventricle_mm + 0.05 * subject.volume_ml["IVH"] + water.uniform(0.2, 1.2)
+            anatomy = replace(anatomy, ventricle_mm=max(wider, 1.0))
     mm = _draw_shift(subject)
     warp = Warp(make_shift(anatomy, mm) if mm else None)
     findings, masses = _grow(subject, anatomy, warp)
     warp = replace(warp, masses=masses)
-    return Scene(anatomy, findings, warp, _swellings(subject, anatomy, findings), widened)
+    swellings = () if isinstance(anatomy, BaseHead) else _swellings(subject, anatomy, findings)
+    return Scene(anatomy, findings, warp, swellings, widened)
 
 
 def _settle_sides(subject: _Subject) -> None:
@@ -79,7 +88,7 @@ def _settle_sides(subject: _Subject) -> None:
         subject.side["EDH"] = "left" if subject.side["SDH"] == "right" else "right"
 
 
-def _grow(subject: _Subject, anatomy: Anatomy, warp: Warp) -> tuple[tuple[Finding, ...], tuple[Mass, ...]]:
+def _grow(subject: _Subject, anatomy: HeadShape, warp: Warp) -> tuple[tuple[Finding, ...], tuple[Mass, ...]]:
     """Grow what is present, in the order in which it is painted, after the bleeds that push the brain.
 
     A mass pushes tissue away from its own centre: it changes where everything else in the brain is found.
@@ -117,18 +126,20 @@ def _grow(subject: _Subject, anatomy: Anatomy, warp: Warp) -> tuple[tuple[Findin
     return tuple(findings), tuple(masses)
 
 
-def _fractures(subject: _Subject, anatomy: Anatomy) -> list[Finding]:
+def _fractures(subject: _Subject, anatomy: HeadShape) -> list[Finding]:
     rng, profile = subject.rng["Fracture"], subject.profile
     side = subject.side["Fracture"]
     kind = float(rng.uniform())
     vault = make_fracture(rng, anatomy, side, float(rng.uniform(35, 90)), float(rng.uniform(*profile.gap_mm)))
+    if not anatomy.base_parts:  # the bones below the vault of a real head are not known piece by piece
+        return [vault]
     below = make_rod_fracture(rng, anatomy, side, float(rng.uniform(1.5, 4.0)))
     if kind < profile.fracture_below:
         return [below]
     return [vault, below] if kind < 1.5 * profile.fracture_below else [vault]
 
 
-def _swellings(subject: _Subject, anatomy: Anatomy, findings: tuple[Finding, ...]) -> tuple[Swelling, ...]:
+def _swellings(subject: _Subject, anatomy: HeadShape, findings: tuple[Finding, ...]) -> tuple[Swelling, ...]:
     """A scalp haematoma over most fractures of the vault, and over some heads without one."""
     from headctssl.ingest.phantom.lesions import Fracture
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from headctssl.console import name_files, progress, say
 from headctssl.errors import HeadCTSSLError, UsageError
 from headctssl.ingest.phantom.acquisition import Acquisition, acquire
+from headctssl.ingest.phantom.base_head import BaseHead, load_base
 from headctssl.ingest.phantom.draw_acquisition import draw_acquisition
 from headctssl.ingest.phantom.draw_scene import draw_scene
 from headctssl.ingest.phantom.findings import FINDING_IDS
@@ -64,6 +66,7 @@ def make_case(
     acquisition: Acquisition | None = None,
     allow_shear: bool = False,
     tissues: bool = False,
+    base: BaseHead | None = None,
 ) -> PhantomCase:
     """Make one synthetic scan: a function of the arguments alone.
 
@@ -75,15 +78,21 @@ def make_case(
         acquisition: this scan instead of a drawn one.
         allow_shear: keep the slices of a tilted gantry stacked along the table, with a sheared affine;
             without it such a scan is made on the straight grid of the gantry.
-        tissues: also give the tissue of every voxel.
+        tissues: also give the tissue of every voxel; not known of a real head.
+        base: a real head (`base_head.load_base`) that every subject is a variation of.
 
     Raises:
-        UsageError: there is no such profile.
+        UsageError: there is no such profile, or tissues of a real head are asked for.
     """
+    if tissues and base is not None:
+        raise UsageError(
+            "The tissues of a real head are not known.", got="tissues=True with a base", expected="one of the two",
+            do="Leave one out.",
+        )  # fmt: skip
     chosen = find_profile(profile)
     subject, _ = subject_of(seed, case)
     if scene is None:
-        scene = draw_scene(_generator(seed, subject, f"phantom subject {profile}"), chosen)
+        scene = draw_scene(_generator(seed, subject, f"phantom subject {profile}"), chosen, base)
     if acquisition is None:
         rng = _generator(seed, case, f"phantom scan {profile}")
         acquisition = draw_acquisition(rng, chosen, scene.anatomy)
@@ -115,6 +124,13 @@ class _Job:
     seed: int
     case: int
     profile: str
+    base: Path | None = None
+
+
+@functools.lru_cache(maxsize=1)
+def _base(path: Path) -> BaseHead:
+    """The base head of this process."""
+    return load_base(path)
 
 
 def _write_case(job: _Job) -> dict[str, str]:
@@ -123,7 +139,8 @@ def _write_case(job: _Job) -> dict[str, str]:
 
     from headctssl.dataset.image_io import write_nifti
 
-    case = make_case(job.seed, job.profile, case=job.case, allow_shear=True)
+    base = None if job.base is None else _base(job.base)
+    case = make_case(job.seed, job.profile, case=job.case, allow_shear=True, base=base)
     case_id = f"phantom_{job.case:04d}"
     hu = case.volume.hu
     if case.outside is not None:
@@ -164,6 +181,7 @@ def make_phantom(
     num_workers: int | None = None,
     quiet: bool = False,
     overwrite: bool = False,
+    base: Path | None = None,
 ) -> Path:
     """Write a raw dataset of synthetic labelled head CTs.
 
@@ -178,12 +196,15 @@ def make_phantom(
         num_workers: processes; one per core when None.
         quiet: print nothing.
         overwrite: replace an existing dataset of this number.
+        base: a real head CT that every subject is a variation of, instead of a parametric head. The scans then show
+            that patient: they are as confidential as the image.
 
     Returns:
         The dataset's folder.
 
     Raises:
         UsageError: the number is taken, the profile unknown, `n` below 1, or the data root unset.
+        DataError: the base cannot be read, or is no head with a closed skull.
     """
     import pandas as pd
 
@@ -194,8 +215,11 @@ def make_phantom(
     chosen = find_profile(profile)
     if n < 1:
         raise UsageError("A phantom dataset needs cases.", got=f"n = {n}", expected="1 or more", do="Give -n.")
+    if base is not None:
+        base = Path(base).absolute()
+        _base(base)  # before an existing dataset is removed
     folder = _claim(dataset_id, name or "Phantom", overwrite)
-    jobs = [_Job(folder, seed, case, profile) for case in range(1, n + 1)]
+    jobs = [_Job(folder, seed, case, profile, base) for case in range(1, n + 1)]
     say(f"Making {n} synthetic scans, profile {profile}, seed {seed}", quiet=quiet)
     rows: dict[int, dict[str, str]] = {}
     for position, result in progress(map_items(_write_case, jobs, num_workers), "scans", n, quiet=quiet):
@@ -204,8 +228,9 @@ def make_phantom(
         rows[position] = result
     info = DatasetInfo(
         name=name or "Phantom",
-        description=f"{n} synthetic head CTs made by headct_make_phantom, seed {seed}. No patient is in it.",
-        licence="CC0-1.0",
+        description=f"{n} synthetic head CTs made by headct_make_phantom, seed {seed}. "
+        + ("No patient is in it." if base is None else "All are variations of one real head."),
+        licence="CC0-1.0" if base is None else "that of the image they were made from",
         profile="laptop" if profile == "laptop" else "clinical",
         labels=chosen.labels,
         segmentation_classes=tuple(SegmentationClass(name=kind, value=FINDING_IDS[kind]) for kind in chosen.findings),

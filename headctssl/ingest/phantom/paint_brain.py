@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from headctssl.ingest.phantom.anatomy import Anatomy
 from headctssl.ingest.phantom.canvas import Canvas
 from headctssl.ingest.phantom.fields import coverage, sheet_coverage
 from headctssl.ingest.phantom.shapes import TISSUES
@@ -11,9 +12,9 @@ from headctssl.ingest.phantom.shapes import TISSUES
 __all__ = ["paint_brain"]
 
 
-def paint_brain(canvas: Canvas) -> None:
+def paint_brain(canvas: Canvas, a: Anatomy) -> None:
     """Everything inside the skull, as it is without a finding."""
-    a, w, block = canvas.scene.anatomy, canvas.width, canvas.block
+    w, block = canvas.width, canvas.block
     window = block.window(a.cavity_ranges)
     if window is None:
         return
@@ -34,9 +35,9 @@ def paint_brain(canvas: Canvas) -> None:
     solid = [p for p in a.brain_parts if p.tissue not in ("vessel", "venous_sinus", "calcification")]
     for item in solid:
         canvas.part(item, brain=True)
-    _ventricles(canvas)
-    _midline(canvas)
-    _tentorium(canvas)
+    _ventricles(canvas, a)
+    _midline(canvas, a)
+    _tentorium(canvas, a)
     for item in a.brain_parts:
         if item not in solid:
             canvas.part(item, brain=True)
@@ -45,8 +46,8 @@ def paint_brain(canvas: Canvas) -> None:
     block.hu[window] += np.float32(canvas.cupping_hu) * glow
 
 
-def _ventricles(canvas: Canvas) -> None:
-    a, w, block = canvas.scene.anatomy, canvas.width, canvas.block
+def _ventricles(canvas: Canvas, a: Anatomy) -> None:
+    w, block = canvas.width, canvas.block
     sz, sy, sx = a.scale
     reach = canvas.scene.warp.most_mm + max(a.ventricle_mm, 0.0)
     window = block.window(
@@ -66,9 +67,9 @@ def _ventricles(canvas: Canvas) -> None:
         block.paint(septum, cover, a.white_hu + 2, TISSUES["white_matter"])
 
 
-def _midline(canvas: Canvas) -> None:
+def _midline(canvas: Canvas, a: Anatomy) -> None:
     """Interhemispheric fissure, falx, superior sagittal sinus."""
-    a, w, block = canvas.scene.anatomy, canvas.width, canvas.block
+    w, block = canvas.width, canvas.block
     sz, sy, _ = a.scale
     reach = canvas.scene.warp.most_mm
     z_range, y_range, _ = a.cavity_ranges
@@ -94,9 +95,9 @@ def _midline(canvas: Canvas) -> None:
     block.paint(window, cover, a.vessel_hu, TISSUES["venous_sinus"])
 
 
-def _tentorium(canvas: Canvas) -> None:
+def _tentorium(canvas: Canvas, a: Anatomy) -> None:
     """The sheet between cerebrum and cerebellum, open around the midbrain."""
-    a, w, block = canvas.scene.anatomy, canvas.width, canvas.block
+    w, block = canvas.width, canvas.block
     sz, hx = a.scale[0], a.half_mm[2]
     window = block.window(((-48 * sz, 2 * sz), (0.0, a.half_mm[1] + 2), (-hx, hx)))
     if window is None:

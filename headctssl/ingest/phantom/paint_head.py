@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from headctssl.ingest.phantom.anatomy import Anatomy
 from headctssl.ingest.phantom.canvas import Canvas
 from headctssl.ingest.phantom.fields import coverage
 from headctssl.ingest.phantom.shapes import TISSUES
@@ -11,9 +12,9 @@ from headctssl.ingest.phantom.shapes import TISSUES
 __all__ = ["paint_skull", "paint_soft_tissue"]
 
 
-def paint_soft_tissue(canvas: Canvas) -> None:
+def paint_soft_tissue(canvas: Canvas, a: Anatomy) -> None:
     """Skin, fat, muscle and swellings, filled through to the middle."""
-    a, w, block = canvas.scene.anatomy, canvas.width, canvas.block
+    w, block = canvas.width, canvas.block
     window = block.window(a.head_ranges)
     if window is None:
         return
@@ -43,9 +44,9 @@ def paint_soft_tissue(canvas: Canvas) -> None:
             block.paint(part, cover, 55.0, TISSUES["soft_tissue"])
 
 
-def paint_skull(canvas: Canvas) -> None:
+def paint_skull(canvas: Canvas, a: Anatomy) -> None:
     """Bone with marrow between its tables, and CSF in the cavity."""
-    a, w, block = canvas.scene.anatomy, canvas.width, canvas.block
+    w, block = canvas.width, canvas.block
     window = block.window(a.head_ranges)
     if window is None:
         return

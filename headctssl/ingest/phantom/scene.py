@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headctssl.ingest.phantom.anatomy import Anatomy
+from headctssl.ingest.phantom.base_head import BaseHead
 from headctssl.ingest.phantom.bleeds import Epidural, Intraparenchymal, Subdural
 from headctssl.ingest.phantom.canvas import Canvas, Window
 from headctssl.ingest.phantom.fields import Array, Block, CoarseGrid, Frame, Position, index_box
 from headctssl.ingest.phantom.findings import Finding, Local, Swelling
 from headctssl.ingest.phantom.growth import Inside, pushed_mm
 from headctssl.ingest.phantom.lesions import Tumour
+from headctssl.ingest.phantom.paint_base import paint_base
 from headctssl.ingest.phantom.paint_brain import paint_brain
 from headctssl.ingest.phantom.paint_head import paint_skull, paint_soft_tissue
 from headctssl.ingest.phantom.shapes import TISSUES
@@ -30,7 +32,7 @@ _TISSUE = {"Fracture": "soft_tissue", "Infarct": "infarct", "Tumor": "tumour"}
 class Scene:
     """What is scanned."""
 
-    anatomy: Anatomy
+    anatomy: Anatomy | BaseHead
     findings: tuple[Finding, ...] = ()  # painted in this order
     warp: Warp = field(default_factory=Warp)
     swellings: tuple[Swelling, ...] = ()
@@ -99,14 +101,21 @@ class ScenePainter:
     def paint(self, block: Block) -> Iterator[tuple[Finding, Window, Array]]:
         """Paint everything; yields (finding, part of the block, share covered) as the findings are painted."""
         canvas = Canvas(self.scene, block, self.head, self.brain, self.cupping_hu)
-        paint_soft_tissue(canvas)
-        for part in self.scene.anatomy.face_parts:
-            canvas.part(part)
-        paint_skull(canvas)
-        paint_brain(canvas)
-        for part in self.scene.anatomy.base_parts:
-            canvas.part(part)
+        if isinstance(self.scene.anatomy, BaseHead):
+            paint_base(canvas, self.scene.anatomy)
+        else:
+            _paint_parametric(canvas, self.scene.anatomy)
         yield from _findings(canvas)
+
+
+def _paint_parametric(canvas: Canvas, anatomy: Anatomy) -> None:
+    paint_soft_tissue(canvas, anatomy)
+    for part in anatomy.face_parts:
+        canvas.part(part)
+    paint_skull(canvas, anatomy)
+    paint_brain(canvas, anatomy)
+    for part in anatomy.base_parts:
+        canvas.part(part)
 
 
 def _findings(canvas: Canvas) -> Iterator[tuple[Finding, Window, Array]]:
