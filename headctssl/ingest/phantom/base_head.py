@@ -21,7 +21,7 @@ _SOFT_HU = 110.0  # brain and blood are below it; thin bone that shares voxels w
 _STEP_MM = 2.0  # grid on which the skull and the ventricles are looked for
 _FINEST_MM = 1.0  # of the image itself
 _THICKEST_MM = 16.0  # of a skull
-_CUT_MM = 7.0  # the cavity is separated from what is below the skull where it is narrower than twice this
+_CUT_MM = 9.0  # the cavity is separated from what is below the skull where it is narrower than twice this
 _TALLEST_MM = 150.0  # of a cranial cavity
 _DEEP_MM = 18.0  # CSF further from the skull than this belongs to the ventricles
 _LEAST_CAVITY_ML = 700.0
@@ -89,8 +89,8 @@ class BaseHead:
             (m + np.float32(o)) * np.float32(1 / s) for m, s, o in zip(moved, step_mm, self.origin_mm, strict=True)
         ]
         places = np.stack(np.broadcast_arrays(*index))
-        out = ndimage.map_coordinates(values, places, order=1, mode="constant", cval=outside, output=np.float32)
-        return np.asarray(out, dtype=np.float32)
+        out: Array = ndimage.map_coordinates(values, places, order=1, mode="constant", cval=outside, output=np.float32)
+        return out
 
     def inner_table(self, position: Position) -> Array:
         """Signed distance to the inner surface of the skull in mm, negative in the cavity."""
@@ -99,7 +99,7 @@ class BaseHead:
     def skull_thickness(self, position: Position) -> Array:
         """Thickness of the skull in mm, at least 2."""
         outer = self._field("outer", position, 45.0)
-        return np.maximum(self.inner_table(position) - outer, np.float32(2))
+        return np.asarray(np.maximum(self.inner_table(position) - outer, 2), np.float32)
 
     def lateral_ventricle(self, position: Position) -> Array:
         """Signed distance to the ventricles in mm."""
@@ -174,15 +174,15 @@ def _cavity(hu: Array, step: Triple, name: str) -> NDArray[np.bool_]:
     """The inside of the skull: the largest soft thing that is left when narrow connections are cut."""
     soft = (hu > -30) & (hu < _SOFT_HU)
     core = ndimage.distance_transform_edt(soft, sampling=step) > _CUT_MM
-    labels, count = ndimage.label(core)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    body = labels == int(sizes.argmax()) if count else core
+    body = _largest(core)
     grown = (ndimage.distance_transform_edt(~body, sampling=step) < _CUT_MM + 1) & soft
     rows = np.flatnonzero(grown.any(axis=(1, 2)))
     if rows.size:
         grown[: max(0, int(rows[-1]) + 1 - round(_TALLEST_MM / step[0]))] = False
-    grown = ndimage.binary_opening(grown, iterations=1)
+    # The base of the skull is thin and open in places, but no wider than the vault above it.
+    middle = int(np.argwhere(grown)[:, 0].mean()) if grown.any() else 0
+    grown[:middle] &= grown[middle:].any(axis=0)
+    grown = _largest(ndimage.binary_opening(grown, iterations=2))
     millilitres = float(grown.sum() * np.prod(step) / 1000)
     ringed = _share_under_bone(grown, hu, step)
     if millilitres < _LEAST_CAVITY_ML or ringed < 0.5:
@@ -193,6 +193,15 @@ def _cavity(hu: Array, step: Triple, name: str) -> NDArray[np.bool_]:
             do="Give a head CT in Hounsfield units that shows the whole vault.",
         )
     return np.asarray(grown, np.bool_)
+
+
+def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    labels, count = ndimage.label(mask)
+    if not count:
+        return mask
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.asarray(labels == int(sizes.argmax()))
 
 
 def _share_under_bone(cavity: NDArray[np.bool_], hu: Array, step: Triple) -> float:
