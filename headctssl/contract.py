@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 from typing import Literal
 
 from pydantic import Field
@@ -20,6 +22,8 @@ __all__ = [
     "SegmentationClass",
     "StorageRule",
     "Window",
+    "column_slices",
+    "output_slices",
     "require_same",
 ]
 
@@ -94,6 +98,40 @@ class LabelSpec(Settings):
     mirror: str | None = Field(
         None, description="The label this one becomes when left and right are swapped; 'self' when it does not change."
     )
+    mean: float | None = Field(None, description="Mean of the training cases in the label's unit, continuous only.")
+    deviation: float | None = Field(
+        None, gt=0, description="Standard deviation of the training cases in the label's unit, continuous only."
+    )
+
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of the network: binary and continuous 1, multiclass one per class, ordinal one per threshold."""
+        return {"multiclass": len(self.classes), "ordinal": len(self.classes) - 1}.get(self.type, 1)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What is predicted, by name: ``LABEL``, or ``LABEL=CLASS`` for each class of multiclass and ordinal."""
+        return tuple(f"{self.name}={name}" for name in self.classes) if self.has_classes else (self.name,)
+
+    @property
+    def has_classes(self) -> bool:
+        """Whether the values are named classes."""
+        return self.type in ("multiclass", "ordinal")
+
+
+def output_slices(labels: Sequence[LabelSpec]) -> tuple[slice, ...]:
+    """Where each label's outputs stand among those of the network."""
+    return _slices([spec.num_outputs for spec in labels])
+
+
+def column_slices(labels: Sequence[LabelSpec]) -> tuple[slice, ...]:
+    """Where each label's columns stand in a table of predictions."""
+    return _slices([len(spec.columns) for spec in labels])
+
+
+def _slices(widths: Sequence[int]) -> tuple[slice, ...]:
+    stops = tuple(accumulate(widths, initial=0))
+    return tuple(slice(first, last) for first, last in pairwise(stops))
 
 
 class SegmentationClass(Settings):
@@ -133,7 +171,7 @@ class Contract(Settings):
     weights_hash: str = Field("", description="SHA-256 over names, shapes and bytes of the tensors.")
     labels: tuple[LabelSpec, ...] = Field((), description="Labels in the order of the outputs, classifiers only.")
     head: HeadSettings | None = None
-    temperature: float = Field(1.0, gt=0, description="Divides the logits before the sigmoid.")
+    temperature: float = Field(1.0, gt=0, description="Divides the logits before the sigmoid or softmax.")
 
 
 def require_same(field: str, got: object, expected: object, do: str) -> None:

@@ -20,6 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", choices=("test", "all"), default="test", help="the test cases of splits.json, or every case"
     )
+    parser.add_argument(
+        "--aggregate",
+        choices=("mean", "max"),
+        default="mean",
+        help="how scans of one session of a subject become one prediction, measured beside the scans",
+    )
     add_common(parser, device=True, num_workers=True)
 
 
@@ -34,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         args.dataset_id,
         args.weights,
         split=args.split,
+        aggregate=args.aggregate,
         device=args.device,
         num_workers=args.num_workers,
         quiet=args.quiet,

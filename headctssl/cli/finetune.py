@@ -52,9 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=["0"],
         help="folds of splits.json, 'all' for all of them in turn, 'none' to train on every case outside the test set",
     )
-    parser.add_argument(
-        "--labels", nargs="+", metavar="LABEL", default=None, help="label names; all binary ones when not given"
-    )
+    parser.add_argument("--labels", nargs="+", metavar="LABEL", default=None, help="label names; all when not given")
     parser.add_argument("--tag", default=None, help="added to the name of the run")
     parser.add_argument("--continue", dest="resume", action="store_true", help="go on from the run's checkpoint")
     add_track(parser)

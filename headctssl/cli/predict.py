@@ -26,6 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", dest="output", metavar="OUT", required=True, help="a .csv or .json file, or a folder for predictions.csv"
     )
+    parser.add_argument(
+        "--aggregate",
+        choices=("mean", "max"),
+        default=None,
+        help="also one prediction per study, over the DICOM series of one patient and study",
+    )
     add_common(parser, device=True, num_workers=True)
 
 
@@ -37,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
         args.input,
         args.weights,
         args.output,
+        aggregate=args.aggregate,
         device=args.device,
         num_workers=args.num_workers,
         quiet=args.quiet,

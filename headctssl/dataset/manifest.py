@@ -34,6 +34,7 @@ __all__ = [
 ]
 
 _NEEDS_CLASSES = ("multiclass", "ordinal")
+_WHO_HAS_CLASSES = "only multiclass and ordinal labels have any"
 
 
 class DatasetInfo(Settings):
@@ -86,11 +87,16 @@ class DatasetInfo(Settings):
             used = [getattr(spec, what) for spec in self.segmentation_classes]
             if len(set(used)) < len(used):
                 raise ValueError(f"two segmentation classes have one {what}: {used}")
+        columns = [column for spec in self.labels for column in {spec.name, *spec.columns}]
+        if twice := sorted({column for column in columns if columns.count(column) > 1}):
+            raise ValueError(f"predictions of two labels or classes would have one column: {', '.join(twice)}")
         for spec in self.labels:
             if spec.name in STANDARD_COLUMNS:
                 raise ValueError(f"the label '{spec.name}' has the name of a standard column")
             if spec.type in _NEEDS_CLASSES and len(spec.classes) < 2:
                 raise ValueError(f"the {spec.type} label '{spec.name}' needs 'classes', at least two")
+            if spec.type not in _NEEDS_CLASSES and spec.classes:
+                raise ValueError(f"the {spec.type} label '{spec.name}' has 'classes': {_WHO_HAS_CLASSES}")
             if spec.mirror is not None and spec.mirror != "self" and spec.mirror not in names:
                 raise ValueError(f"the label '{spec.name}' has the mirror '{spec.mirror}', which is not a label")
         return self
@@ -157,6 +163,11 @@ class RawDataset:
         if row.empty:
             raise unknown_name("case", case_id, self.case_ids)
         return self.folder / str(row.iloc[0])
+
+    def sessions(self) -> dict[str, str]:
+        """Session id by case id, '' = unknown."""
+        cells = self.cases["session_id"].tolist() if "session_id" in self.cases.columns else [""] * len(self.cases)
+        return dict(zip(self.case_ids, map(str, cells), strict=True))
 
     def labels(self) -> pd.DataFrame:
         """Labels as numbers.

@@ -12,16 +12,18 @@ import torch
 from numpy.typing import NDArray
 
 from headctssl.console import name_files, say
-from headctssl.contract import Contract, LabelSpec
+from headctssl.contract import Contract, LabelSpec, column_slices
 from headctssl.dataset.manifest import RawDataset, load_raw_dataset
 from headctssl.dataset.splits import load_splits
 from headctssl.errors import ContractError, DataError, UsageError
 from headctssl.finetuning.leakage import describe_reuse
+from headctssl.finetuning.outputs import predictions
 from headctssl.finetuning.tasks import classifier_from
 from headctssl.finetuning.whole_head import encode_stored
 from headctssl.metrics.metrics_file import Metrics
 from headctssl.metrics.outcome import Outcome, interval_warnings, measure, print_metrics, write_predictions
 from headctssl.metrics.statistics import subject_codes
+from headctssl.metrics.studies import Aggregate, measure_studies, write_studies_beside
 from headctssl.paths import preprocessed_dataset, results_dataset
 from headctssl.planning.machine import available_cores
 from headctssl.preprocessing.index import CaseIndex
@@ -41,6 +43,7 @@ def evaluate(
     weights: str | Path,
     *,
     split: Literal["test", "all"] = "test",
+    aggregate: Aggregate = "mean",
     device: str | None = None,
     num_workers: int | None = None,
     quiet: bool = False,
@@ -56,6 +59,9 @@ def evaluate(
         dataset_id: the number of the raw dataset.
         weights: a classifier's file or fine-tuning folder.
         split: 'test' for the test cases of splits.json, 'all' for every case.
+        aggregate: how the predictions of the scans of one study (same `subject_id` and `session_id`) become one,
+            'mean' or 'max'; where there are such studies, they are measured beside the scans and written to
+            predictions_studies.csv.
         device: 'cpu', 'cuda', 'cuda:1'; found when None.
         num_workers: reader processes; found when None.
         quiet: print nothing.
@@ -67,13 +73,20 @@ def evaluate(
     """
     if split not in ("test", "all"):
         raise UsageError("The split is unknown.", got=split, expected="test or all", do="Correct --split.")
+    if aggregate not in ("mean", "max"):
+        raise UsageError(
+            "Scans cannot be brought together this way.",
+            got=aggregate,
+            expected="mean or max",
+            do="Correct --aggregate.",
+        )
     target = choose_device(device, current_process())
     with processes(target) as process:
         quiet = quiet or not process.is_main
         asked = settle(lambda: _open(dataset_id, weights, split, num_workers, quiet), process)
         say(f"{len(asked.index)} {split} cases of {asked.dataset_name}", quiet=quiet)
         outcome = _predict(asked, target, num_workers, process)
-        return settle(lambda: _finish(asked, split, outcome, quiet), process)
+        return settle(lambda: _finish(asked, split, outcome, aggregate, quiet), process)
 
 
 @dataclass(frozen=True)
@@ -87,6 +100,7 @@ class _Asked:
     dataset_name: str
     index: CaseIndex
     subject_ids: tuple[str, ...]  # per case of the index
+    sessions: dict[str, str]  # case id -> session id, '' = unknown
     truth: NDArray[np.float64]  # (n, columns), NaN = unknown
     num_failed: int  # cases that are not preprocessed
     notes: tuple[str, ...]
@@ -125,7 +139,10 @@ def _open(dataset_id: int, weights: str | Path, split: str, num_workers: int | N
     if len(index) < len(wanted):
         notes.append(f"{len(wanted) - len(index)} of {len(wanted)} cases are not preprocessed and left out")
     subjects = dict(zip(raw.case_ids, raw.cases["subject_id"].astype(str), strict=True))
-    names = [contract.labels[column].name for column in columns]
+    specs = [contract.labels[column] for column in columns]
+    here_by_name = {spec.name: spec for spec in raw.info.labels}
+    values = truth.loc[index.case_ids, [spec.name for spec in specs]].to_numpy(dtype=np.float64)
+    known = [_truth(spec, here_by_name[spec.name], values[:, k]) for k, spec in enumerate(specs)]
     return _Asked(
         file=file,
         contract=contract,
@@ -134,7 +151,8 @@ def _open(dataset_id: int, weights: str | Path, split: str, num_workers: int | N
         dataset_name=raw.folder.name,
         index=index,
         subject_ids=tuple(subjects[case_id] for case_id in index.case_ids),
-        truth=truth.loc[index.case_ids, names].to_numpy(dtype=np.float64),
+        sessions=raw.sessions(),
+        truth=np.stack(known, axis=1),
         num_failed=len(wanted) - len(index),
         notes=tuple(notes),
     )
@@ -144,7 +162,7 @@ def _predict(asked: _Asked, device: torch.device, num_workers: int | None, proce
     """Probabilities of the shared labels with their truth, each case encoded by one process."""
     contract = asked.contract
     classifier = classifier_from(contract, load_weights(asked.file, "classifier").tensors).to(device)
-    logits = encode_stored(
+    outputs = encode_stored(
         classifier,
         asked.index,
         contract.input,
@@ -153,20 +171,24 @@ def _predict(asked: _Asked, device: torch.device, num_workers: int | None, proce
         device=device,
         process=process,
     )
-    columns = list(asked.columns)
+    table = predictions(contract.labels, outputs, contract.temperature)
+    where = column_slices(contract.labels)
     return Outcome(
-        specs=tuple(contract.labels[column] for column in columns),
+        specs=tuple(contract.labels[column] for column in asked.columns),
         case_ids=tuple(asked.index.case_ids),
         subject_ids=asked.subject_ids,
         truth=asked.truth,
-        probability=torch.sigmoid(logits[:, columns].double() / contract.temperature).numpy(),
+        probability=np.concatenate([table[:, where[column]] for column in asked.columns], axis=1),
     )
 
 
-def _finish(asked: _Asked, split: Literal["test", "all"], outcome: Outcome, quiet: bool) -> Metrics:
+def _finish(
+    asked: _Asked, split: Literal["test", "all"], outcome: Outcome, aggregate: Aggregate, quiet: bool
+) -> Metrics:
     """Measure, and write metrics.json and predictions.csv."""
     contract = asked.contract
     entries, mean, interval = measure(outcome)
+    studies = measure_studies(outcome, asked.sessions, aggregate)
     metrics = Metrics(
         dataset_name=asked.dataset_name,
         evaluated_on=split,
@@ -178,15 +200,17 @@ def _finish(asked: _Asked, split: Literal["test", "all"], outcome: Outcome, quie
         notes=(*asked.notes, *interval_warnings(outcome)),
         mean_auroc=mean,
         mean_auroc_ci=interval,
+        studies=None if studies is None else studies[1],
         labels=entries,
     )
     folder = evaluation_folder(asked.dataset_id, contract, split)
     folder.mkdir(parents=True, exist_ok=True)
     write_predictions(folder / "predictions.csv", outcome)
+    more = write_studies_beside(folder / "predictions.csv", None if studies is None else studies[0])
     write_json(folder / "contract.json", contract)
     write_json(folder / "metrics.json", metrics)
     print_metrics(metrics, quiet=quiet)
-    name_files([folder / name for name in ("predictions.csv", "contract.json", "metrics.json")], quiet=quiet)
+    name_files([folder / name for name in ("predictions.csv", "contract.json", "metrics.json")] + more, quiet=quiet)
     return metrics
 
 
@@ -203,14 +227,16 @@ def evaluation_folder(dataset_id: int, contract: Contract, split: str) -> Path:
 
 
 def _shared_labels(contract: Contract, raw: RawDataset) -> tuple[list[int], list[str]]:
-    """Columns of the classifier's outputs that the dataset has a label of, by name, and notes on the others."""
+    """Columns of the classifier's labels that the dataset has too, by name, and notes on the others."""
     known: dict[str, LabelSpec] = {spec.name: spec for spec in raw.info.labels}
     columns, notes = [], []
     for column, spec in enumerate(contract.labels):
-        if spec.name in known and known[spec.name].type == spec.type:
-            columns.append(column)
-        else:
+        if spec.name not in known or known[spec.name].type != spec.type:
             notes.append(f"the classifier's label '{spec.name}' is not a {spec.type} label of the dataset: left out")
+        elif (why := _other_classes(spec, known[spec.name])) is not None:
+            notes.append(f"the classifier's label '{spec.name}' has other classes than the dataset's: left out, {why}")
+        else:
+            columns.append(column)
     if not columns:
         raise ContractError(
             "The dataset has none of the classifier's labels.",
@@ -219,6 +245,25 @@ def _shared_labels(contract: Contract, raw: RawDataset) -> tuple[list[int], list
             do="Evaluate on a labelled dataset; headct_predict needs no labels.",
         )
     return columns, notes
+
+
+def _other_classes(spec: LabelSpec, here: LabelSpec) -> str | None:
+    """Why the classes of the dataset cannot be read as those of the classifier; None when they can."""
+    unknown = [name for name in here.classes if name not in spec.classes]
+    if unknown:
+        return f"it knows {', '.join(spec.classes)}, not {', '.join(unknown)}"
+    in_order = [name for name in spec.classes if name in here.classes]
+    if spec.type == "ordinal" and in_order != list(here.classes):
+        return f"their order is {', '.join(here.classes)}, not {', '.join(in_order)}"
+    return None
+
+
+def _truth(spec: LabelSpec, here: LabelSpec, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Truth in the classifier's positions of classes: classes are the same when their names are."""
+    if not spec.has_classes:
+        return values
+    place = np.array([*(spec.classes.index(name) for name in here.classes), np.nan])
+    return place[np.where(np.isnan(values), len(here.classes), values).astype(np.int64)]
 
 
 def _cases(raw: RawDataset, split: str) -> Sequence[str]:

@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from headctssl.finetuning.judging import judge
+from headctssl.finetuning.label_loss import LabelLoss
 from headctssl.finetuning.settings import FinetuneSettings
-from headctssl.finetuning.tasks import Classifier, ClassifyTask, Features, masked_loss
+from headctssl.finetuning.tasks import Classifier, ClassifyTask, Features
 from headctssl.finetuning.whole_head import encode, encode_stored, stored_views
 from headctssl.loading.loader import BatchLoader
-from headctssl.metrics.statistics import weighted_auroc
 from headctssl.networks.heads import ClassifierHead
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.training.distributed import Process, gather_shares, share_of
@@ -25,7 +26,7 @@ from headctssl.training.run_log import RunLog
 from headctssl.training.trainer import Trainer
 from headctssl.types import Clock, PretrainBatch
 
-__all__ = ["Best", "Labelled", "Lesson", "adapt_full", "features_of", "judge", "settle_norm"]
+__all__ = ["Best", "Labelled", "Lesson", "adapt_full", "features_of", "settle_norm"]
 
 _CACHE_BYTES = 500_000_000  # validation views are kept in memory up to this size
 _SETTLE_CASES = 256  # training cases that the head's BatchNorm is settled on before full fine-tuning
@@ -47,7 +48,7 @@ class Lesson:
     """What is learnt from what, where."""
 
     classifier: Classifier  # encoder and head as they begin
-    weights: Tensor  # (L, 2) from `class_weights`
+    loss: LabelLoss
     train: Labelled
     validation: Labelled | None  # None: there is none
     settings: FinetuneSettings
@@ -62,32 +63,32 @@ class Best:
     def __init__(self) -> None:
         self.state: dict[str, Tensor] = {}
         self.epoch = 0  # from 1; 0: none yet
-        self.auroc: float | None = None
+        self.score: float | None = None
         self.loss = math.inf
 
-    def offer(self, module: nn.Module, epoch: int, mean_auroc: float | None, loss: float) -> bool:
-        """Keep the module's state when its validation is the best: highest AUROC, then lowest loss, then first.
+    def offer(self, module: nn.Module, epoch: int, score: float | None, loss: float) -> bool:
+        """Keep the module's state when its validation is the best: highest score, then lowest loss, then first.
 
-        Without an AUROC (no validation cases, or only one class among them) the latest is kept.
+        Without a score (no validation cases, or all of them alike) the latest is kept.
         """
-        if mean_auroc is not None:
-            known = -math.inf if self.auroc is None else self.auroc
-            better = (mean_auroc, -loss) > (known, -self.loss)
+        if score is not None:
+            known = -math.inf if self.score is None else self.score
+            better = (score, -loss) > (known, -self.loss)
         else:
-            better = self.auroc is None
+            better = self.score is None
         if better:
             self.state = {name: t.detach().cpu().clone() for name, t in module.state_dict().items()}
-            self.epoch, self.auroc, self.loss = epoch, mean_auroc, loss
+            self.epoch, self.score, self.loss = epoch, score, loss
         return better
 
     def state_dict(self) -> Mapping[str, Any]:
         """Plain values and tensors."""
-        return {"state": self.state, "epoch": self.epoch, "auroc": self.auroc, "loss": self.loss}
+        return {"state": self.state, "epoch": self.epoch, "score": self.score, "loss": self.loss}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what `state_dict` gave."""
         self.state, self.epoch = dict(state["state"]), state["epoch"]
-        self.auroc, self.loss = state["auroc"], state["loss"]
+        self.score, self.loss = state["score"], state["loss"]
 
 
 def adapt_full(lesson: Lesson, folder: Path, *, resume: bool) -> Best:
@@ -104,7 +105,7 @@ def adapt_full(lesson: Lesson, folder: Path, *, resume: bool) -> Best:
     """
     settings, train = lesson.settings, lesson.train
     best = Best()
-    task = ClassifyTask(lesson.classifier, lesson.weights, settings.task, settings.views, settings.input)
+    task = ClassifyTask(lesson.classifier, lesson.loss, settings.task, settings.views, settings.input)
     trainer = Trainer(
         task,
         training=settings.training,
@@ -163,16 +164,15 @@ def _validation(lesson: Lesson, best: Best) -> EpochEnd:
             best.offer(lesson.classifier, epoch, None, 0.0)
             return None
         logits = _validation_logits(lesson, validation.index, cache)
-        mean, loss = judge(logits, validation.labels, lesson.weights)
-        best.offer(lesson.classifier, epoch, mean, loss)
-        found = {"validation_loss": loss}
-        return found if mean is None else {**found, "validation_auroc": mean}
+        verdict = judge(logits, validation.labels, lesson.loss)
+        best.offer(lesson.classifier, epoch, verdict.score, verdict.loss)
+        return verdict.line
 
     return on_epoch_end
 
 
 def _validation_logits(lesson: Lesson, index: CaseIndex, cache: list[Tensor]) -> Tensor:
-    """(n, L) of all validation cases, each encoded by one process; small sets of views are kept in `cache`."""
+    """(n, O) of all validation cases, each encoded by one process; small sets of views are kept in `cache`."""
     spec, task = lesson.settings.input, lesson.settings.task
     mine = share_of(index.case_ids, lesson.process)
     rows = None
@@ -219,20 +219,3 @@ def features_of(lesson: Lesson, index: CaseIndex) -> Tensor:
         device=lesson.device,
         process=lesson.process,
     )
-
-
-def judge(logits: Tensor, labels: NDArray[np.float32], weights: Tensor) -> tuple[float | None, float]:
-    """Mean AUROC over the labels where it is defined (None where none is), and the training loss.
-
-    Args:
-        logits: (n, L) float32.
-        labels: (n, L) 0 or 1, NaN = unknown.
-        weights: (L, 2), from `class_weights`.
-    """
-    values = []
-    for column, scores in enumerate(logits.double().numpy().T):
-        known = ~np.isnan(labels[:, column])
-        values.append(weighted_auroc(labels[known, column] > 0.5, scores[known], np.ones((1, int(known.sum()))))[0])
-    defined = [value for value in values if not np.isnan(value)]
-    loss = float(masked_loss(logits, torch.from_numpy(labels), weights.cpu()))
-    return (float(np.mean(defined)) if defined else None), loss

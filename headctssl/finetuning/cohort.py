@@ -18,7 +18,7 @@ from headctssl.finetuning.few_shot import FewShots, draw_few_shots
 from headctssl.metrics.statistics import subject_codes
 from headctssl.preprocessing.index import CaseIndex
 
-__all__ = ["NO_FOLD", "Cohort", "choose_labels", "make_cohort"]
+__all__ = ["NO_FOLD", "Cohort", "choose_labels", "make_cohort", "value_counts"]
 
 NO_FOLD = "none"
 """The fold in which every case outside the test set is for training."""
@@ -32,7 +32,7 @@ class Cohort:
     train: tuple[str, ...]
     validation: tuple[str, ...]
     test: tuple[str, ...]
-    table: dict[str, NDArray[np.float32]]  # case id -> (L,) 0, 1 or NaN = unknown
+    table: dict[str, NDArray[np.float32]]  # case id -> (L,) as `RawDataset.labels`
     subject: dict[str, str]  # case id -> subject id
     notes: tuple[str, ...] = ()
 
@@ -58,48 +58,34 @@ class Cohort:
         return sha.hexdigest()[:16]
 
 
-def choose_labels(known: Sequence[LabelSpec], wanted: Sequence[str] | None) -> tuple[tuple[LabelSpec, ...], list[str]]:
+def choose_labels(known: Sequence[LabelSpec], wanted: Sequence[str] | None) -> tuple[LabelSpec, ...]:
     """The labels to learn, by name.
 
     Args:
         known: the labels of dataset.json.
-        wanted: names in the order of the outputs; all binary ones when None.
-
-    Returns:
-        The labels, and sentences on labels that were left out.
+        wanted: names in the order of the outputs; all of them when None.
 
     Raises:
-        UsageError: a name is unknown (the known ones are listed) or given twice, or nothing is left.
+        UsageError: a name is unknown (the known ones are listed) or given twice, or there are no labels.
     """
     if not known:
         raise UsageError(
             "The dataset has no labels.",
             got="no 'labels' in dataset.json",
-            expected="at least one binary label",
+            expected="at least one label",
             do="Add labels to dataset.json and a column of each to cases.csv.",
         )
-    by_name = {spec.name: spec for spec in known}
     if wanted is None:
-        chosen = tuple(spec for spec in known if spec.type == "binary")
-        left = [
-            f"label '{s.name}' is {s.type}: left out, classifiers learn binary labels" for s in known if s not in chosen
-        ]
-    else:
-        for name in wanted:
-            if name not in by_name:
-                raise unknown_name("label", name, by_name)
-        if len(set(wanted)) != len(wanted):
-            raise UsageError("A label is given twice.", got=" ".join(wanted), expected="each once", do="Remove one.")
-        chosen, left = tuple(by_name[name] for name in wanted), []
-    other = [spec for spec in chosen if spec.type != "binary"]
-    if other or not chosen:
-        raise UsageError(
-            "Classifiers learn binary labels.",
-            got=", ".join(f"{s.name} ({s.type})" for s in (other or known)),
-            expected="binary labels",
-            do="Choose binary labels with --labels, or turn the label into binary ones in dataset.json.",
-        )
-    return chosen, left
+        return tuple(known)
+    by_name = {spec.name: spec for spec in known}
+    for name in wanted:
+        if name not in by_name:
+            raise unknown_name("label", name, by_name)
+    if not wanted:
+        raise UsageError("No label is chosen.", got="none", expected=", ".join(by_name), do="Name one with --labels.")
+    if len(set(wanted)) != len(wanted):
+        raise UsageError("A label is given twice.", got=" ".join(wanted), expected="each once", do="Remove one.")
+    return tuple(by_name[name] for name in wanted)
 
 
 def make_cohort(
@@ -122,7 +108,7 @@ def make_cohort(
         few_shots: K patients per class and label, all when None. Validation and test cases are not reduced.
 
     Raises:
-        UsageError: the fold does not exist.
+        UsageError: the fold does not exist, or few shots of a continuous label.
         DataError: no training case is labelled.
     """
     train, validation = _fold(splits, fold)
@@ -176,12 +162,39 @@ def _fold(splits: Splits, fold: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 def _one_class(cohort: Cohort) -> list[str]:
-    """Sentences on labels that the training cases show only one class of."""
+    """Sentences on labels that the training cases show only one value of, and on classes that they do not show."""
     labels = cohort.labels(cohort.train)
     sentences = []
     for column, spec in enumerate(cohort.specs):
         known = labels[~np.isnan(labels[:, column]), column]
-        if known.size == 0 or (known > 0.5).all() or (known <= 0.5).all():
-            kind = "no known" if known.size == 0 else ("only positive" if (known > 0.5).all() else "only negative")
+        if known.size == 0 or np.ptp(known) == 0:
+            kind = "no known" if known.size == 0 else f"only {_value_name(spec, float(known[0]))}"
             sentences.append(f"label '{spec.name}' has {kind} training cases: nothing can be learnt for it")
+        elif missing := [name for k, name in enumerate(spec.classes) if not (known == k).any()]:
+            names = ", ".join(f"'{name}'" for name in missing)
+            sentences.append(f"label '{spec.name}' has no training case of {names}: it can hardly be predicted")
     return sentences
+
+
+def _value_name(spec: LabelSpec, value: float) -> str:
+    if spec.type == "binary":
+        return "positive" if value > 0.5 else "negative"
+    return f"'{spec.classes[int(value)]}'" if spec.has_classes else f"{value:g}"
+
+
+def value_counts(spec: LabelSpec, values: NDArray[np.floating]) -> str:
+    """How often a label has which value: positive/negative/unknown, or per class, or mean and deviation, then unknown.
+
+    Args:
+        spec: the label.
+        values: (n,), NaN = unknown.
+    """
+    known = values[~np.isnan(values)]
+    unknown = values.size - known.size
+    if spec.type == "binary":
+        return f"{int((known > 0.5).sum())}/{int((known <= 0.5).sum())}/{unknown}"
+    if spec.has_classes:
+        counts = [int((known == k).sum()) for k in range(len(spec.classes))]
+        return "/".join(map(str, (*counts, unknown)))
+    middle = f"{known.mean():.3g} ± {known.std():.2g}" if known.size else "-"
+    return f"{middle} ({known.size}/{unknown})"

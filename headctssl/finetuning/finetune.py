@@ -8,21 +8,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import headctssl
 from headctssl.console import name_files, say, table
 from headctssl.contract import Contract
 from headctssl.finetuning.adapt import Best, Labelled, Lesson, adapt_full
+from headctssl.finetuning.cohort import value_counts
 from headctssl.finetuning.held_out import choose_held_out, measured, predict_held_out
+from headctssl.finetuning.label_loss import LabelLoss
 from headctssl.finetuning.leakage import write_used_cases
 from headctssl.finetuning.linear_head import adapt_linear
+from headctssl.finetuning.outputs import num_outputs
 from headctssl.finetuning.prepare import Call, Job, locate, prepare, task_folder
 from headctssl.finetuning.series import Asked, Shots, expand, is_done, number_of
-from headctssl.finetuning.settings import Adaptation
-from headctssl.finetuning.tasks import Classifier, class_weights, with_prior
+from headctssl.finetuning.settings import Adaptation, FinetuneSettings
+from headctssl.finetuning.tasks import Classifier, with_prior
 from headctssl.metrics.outcome import print_metrics, write_predictions
+from headctssl.metrics.studies import measure_studies, write_studies_beside
 from headctssl.networks import build_from_settings
 from headctssl.networks.heads import build_head
 from headctssl.seeding import derive_seed
@@ -68,10 +71,10 @@ def finetune(
     track: Sequence[str] = (),
     quiet: bool = False,
 ) -> Path:
-    """Train a classifier of the dataset's binary labels.
+    """Train a classifier of the dataset's labels.
 
     The checkpoint's contract decides how the dataset is preprocessed and fed; where that is missing it is
-    made first. Unknown labels are left out of the loss. The epoch with the best mean validation AUROC is kept;
+    made first. Unknown labels are left out of the loss. The epoch with the best mean validation score is kept;
     the test cases are predicted once, at the end. Under ``torchrun -m headctssl finetune ...`` the processes share
     out every batch and the cases that are judged; the main one writes.
 
@@ -88,7 +91,7 @@ def finetune(
         draws: how many draws.
         fold: folds of splits.json, 'all' for all of them in turn, or 'none' for one classifier of every case outside
             the test set, without validation.
-        labels: label names; all binary labels when None.
+        labels: label names; all labels when None.
         tag: added to the name of the run.
         resume: go on from the run's checkpoint (`--continue`).
         overwrite: replace an existing run.
@@ -213,15 +216,14 @@ def _tell(job: Job, log: RunLog) -> None:
         because = f"; {decision.because}" if decision.because else ""
         log.say(f"{number}. {decision.what}: {decision.value}  [{decision.rule}; {decision.source}{because}]")
     parts = {"training": cohort.train, "validation": cohort.validation, "test": cohort.test}
-    rows = []
-    for column, spec in enumerate(cohort.specs):
-        cells = []
-        for case_ids in parts.values():
-            values = cohort.labels(case_ids)[:, column]
-            cells.append(f"{int((values > 0.5).sum())}/{int((values <= 0.5).sum())}/{int(np.isnan(values).sum())}")
-        rows.append((spec.name, *cells))
+    rows = [
+        (spec.name, *(value_counts(spec, cohort.labels(case_ids)[:, column]) for case_ids in parts.values()))
+        for column, spec in enumerate(cohort.specs)
+    ]
     heads = [f"{name} ({len(ids)})" for name, ids in parts.items()]
-    table("cases with the label positive/negative/unknown", ["label", *heads], rows, quiet=log.quiet)
+    others = any(spec.type != "binary" for spec in cohort.specs)
+    what = ", or of each class, or mean ± deviation" if others else ""
+    table(f"cases with the label positive/negative/unknown{what}", ["label", *heads], rows, quiet=log.quiet)
     for note in cohort.notes:
         log.say(f"note: {note}")
 
@@ -230,13 +232,13 @@ def _train(job: Job, classifier: Classifier, log: RunLog, process: Process, *, g
     settings, cohort = job.settings, job.cohort
     train = _labelled(job, cohort.train)
     validation = _labelled(job, cohort.validation) if cohort.validation else None
-    weights = class_weights(train.labels, settings.task)
-    lesson = Lesson(classifier, weights, train, validation, settings, log, job.device, process)
+    loss = LabelLoss(settings.labels, train.labels, settings.task)
+    lesson = Lesson(classifier, loss, train, validation, settings, log, job.device, process)
     best = adapt_linear(lesson) if settings.adapt == "linear" else adapt_full(lesson, job.folder, resume=going_on)
-    chosen = _chosen(best, validation is not None)
+    chosen = _chosen(best, settings)
     log.say(chosen)
     classifier.load_state_dict(best.state)
-    tensors = with_prior(classifier, weights)
+    tensors = with_prior(classifier, loss)
     classifier.load_state_dict(tensors)
     contract = _contract(job)
     if process.is_main:
@@ -246,7 +248,10 @@ def _train(job: Job, classifier: Classifier, log: RunLog, process: Process, *, g
     outcome = predict_held_out(job, classifier, job.index.subset(held_out.case_ids), contract.temperature, process)
     if process.is_main:
         metrics = measured(job, held_out, outcome, contract, best, chosen)
+        studies = measure_studies(outcome, job.raw.sessions(), "mean")
+        metrics = metrics.model_copy(update={"studies": None if studies is None else studies[1]})
         write_predictions(job.folder / "predictions.csv", outcome)
+        write_studies_beside(job.folder / "predictions.csv", None if studies is None else studies[0])
         write_json(job.folder / "metrics.json", metrics)
         print_metrics(metrics, quiet=log.quiet)
 
@@ -260,7 +265,7 @@ def _build(job: Job) -> tuple[Classifier, str]:
     tensors = job.start.tensors
     if tensors is not None:
         loaded = load_into(encoder, tensors, source=job.start.encoder).summary
-    return Classifier(encoder, build_head(settings.head, encoder.embed_dim, len(settings.labels))), loaded
+    return Classifier(encoder, build_head(settings.head, encoder.embed_dim, num_outputs(settings.labels))), loaded
 
 
 def _labelled(job: Job, case_ids: Sequence[str]) -> Labelled:
@@ -268,10 +273,14 @@ def _labelled(job: Job, case_ids: Sequence[str]) -> Labelled:
     return Labelled(index, job.cohort.labels(index.case_ids))
 
 
-def _chosen(best: Best, has_validation: bool) -> str:
-    if best.auroc is not None:
-        return f"kept epoch {best.epoch}, mean validation AUROC {best.auroc:.3f}"
-    why = "validation shows only one class of every label" if has_validation else "there are no validation cases"
+def _chosen(best: Best, settings: FinetuneSettings) -> str:
+    if best.score is not None:
+        mixed = any(spec.type != "binary" for spec in settings.labels)
+        what = "share of pairs ranked right, mean over the labels," if mixed else "AUROC"
+        return f"kept epoch {best.epoch}, mean validation {what} {best.score:.3f}"
+    why = (
+        "validation shows only one class of every label" if settings.num_validation else "there are no validation cases"
+    )
     return f"kept the last epoch ({best.epoch}): {why}"
 
 

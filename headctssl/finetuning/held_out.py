@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import torch
 
 from headctssl.contract import Contract
 from headctssl.finetuning.adapt import Best
 from headctssl.finetuning.cohort import Cohort
 from headctssl.finetuning.leakage import describe_leakage
+from headctssl.finetuning.outputs import predictions
 from headctssl.finetuning.prepare import Job
 from headctssl.finetuning.tasks import Classifier
 from headctssl.finetuning.whole_head import encode_stored
@@ -60,7 +60,7 @@ def predict_held_out(
         process: this process; every process of the run must call this.
     """
     settings, cohort = job.settings, job.cohort
-    logits = encode_stored(
+    outputs = encode_stored(
         classifier.to(job.device),
         index,
         settings.input,
@@ -74,7 +74,7 @@ def predict_held_out(
         case_ids=tuple(index.case_ids),
         subject_ids=tuple(cohort.subject[c] for c in index.case_ids),
         truth=cohort.labels(index.case_ids).astype(np.float64),
-        probability=torch.sigmoid(logits.double() / temperature).numpy(),
+        probability=predictions(settings.labels, outputs, temperature),
     )
 
 
@@ -100,7 +100,8 @@ def measured(job: Job, held_out: HeldOut, outcome: Outcome, contract: Contract, 
         leakage=describe_leakage(job.start.file, job.start.contract, job.index.subset(held_out.case_ids)),
         notes=(chosen, *job.cohort.notes, *held_out.notes, *interval_warnings(outcome)),
         best_epoch=best.epoch,
-        validation_auroc=best.auroc,
+        validation_score=best.score,
+        validation_auroc=best.score if all(spec.type == "binary" for spec in job.settings.labels) else None,
         mean_auroc=mean,
         mean_auroc_ci=interval,
         labels=entries,

@@ -10,9 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from headctssl.finetuning.adapt import Best, Lesson, features_of, judge, settle_norm
+from headctssl.finetuning.adapt import Best, Lesson, features_of, settle_norm
+from headctssl.finetuning.judging import NO_VERDICT, judge
+from headctssl.finetuning.label_loss import LabelLoss
 from headctssl.finetuning.settings import FinetuneSettings
-from headctssl.finetuning.tasks import masked_loss
 from headctssl.finetuning.whole_head import encode
 from headctssl.loading.sampler import epoch_order
 from headctssl.methods.method import split_decay
@@ -40,21 +41,23 @@ def adapt_linear(lesson: Lesson) -> Best:
     settle_norm(classifier.head, table)
     log.open(0)
     best = Best()
-    for epoch, line in _fit_head(classifier.head, lesson.weights, table, train.labels, lesson.settings):
-        found: dict[str, float] = {}
-        mean, loss = None, 0.0
+    for epoch, line in _fit_head(classifier.head, lesson.loss, table, train.labels, lesson.settings):
+        verdict = NO_VERDICT
         if held_out is not None and validation is not None:
-            logits = encode(classifier.head, [held_out], torch.device("cpu"))
-            mean, loss = judge(logits, validation.labels, lesson.weights)
-            found = {"validation_loss": loss} if mean is None else {"validation_loss": loss, "validation_auroc": mean}
-        best.offer(classifier, epoch, mean, loss)
-        log.metrics({**line, **found}, lesson.settings.training.num_steps)
+            outputs = encode(classifier.head, [held_out], torch.device("cpu"))
+            verdict = judge(outputs, validation.labels, lesson.loss)
+        best.offer(classifier, epoch, verdict.score, verdict.loss)
+        log.metrics({**line, **verdict.line}, lesson.settings.training.num_steps)
     log.picture(final=True)
     return best
 
 
 def _fit_head(
-    head: ClassifierHead, weights: Tensor, features: Tensor, labels: NDArray[np.float32], settings: FinetuneSettings
+    head: ClassifierHead,
+    rule: LabelLoss,
+    features: Tensor,
+    labels: NDArray[np.float32],
+    settings: FinetuneSettings,
 ) -> Iterable[tuple[int, dict[str, float | int]]]:
     """Yield (epoch from 1, line of metrics.jsonl) after every epoch of the head.
 
@@ -63,7 +66,6 @@ def _fit_head(
     training = settings.training
     optimizer = build_optimizer(split_decay(head), training)
     target = torch.from_numpy(labels)
-    weights = weights.cpu()
     began = last = time.perf_counter()
     step = epoch = 0
     while step < training.num_steps:
@@ -79,7 +81,7 @@ def _fit_head(
             rate = set_rates(optimizer, training, step)
             torch.manual_seed(derive_seed(training.seed, step, 0, "torch"))
             optimizer.zero_grad(set_to_none=True)
-            loss = masked_loss(head(features[rows]), target[rows], weights)
+            loss: Tensor = rule(head(features[rows]), target[rows])
             loss.backward()  # type: ignore[no-untyped-call]  # torch's method
             if training.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(head.parameters(), training.clip_norm)

@@ -11,7 +11,6 @@ from typing import Literal
 
 import torch
 
-from headctssl.console import say
 from headctssl.contract import LabelSpec
 from headctssl.dataset.manifest import RawDataset, load_raw_dataset
 from headctssl.dataset.splits import load_splits
@@ -19,6 +18,7 @@ from headctssl.errors import DataError, UsageError
 from headctssl.finetuning.cohort import NO_FOLD, Cohort, choose_labels, make_cohort
 from headctssl.finetuning.derive import Situation, derive_settings
 from headctssl.finetuning.few_shot import FewShots, Negatives
+from headctssl.finetuning.label_loss import standardised
 from headctssl.finetuning.settings import Adaptation, FinetuneSettings
 from headctssl.finetuning.start import Start, resolve_start
 from headctssl.paths import preprocessed_dataset, results_dataset
@@ -81,7 +81,6 @@ class Place:
 
     raw: RawDataset
     specs: tuple[LabelSpec, ...]
-    left_out: tuple[str, ...]  # sentences on labels that are not learnt
     start: Start
     folder: Path
 
@@ -94,11 +93,11 @@ def locate(call: Call) -> Place:
     """
     _check(call)
     raw = load_raw_dataset(call.dataset_id)
-    specs, left_out = choose_labels(raw.info.labels, call.labels)
+    specs = choose_labels(raw.info.labels, call.labels)
     changes = parse_overrides(call.overrides)
     encoder_changes = {k.removeprefix("encoder."): v for k, v in changes.items() if k.startswith("encoder.")}
     start = resolve_start(call.dataset_id, call.weights, call.config, encoder_changes)
-    return Place(raw, specs, tuple(left_out), start, run_folder(call, start, specs))
+    return Place(raw, specs, start, run_folder(call, start, specs))
 
 
 def prepare(call: Call) -> Job:
@@ -124,8 +123,7 @@ def prepare(call: Call) -> Job:
     index = ensure_preprocessed(call.dataset_id, start.storage, quiet=call.quiet, num_workers=call.num_workers)
     splits = load_splits(preprocessed_dataset(call.dataset_id))
     cohort = make_cohort(raw, splits, index.case_ids, specs, fold=call.fold, few_shots=call.few)
-    for sentence in place.left_out:
-        say(sentence, quiet=call.quiet)
+    specs = standardised(specs, cohort.labels(cohort.train))
     shape = index.subset(cohort.train).shapes.max(axis=0)
     base: dict[str, object] = {
         "dataset_ids": (call.dataset_id,),

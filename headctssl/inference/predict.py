@@ -1,11 +1,11 @@
-"""Predict: probabilities of a classifier for images that no dataset knows, under its contract."""
+"""Predict: probabilities and numbers of a classifier for images that no dataset knows, under its contract."""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from headctssl.console import name_files, progress, say
-from headctssl.errors import HeadCTSSLError
+from headctssl.contract import LabelSpec, column_slices
+from headctssl.errors import HeadCTSSLError, UsageError
+from headctssl.finetuning.outputs import predictions
 from headctssl.finetuning.tasks import classifier_from
 from headctssl.finetuning.whole_head import encode, head_view
 from headctssl.inference.sources import (
@@ -24,8 +26,11 @@ from headctssl.inference.sources import (
     prepared,
     print_failures,
 )
+from headctssl.metrics.prediction_table import called_class, prediction_cells, prediction_columns
+from headctssl.metrics.studies import Aggregate, aggregated, group_scans
 from headctssl.paths import atomic_path
 from headctssl.planning.machine import available_cores, detect_machine
+from headctssl.settings import JsonValue
 from headctssl.training.checkpoint import load_weights
 
 __all__ = ["PredictResult", "predict"]
@@ -36,10 +41,13 @@ class PredictResult:
     """What was predicted and what failed."""
 
     case_ids: tuple[str, ...]
-    labels: tuple[str, ...]
-    probabilities: NDArray[np.float64]  # (n, L)
+    labels: tuple[str, ...]  # names
+    specs: tuple[LabelSpec, ...]
+    probabilities: NDArray[np.float64]  # (n, P), the columns of `column_slices`; continuous: the number
     failures: tuple[Failure, ...]
     file: Path | None  # None when every image failed
+    studies: tuple[tuple[str, ...], ...] = ()  # with `aggregate`: case ids of each study
+    study_probabilities: NDArray[np.float64] | None = None  # (studies, P)
 
     @property
     def exit_code(self) -> int:
@@ -52,6 +60,7 @@ def predict(
     weights: str | Path,
     output: str | Path,
     *,
+    aggregate: Aggregate | None = None,
     device: str | None = None,
     num_workers: int | None = None,
     quiet: bool = False,
@@ -65,6 +74,8 @@ def predict(
         input: an image file, a DICOM folder, or a folder with images at any depth.
         weights: a classifier's file or fine-tuning folder.
         output: a .csv or .json file, or a folder for predictions.csv.
+        aggregate: 'mean' or 'max': also one prediction per study, in a second file whose name ends in ``_studies``.
+            DICOM series of one patient and one study go together; any other image is its own study.
         device: 'cpu', 'cuda', 'cuda:1'; found when None.
         num_workers: reading threads; one per core, at most 4, when None.
         quiet: print errors only.
@@ -74,6 +85,13 @@ def predict(
         DataError: there is no image, or the weights are damaged.
         ContractError: the weights are not a classifier's.
     """
+    if aggregate not in (None, "mean", "max"):
+        raise UsageError(
+            "Scans cannot be brought together this way.",
+            got=aggregate,
+            expected="mean or max",
+            do="Correct --aggregate.",
+        )
     path = output_file(Path(output), "predictions.csv", (".csv", ".json"))
     loaded = load_weights(weights, "classifier")
     contract = loaded.contract
@@ -86,6 +104,7 @@ def predict(
         quiet=quiet,
     )
     case_ids: list[str] = []
+    studies: list[tuple[str, str]] = []
     rows: list[NDArray[np.float64]] = []
     failures: list[Failure] = []
     ready = prepared(sources, contract.storage, min(workers, len(sources) - 1))
@@ -97,30 +116,75 @@ def predict(
             say(f"{source.case_id}: {note}", quiet=quiet)
         case = found.case
         view = head_view(case.hu, case.head_box, case.spacing_mm, contract.input, target)
-        logits = encode(classifier, [view], target)[0]
+        outputs = encode(classifier, [view], target)
         case_ids.append(source.case_id)
-        rows.append(torch.sigmoid(logits.double() / contract.temperature).numpy())
-    names = tuple(spec.name for spec in contract.labels)
-    table = np.array(rows, dtype=np.float64).reshape(-1, len(names))
+        studies.append(source.study)
+        rows.append(predictions(contract.labels, outputs, contract.temperature)[0])
+    specs = contract.labels
+    table = np.array(rows, dtype=np.float64).reshape(-1, sum(len(spec.columns) for spec in specs))
     print_failures(failures)
-    if case_ids:
-        _write(path, case_ids, names, table)
+    names = tuple(spec.name for spec in specs)
+    if not case_ids:
+        return PredictResult((), names, specs, table, tuple(failures), None)
+    _write(path, case_ids, specs, table)
+    result = PredictResult(tuple(case_ids), names, specs, table, tuple(failures), path)
+    if aggregate is not None:
+        result = _by_study(result, studies, aggregate)
+        second = path.with_name(f"{path.stem}_studies{path.suffix}")
+        assert result.study_probabilities is not None, "just made"
+        first = [group[0] for group in result.studies]
+        _write(second, first, specs, result.study_probabilities, [len(group) for group in result.studies])
+        name_files([path, second], quiet=quiet)
+    else:
         name_files([path], quiet=quiet)
-    return PredictResult(tuple(case_ids), names, table, tuple(failures), path if case_ids else None)
+    return result
 
 
-def _write(path: Path, case_ids: Sequence[str], names: Sequence[str], table: NDArray[np.float64]) -> None:
+def _by_study(result: PredictResult, studies: Sequence[tuple[str, str]], how: Aggregate) -> PredictResult:
+    """The same with one prediction per study."""
+    groups = group_scans(result.case_ids, [study[0] for study in studies], [study[1] for study in studies])
+    table = np.array([aggregated(result.specs, result.probabilities[group], how) for group in groups])
+    members = tuple(tuple(result.case_ids[row] for row in group) for group in groups)
+    return replace(result, studies=members, study_probabilities=table)
+
+
+def _write(
+    path: Path,
+    case_ids: Sequence[str],
+    specs: Sequence[LabelSpec],
+    table: NDArray[np.float64],
+    num_scans: Sequence[int] | None = None,
+) -> None:
+    """Write predictions; of studies with `num_scans`, each under the case id of its first scan."""
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
         if path.suffix.lower() == ".json":
             rows = [
-                {"case_id": case_id, "probabilities": dict(zip(names, row, strict=True))}
-                for case_id, row in zip(case_ids, table.tolist(), strict=True)
+                {"case_id": case_id, **({} if num_scans is None else {"num_scans": num_scans[k]}), **_entry(specs, row)}
+                for k, (case_id, row) in enumerate(zip(case_ids, table, strict=True))
             ]
             json.dump({"format": 1, "predictions": rows}, handle, indent=2)
             handle.write("\n")
         else:
             writer = csv.writer(handle, lineterminator="\n")
-            writer.writerow(["case_id", *names])
-            writer.writerows(
-                [case_id, *(f"{p:.6g}" for p in row)] for case_id, row in zip(case_ids, table, strict=True)
-            )
+            writer.writerow(["case_id", *([] if num_scans is None else ["num_scans"]), *prediction_columns(specs)])
+            for k, (case_id, row) in enumerate(zip(case_ids, table, strict=True)):
+                counted = [] if num_scans is None else [str(num_scans[k])]
+                writer.writerow([case_id, *counted, *prediction_cells(specs, row)])
+
+
+def _entry(specs: Sequence[LabelSpec], row: NDArray[np.float64]) -> dict[str, JsonValue]:
+    """One image of predictions.json: `probabilities` by label or by class; `classes` called and `values` where any."""
+    probabilities: dict[str, JsonValue] = {}
+    classes: dict[str, JsonValue] = {}
+    values: dict[str, JsonValue] = {}
+    for spec, where in zip(specs, column_slices(specs), strict=True):
+        numbers = row[where]
+        if spec.has_classes:
+            probabilities[spec.name] = dict(zip(spec.classes, numbers.tolist(), strict=True))
+            classes[spec.name] = spec.classes[int(called_class(spec, numbers[None])[0])]
+        elif spec.type == "continuous":
+            values[spec.name] = float(numbers[0])
+        else:
+            probabilities[spec.name] = float(numbers[0])
+    entry: dict[str, JsonValue] = {"probabilities": probabilities}
+    return entry | ({"classes": classes} if classes else {}) | ({"values": values} if values else {})

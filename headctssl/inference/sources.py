@@ -7,7 +7,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,6 +40,7 @@ class Source:
     case_id: str
     path: Path  # a file, or the folder of a DICOM series
     files: tuple[Path, ...] = ()  # the slices of a DICOM series; () = `path` is read as it is
+    study: tuple[str, str] = field(default=("", ""), repr=False)  # patient and study of DICOM headers; '' = unknown
 
 
 @dataclass(frozen=True)
@@ -75,9 +76,10 @@ def find_sources(path: Path) -> list[Source]:
     if not path.exists():
         raise UsageError(f"There is nothing at {path}.", got="no such path", expected="an image", do="Correct -i.")
     if path.is_file():
-        found: list[tuple[Path, tuple[Path, ...]]] = [(path, ())]
+        found = [Source("", path)]
     else:
-        found = sorted([(image, ()) for image in find_images(path) if image.is_file()] + _series(path))
+        images = [Source("", image) for image in find_images(path) if image.is_file()]
+        found = sorted([*images, *_series(path)], key=lambda source: (source.path, source.files))
     if not found:
         raise DataError(
             f"There is no image in {path}.",
@@ -85,19 +87,23 @@ def find_sources(path: Path) -> list[Source]:
             expected="NIfTI, NRRD, MetaImage files or DICOM series",
             do="Correct -i.",
         )
-    ids = distinct_ids([image for image, _ in found], path)
-    return [Source(case_id, image, files) for case_id, (image, files) in zip(ids, found, strict=True)]
+    ids = distinct_ids([source.path for source in found], path)
+    return [replace(source, case_id=case_id) for case_id, source in zip(ids, found, strict=True)]
 
 
-def _series(root: Path) -> list[tuple[Path, tuple[Path, ...]]]:
-    """Every CT series below a folder as (folder of its first slice, slices); localisers and other modalities not.
+def _series(root: Path) -> list[Source]:
+    """Every CT series below a folder, at the folder of its first slice; localisers and other modalities not.
 
     A folder with a damaged DICOM file comes without slices: it is read as a whole, which tells what is damaged.
     """
     found = find_scans(root)
     damaged = {(root / verdict.source).parent for verdict in found.rejected}
-    good = [(scan.path, scan.files) for scan in found.scans if scan.path not in damaged]
-    return [*good, *((folder, ()) for folder in sorted(damaged))]
+    good = [
+        Source("", scan.path, scan.files, (scan.subject, scan.session))
+        for scan in found.scans
+        if scan.path not in damaged
+    ]
+    return [*good, *(Source("", folder) for folder in sorted(damaged))]
 
 
 def distinct_ids(images: Sequence[Path], root: Path) -> list[str]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from headctssl.contract import LabelSpec
 from headctssl.metrics.calibration import reliability
+from headctssl.metrics.class_metrics import class_metrics
 from headctssl.metrics.delong import areas, logit_interval, score_interval
 from headctssl.metrics.metrics_file import LabelMetrics
+from headctssl.metrics.number_metrics import number_metrics
 from headctssl.metrics.operating import OPERATING, operating_points
 from headctssl.metrics.statistics import bootstrap, weighted_auprc, weighted_auroc
 from headctssl.seeding import derive_seed
 
-__all__ = ["auprc", "auroc", "label_metrics", "mean_auroc", "metric_rows", "one_class_reason"]
+__all__ = ["auprc", "auroc", "label_metrics", "mean_auroc", "metric_rows", "one_class_reason", "other_rows"]
 
 Array = NDArray[np.float64]
 
@@ -83,7 +85,7 @@ def label_metrics(
     Args:
         label: name and type.
         truth: (n,) NaN = unknown; binary 0 or 1, multiclass and ordinal the class index, continuous a number.
-        score: (n,) probability or predicted number; multiclass (n, classes) probabilities.
+        score: (n,) probability or predicted number; multiclass and ordinal (n, C) probabilities of the classes.
         subjects: (n,) subject number per case.
         num_resamples: bootstrap resamples.
         seed: of the bootstrap; the label's name is mixed in.
@@ -94,9 +96,9 @@ def label_metrics(
     label_seed = derive_seed(seed, label.name, "bootstrap")
     if label.type == "binary":
         return _binary(base, truth, score, subjects, num_resamples, label_seed)
-    if label.type == "multiclass":
-        return _multiclass(base, truth, score, subjects, num_resamples, label_seed)
-    return _numeric(base, truth, score, subjects, num_resamples, label_seed)
+    if label.has_classes:
+        return class_metrics(base, label, truth, score, subjects, num_resamples, label_seed)
+    return number_metrics(base, truth, score, subjects, num_resamples, label_seed)
 
 
 def mean_auroc(
@@ -166,88 +168,38 @@ def _binary(
     return base.model_copy(update={**counts, **update})
 
 
-def _multiclass(
-    base: LabelMetrics, truth: Array, score: Array, subjects: NDArray[np.int64], resamples: int, seed: int
-) -> LabelMetrics:
-    """One-versus-rest AUROC averaged over the classes that occur."""
-    classes = [c for c in range(score.shape[1]) if one_class_reason((truth == c).astype(np.float64)) is None]
-    if not classes:
-        return base.model_copy(update={"reason": "fewer than two classes occur"})
-    value = float(np.mean([auroc((truth == c).astype(np.float64), score[:, c]) for c in classes]))
-
-    def statistic(weights: Array) -> Array:
-        return np.asarray(np.mean([weighted_auroc(truth == c, score[:, c], weights) for c in classes], axis=0))
-
-    result = bootstrap(statistic, subjects, num_resamples=resamples, seed=seed)
-    return base.model_copy(
-        update={
-            "auroc": value,
-            "auroc_ci": result.intervals[0] if result.reason is None else None,
-            "resamples": result.resamples,
-            "redrawn": result.redrawn,
-            "reason": None if result.reason is None else f"no interval: {result.reason}",
-        }
-    )
-
-
-def _numeric(
-    base: LabelMetrics, truth: Array, score: Array, subjects: NDArray[np.int64], resamples: int, seed: int
-) -> LabelMetrics:
-    """Spearman's rho and mean absolute error; R2 too for continuous labels."""
-    if truth.size < 3 or np.ptp(truth) == 0:
-        return base.model_copy(update={"reason": "fewer than three known cases, or all the same"})
-    functions: list[Callable[[Array, Array], float]] = [_spearman, _mae]
-    names = ["spearman", "mae"]
-    if base.type == "continuous":
-        functions.append(_r2)
-        names.append("r2")
-
-    def statistic(weights: Array) -> Array:
-        rows = [np.repeat(np.arange(truth.size), row.astype(np.int64)) for row in weights]
-        return np.array([[f(truth[i], score[i]) for f in functions] for i in rows])
-
-    result = bootstrap(statistic, subjects, num_resamples=resamples, seed=seed)
-    update: dict[str, object] = {name: _or_none(f(truth, score)) for name, f in zip(names, functions, strict=True)}
-    if result.reason is None:
-        update |= {f"{name}_ci": ci for name, ci in zip(names, result.intervals, strict=True)}
-    else:
-        update["reason"] = f"no interval: {result.reason}"
-    return base.model_copy(update={**update, "resamples": result.resamples, "redrawn": result.redrawn})
-
-
-def _spearman(truth: Array, score: Array) -> float:
-    from scipy.stats import rankdata
-
-    a, b = rankdata(truth), rankdata(score)
-    if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return float("nan")
-    return float(np.corrcoef(a, b)[0, 1])
-
-
-def _mae(truth: Array, score: Array) -> float:
-    return float(np.abs(truth - score).mean())
-
-
-def _r2(truth: Array, score: Array) -> float:
-    spread = float(((truth - truth.mean()) ** 2).sum())
-    return float("nan") if spread == 0 else 1.0 - float(((truth - score) ** 2).sum()) / spread
-
-
 def _or_none(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
 def metric_rows(labels: Sequence[LabelMetrics]) -> list[tuple[str, ...]]:
-    """Rows (label, known +/-, AUROC, AUPRC or other) of the printed table."""
-    rows: list[tuple[str, ...]] = []
-    for m in labels:
-        if m.type in ("binary", "multiclass"):
-            counts = f"{m.n_positive}/{m.n_negative}" if m.type == "binary" else str(m.n_known)
-            rows.append((m.name, counts, _cell(m.auroc, m.auroc_ci), _cell(m.auprc, m.auprc_ci), m.reason or ""))
-        else:
-            text = f"Spearman {_cell(m.spearman, m.spearman_ci)}, MAE {_cell(m.mae, m.mae_ci)}"
-            rows.append((m.name, str(m.n_known), text, "", m.reason or ""))
-    return rows
+    """Rows (label, positive/negative, AUROC, AUPRC, note) of binary labels for the printed table."""
+    return [
+        (
+            m.name,
+            f"{m.n_positive}/{m.n_negative}",
+            _cell(m.auroc, m.auroc_ci),
+            _cell(m.auprc, m.auprc_ci),
+            m.reason or "",
+        )
+        for m in labels
+    ]
+
+
+def other_rows(labels: Sequence[LabelMetrics]) -> list[tuple[str, ...]]:
+    """Rows (label, type, cases, metrics, note) of the other labels for the printed table."""
+    return [(m.name, m.type, str(m.n_known), _other_text(m), m.reason or "") for m in labels]
+
+
+def _other_text(m: LabelMetrics) -> str:
+    shown: tuple[tuple[str, float | None, tuple[float, float] | None], ...]
+    if m.type == "multiclass":
+        shown = (("AUROC", m.auroc, m.auroc_ci), ("balanced accuracy", m.balanced_accuracy, m.balanced_accuracy_ci))
+    elif m.type == "ordinal":
+        shown = (("kappa", m.quadratic_kappa, m.quadratic_kappa_ci), ("MAE", m.mae, m.mae_ci))
+    else:
+        shown = (("MAE", m.mae, m.mae_ci), ("R2", m.r2, m.r2_ci), ("Spearman", m.spearman, m.spearman_ci))
+    return ", ".join(f"{name} {_cell(value, interval)}" for name, value, interval in shown)
 
 
 def _cell(value: float | None, interval: tuple[float, float] | None) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import BeforeValidator, Field, PlainSerializer
 
 from headctssl.settings import Settings
 
-__all__ = ["LabelMetrics", "Metrics"]
+__all__ = ["LabelMetrics", "Metrics", "StudyMetrics"]
 
 Interval = tuple[float, float]
 
@@ -34,7 +34,9 @@ class LabelMetrics(Settings):
         (), description="Per bin: mean probability, share of positives, cases."
     )
     threshold: float | None = Field(None, description="Least probability that the next four call positive.")
-    balanced_accuracy: float | None = Field(None, description="Mean of sensitivity and specificity at the threshold.")
+    balanced_accuracy: float | None = Field(
+        None, description="Mean of sensitivity and specificity at the threshold; of the recall of all classes."
+    )
     balanced_accuracy_ci: Interval | None = Field(None, description="95 % interval over patients.")
     f1: float | None = Field(None, description="Harmonic mean of precision and recall at the threshold.")
     f1_ci: Interval | None = Field(None, description="95 % interval over patients.")
@@ -50,15 +52,57 @@ class LabelMetrics(Settings):
         None, description="Largest specificity of a threshold with a sensitivity of at least .9 on these cases."
     )
     specificity_at_90_sensitivity_ci: Interval | None = Field(None, description="95 % interval over patients.")
-    spearman: float | None = Field(None, description="Spearman's rank correlation, ordinal and continuous.")
+    classes: tuple[str, ...] = Field((), description="Names of the classes, multiclass and ordinal.")
+    confusion: tuple[tuple[int, ...], ...] = Field(
+        (), description="Cases per true class (row) and called class (column), multiclass and ordinal."
+    )
+    accuracy: float | None = Field(None, description="Share of cases whose class is called, multiclass and ordinal.")
+    accuracy_ci: Interval | None = Field(None, description="95 % interval over patients.")
+    macro_f1: float | None = Field(None, description="Mean F1 of the classes, multiclass and ordinal.")
+    macro_f1_ci: Interval | None = Field(None, description="95 % interval over patients.")
+    quadratic_kappa: float | None = Field(None, description="Cohen's kappa with quadratic weights, ordinal only.")
+    quadratic_kappa_ci: Interval | None = Field(None, description="95 % interval over patients.")
+    pearson: float | None = Field(None, description="Pearson's correlation, continuous only.")
+    pearson_ci: Interval | None = Field(None, description="95 % interval over patients.")
+    rmse: float | None = Field(None, description="Root of the mean squared error, in the label's unit.")
+    rmse_ci: Interval | None = Field(None, description="95 % interval over patients.")
+    spearman: float | None = Field(
+        None, description="Spearman's rank correlation; ordinal: of the class and the mean predicted class."
+    )
     spearman_ci: Interval | None = Field(None, description="95 % interval over patients.")
-    mae: float | None = Field(None, description="Mean absolute error in units of the label.")
+    mae: float | None = Field(None, description="Mean absolute error in the label's unit; ordinal: in classes.")
     mae_ci: Interval | None = Field(None, description="95 % interval over patients.")
     r2: float | None = Field(None, description="Coefficient of determination, continuous only.")
     r2_ci: Interval | None = Field(None, description="95 % interval over patients.")
     resamples: int = Field(0, ge=0, description="Bootstrap resamples that went into the intervals.")
     redrawn: int = Field(0, ge=0, description="Resamples drawn again because they lost a class.")
     reason: str | None = Field(None, description="Why a metric or an interval is missing.")
+
+
+def _to_names(labels: tuple[LabelMetrics, ...]) -> dict[str, dict[str, Any]]:
+    return {m.name: m.model_dump(mode="json", exclude={"name"}) for m in labels}
+
+
+def _from_names(value: object) -> object:
+    if isinstance(value, dict):
+        return tuple({"name": name, **fields} for name, fields in value.items())
+    return value
+
+
+ByName = Annotated[tuple[LabelMetrics, ...], BeforeValidator(_from_names), PlainSerializer(_to_names)]
+"""In the file an object keyed by the label's name."""
+
+
+class StudyMetrics(Settings):
+    """Metrics with one prediction per study, all scans of one session of a subject, beside those of scans."""
+
+    aggregate: Literal["mean", "max"] = Field(description="How the predictions of the scans become the study's.")
+    num_studies: int = Field(ge=0, description="Studies; a scan of unknown session is its own.")
+    num_with_several: int = Field(ge=0, description="Studies of more than one scan.")
+    notes: tuple[str, ...] = Field((), description="What a reader of the numbers must know.")
+    mean_auroc: float | None = Field(None, description="Mean over the binary labels where AUROC is defined.")
+    mean_auroc_ci: Interval | None = Field(None, description="95 % interval over patients.")
+    labels: ByName = Field(description="One entry per label; its counts are of studies.")
 
 
 class Metrics(Settings):
@@ -80,21 +124,18 @@ class Metrics(Settings):
     leakage: str = Field("", description="What is known about cases that were also used in pretraining.")
     notes: tuple[str, ...] = Field((), description="What a reader of the numbers must know.")
     best_epoch: int | None = Field(None, description="Epoch kept, from 1, fine-tuning only.")
-    validation_auroc: float | None = Field(None, description="Mean validation AUROC of the kept epoch.")
-    mean_auroc: float | None = Field(None, description="Mean over the labels where AUROC is defined.")
+    validation_score: float | None = Field(
+        None, description="What the epoch was chosen by: share of pairs ranked right, mean over the labels."
+    )
+    validation_auroc: float | None = Field(
+        None, description="The same, where all labels are binary: mean validation AUROC of the kept epoch."
+    )
+    mean_auroc: float | None = Field(None, description="Mean over the binary labels where AUROC is defined.")
     mean_auroc_ci: Interval | None = Field(None, description="95 % interval over patients.")
-    labels: tuple[LabelMetrics, ...] = Field(description="One entry per label.")
-
-    @field_serializer("labels")
-    def _by_name(self, labels: tuple[LabelMetrics, ...]) -> dict[str, dict[str, Any]]:
-        return {m.name: m.model_dump(mode="json", exclude={"name"}) for m in labels}
-
-    @field_validator("labels", mode="before")
-    @classmethod
-    def _from_names(cls, value: object) -> object:
-        if isinstance(value, dict):
-            return tuple({"name": name, **fields} for name, fields in value.items())
-        return value
+    studies: StudyMetrics | None = Field(
+        None, description="The same by study; none where no study has several of the scans."
+    )
+    labels: ByName = Field(description="One entry per label.")
 
     def label(self, name: str) -> LabelMetrics:
         """The entry of one label.

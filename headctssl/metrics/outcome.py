@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headctssl.console import say, table
-from headctssl.contract import LabelSpec
-from headctssl.metrics.classification import label_metrics, mean_auroc, metric_rows
+from headctssl.contract import LabelSpec, column_slices
+from headctssl.metrics.classification import label_metrics, mean_auroc, metric_rows, other_rows
 from headctssl.metrics.metrics_file import LabelMetrics, Metrics
+from headctssl.metrics.prediction_table import prediction_cells, prediction_columns
 from headctssl.metrics.statistics import subject_codes
 from headctssl.paths import atomic_path
 
@@ -30,16 +32,27 @@ class Outcome:
     case_ids: tuple[str, ...]
     subject_ids: tuple[str, ...]  # '' = unknown
     truth: NDArray[np.float64]  # (n, L), NaN = unknown
-    probability: NDArray[np.float64]  # (n, L)
+    probability: NDArray[np.float64]  # (n, P), the columns of `column_slices(specs)`; continuous: the number itself
+
+    def predicted(self, label: int) -> NDArray[np.float64]:
+        """What is predicted of a label: (n,), or (n, C) for labels with classes."""
+        columns = self.probability[:, column_slices(self.specs)[label]]
+        return columns if self.specs[label].has_classes else columns[:, 0]
+
+    def binary(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Truth and probability of the binary labels, each (n, binary labels)."""
+        chosen = [k for k, spec in enumerate(self.specs) if spec.type == "binary"]
+        columns = [column_slices(self.specs)[k].start for k in chosen]
+        return self.truth[:, chosen], self.probability[:, columns]
 
 
 def measure(
     outcome: Outcome, *, num_resamples: int = 2000, seed: int = 0
 ) -> tuple[tuple[LabelMetrics, ...], float | None, tuple[float, float] | None]:
-    """Metrics per label, and the mean AUROC with its interval.
+    """Metrics per label, and the mean AUROC of the binary labels with its interval.
 
     Args:
-        outcome: predictions of binary labels.
+        outcome: predictions and truth.
         num_resamples: bootstrap resamples.
         seed: of the bootstrap.
     """
@@ -48,14 +61,14 @@ def measure(
         label_metrics(
             spec,
             outcome.truth[:, column],
-            outcome.probability[:, column],
+            outcome.predicted(column),
             subjects,
             num_resamples=num_resamples,
             seed=seed,
         )
         for column, spec in enumerate(outcome.specs)
     )
-    mean, interval = mean_auroc(outcome.truth, outcome.probability, subjects, num_resamples=num_resamples, seed=seed)
+    mean, interval = mean_auroc(*outcome.binary(), subjects, num_resamples=num_resamples, seed=seed)
     return labels, mean, interval
 
 
@@ -78,7 +91,7 @@ def interval_warnings(outcome: Outcome) -> list[str]:
 
 
 def write_predictions(path: Path, outcome: Outcome) -> Path:
-    """Write predictions.csv: case_id, subject_id and one column of probabilities per label.
+    """Write predictions.csv: case_id, subject_id and the columns of `prediction_columns`.
 
     Args:
         path: the file.
@@ -86,9 +99,9 @@ def write_predictions(path: Path, outcome: Outcome) -> Path:
     """
     with atomic_path(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as handle:
         writer = csv.writer(handle, lineterminator="\n")
-        writer.writerow(["case_id", "subject_id", *(spec.name for spec in outcome.specs)])
+        writer.writerow(["case_id", "subject_id", *prediction_columns(outcome.specs)])
         for case_id, subject_id, row in zip(outcome.case_ids, outcome.subject_ids, outcome.probability, strict=True):
-            writer.writerow([case_id, subject_id, *(f"{p:.6g}" for p in row)])
+            writer.writerow([case_id, subject_id, *prediction_cells(outcome.specs, row)])
     return path
 
 
@@ -102,12 +115,34 @@ def print_metrics(metrics: Metrics, *, quiet: bool = False) -> None:
     title = (
         f"{metrics.dataset_name}, {metrics.evaluated_on} cases: {metrics.num_cases} of {metrics.num_subjects} patients"
     )
-    columns = ("label", "+/-", "AUROC [95 %]", "AUPRC [95 %]", "note")
-    table(title, columns, metric_rows(metrics.labels), quiet=quiet)
-    if metrics.mean_auroc is not None:
-        interval = "" if metrics.mean_auroc_ci is None else " [{:.3f}, {:.3f}]".format(*metrics.mean_auroc_ci)
-        say(f"mean AUROC {metrics.mean_auroc:.3f}{interval}", quiet=quiet)
+    _print_labels(title, metrics.labels, metrics.mean_auroc, metrics.mean_auroc_ci, quiet=quiet)
+    if (studies := metrics.studies) is not None:
+        of = f"by study ({studies.aggregate} over scans): {studies.num_studies} studies"
+        title = f"{of}, {studies.num_with_several} of more than one scan"
+        _print_labels(title, studies.labels, studies.mean_auroc, studies.mean_auroc_ci, quiet=quiet)
+        for note in studies.notes:
+            say(f"note on studies: {note}", quiet=quiet)
     for note in metrics.notes:
         say(f"note: {note}", quiet=quiet)
     if metrics.leakage:
         say(f"leakage: {metrics.leakage}", quiet=quiet)
+
+
+def _print_labels(
+    title: str,
+    labels: Sequence[LabelMetrics],
+    mean: float | None,
+    interval: tuple[float, float] | None,
+    *,
+    quiet: bool,
+) -> None:
+    binary = [m for m in labels if m.type == "binary"]
+    others = [m for m in labels if m.type != "binary"]
+    if binary:
+        columns = ("label", "+/-", "AUROC [95 %]", "AUPRC [95 %]", "note")
+        table(title, columns, metric_rows(binary), quiet=quiet)
+    if others:
+        table(title, ("label", "type", "cases", "metrics [95 %]", "note"), other_rows(others), quiet=quiet)
+    if mean is not None:
+        text = "" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]"
+        say(f"mean AUROC {mean:.3f}{text}", quiet=quiet)

@@ -22,6 +22,7 @@ from headctssl.reporting.run_parts import (
     settings_section,
     why_section,
 )
+from headctssl.reporting.type_parts import other_types_section, studies_section
 from headctssl.settings import JsonValue
 
 __all__ = ["classifier_sections", "finetune_page", "judged_or_why", "leakage_section"]
@@ -86,6 +87,8 @@ def classifier_sections(metrics: Metrics, judged: Judged | None, why: str, contr
     """
     sections = [leakage_section(metrics), quality_section(metrics, judged)]
     found = [
+        other_types_section(metrics.labels),
+        studies_section(metrics.studies),
         threshold_section(metrics.labels),
         calibration_section(metrics.labels, None if contract is None else contract.temperature),
     ]

@@ -20,8 +20,6 @@ MOST_LABELS = 40
 
 MOST_CURVES = 12
 
-_RANKED = ("binary", "multiclass")
-
 
 def judged_facts(metrics: Metrics) -> tuple[tuple[str, str], ...]:
     """The facts at the top of a page about a classifier."""
@@ -50,13 +48,13 @@ def metrics_table(labels: Sequence[LabelMetrics]) -> Table:
 
 
 def quality_section(metrics: Metrics, judged: Judged | None) -> Section:
-    """AUROC and AUPRC per label with intervals, and ROC curves where the cases can be read.
+    """AUROC and AUPRC per binary label with intervals, and ROC curves where the cases can be read.
 
     Args:
         metrics: what was measured.
         judged: the cases; None where they cannot be read.
     """
-    binary = [label for label in metrics.labels if label.type in _RANKED][:MOST_LABELS]
+    binary = [label for label in metrics.labels if label.type == "binary"][:MOST_LABELS]
     charts: list[Chart] = []
     drawn = {m.name: (m.auroc, *(m.auroc_ci or (None, None))) for m in binary if m.auroc is not None}
     if drawn:
@@ -70,7 +68,8 @@ def quality_section(metrics: Metrics, judged: Judged | None) -> Section:
         if len(metrics.labels) > MOST_LABELS
         else ()
     )
-    return Section("How good it is", (_lead(metrics), *more), (metrics_table(binary),), charts=tuple(charts))
+    tables = (metrics_table(binary),) if binary else ()
+    return Section("How good it is", (_lead(metrics), *more), tables, charts=tuple(charts))
 
 
 def _lead(metrics: Metrics) -> str:

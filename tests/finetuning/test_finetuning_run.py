@@ -324,12 +324,12 @@ def test_the_heads_norm_starts_where_the_features_are():
     settle_norm(without, features)  # nothing to settle
 
 
-def test_best_takes_the_highest_auroc_then_the_lowest_loss_then_the_first():
+def test_best_takes_the_highest_score_then_the_lowest_loss_then_the_first():
     module = torch.nn.Linear(1, 1)
     best = Best()
     taken = [best.offer(module, e, a, x) for e, (a, x) in enumerate([(0.5, 1.0), (0.7, 1.0), (0.7, 0.5), (0.7, 0.5)])]
     assert taken == [True, True, True, False]
-    assert (best.epoch, best.auroc, best.loss) == (2, 0.7, 0.5)
+    assert (best.epoch, best.score, best.loss) == (2, 0.7, 0.5)
     other = Best()
     other.load_state_dict(best.state_dict())
     assert np.array_equal(other.state["weight"], module.weight.detach())

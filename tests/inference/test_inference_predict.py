@@ -183,6 +183,14 @@ def test_dicom_series_of_one_folder_are_told_apart_and_equal_their_nifti(trained
     single = [predict(tmp_path / f"head{k}.nii.gz", classifier, tmp_path / "n.csv", quiet=True) for k in (0, 1)]
     expected = np.concatenate([s.probabilities for s in single])
     assert np.allclose(result.probabilities, expected, atol=1e-6)
+    # both are of one study; a file without headers is its own
+    write_nifti(tmp_path / "in" / "alone.nii.gz", heads[1])
+    together = predict(tmp_path / "in", classifier, tmp_path / "t.csv", aggregate="max", quiet=True)
+    assert together.studies == (("alone",), ("study", "study_2"))
+    assert together.study_probabilities[:, 0] == pytest.approx([expected[1, 0], expected[:, 0].max()], abs=1e-6)
+    assert (tmp_path / "t_studies.csv").read_text().splitlines()[2].startswith("study,2,")
+    assert "nobody" not in (tmp_path / "t_studies.csv").read_text()
+    (tmp_path / "in" / "alone.nii.gz").unlink()
     # the folder itself works too, and a damaged slice spoils its folder, named, but no other
     assert predict(study, classifier, tmp_path / "s.csv", quiet=True).case_ids == ("study", "study_2")
     write_nifti(tmp_path / "in" / "other.nii.gz", heads[0])

@@ -18,13 +18,15 @@ import torch
 from small_heads import head, make_dataset
 from torch import Tensor
 
-from headctssl.contract import HeadSettings
+from headctssl.contract import HeadSettings, LabelSpec
 from headctssl.dataset.image_io import write_nifti
 from headctssl.dataset.manifest import DatasetInfo, load_raw_dataset, write_raw_dataset
 from headctssl.errors import UsageError
 from headctssl.families import FAMILIES
+from headctssl.finetuning.label_loss import LabelLoss
+from headctssl.finetuning.settings import TaskSettings
 from headctssl.finetuning.start import resolve_start
-from headctssl.finetuning.tasks import Classifier, masked_loss
+from headctssl.finetuning.tasks import Classifier
 from headctssl.methods import METHODS
 from headctssl.networks import build_from_settings
 from headctssl.networks.encoder import Encoder
@@ -167,7 +169,8 @@ def test_pair(method: str, preset: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert load_into(encoder, start.tensors, source=start.encoder).share == 1.0
     classifier = Classifier(encoder, build_head(HeadSettings(), encoder.embed_dim, 1)).train()
     logits = classifier(torch.rand(2, len(start.input.windows), *start.input.shape))
-    masked_loss(logits, torch.tensor([[0.0], [1.0]]), torch.ones(1, 2)).backward()
+    truth = np.array([[0.0], [1.0]])
+    LabelLoss((LabelSpec(name="bleed"),), truth, TaskSettings())(logits, torch.from_numpy(truth)).backward()
     assert torch.isfinite(logits).all()
     assert any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in encoder.parameters())
 

@@ -56,20 +56,6 @@ def test_mean_auroc_is_over_the_defined_labels():
     assert mean_auroc(np.zeros((5, 1)), np.zeros((5, 1)), np.arange(5)) == (None, None)
 
 
-def test_other_types_have_their_metrics():
-    rng = np.random.default_rng(1)
-    truth = rng.integers(0, 3, 90).astype(np.float64)
-    good = np.eye(3)[truth.astype(int)] + rng.normal(0, 0.05, (90, 3))
-    many = label_metrics(LabelSpec(name="m", type="multiclass"), truth, good, np.arange(90), num_resamples=50)
-    assert many.auroc == 1.0
-    for kind in ("ordinal", "continuous"):
-        numeric = label_metrics(LabelSpec(name="o", type=kind), truth, truth + 0.5, np.arange(90), num_resamples=50)
-        assert numeric.spearman == pytest.approx(1.0)
-        assert numeric.mae == pytest.approx(0.5)
-        assert numeric.mae_ci is None  # the same in every resample
-        assert (numeric.r2 is not None) == (kind == "continuous")
-
-
 def test_metrics_file_is_keyed_by_label_and_reads_back():
     truth, score = made()
     entry = label_metrics(BINARY, truth, score, np.arange(60), num_resamples=50)

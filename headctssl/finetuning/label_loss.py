@@ -1,0 +1,223 @@
+"""Label loss: the loss of each type of label, masked where it is unknown, weighted, and on one scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from headctssl.contract import LabelSpec, output_slices
+from headctssl.finetuning.outputs import cumulative_logits
+from headctssl.finetuning.settings import TaskSettings
+
+__all__ = ["HUBER_DELTA", "LabelLoss", "balancing_weights", "standardised"]
+
+# Legend: B samples, L labels, O outputs of the head, C classes of a label.
+
+HUBER_DELTA = 1.345
+"""Standard deviations up to which the loss of a continuous label is quadratic: 95 % efficient on normal errors
+(Huber 1964; Holland and Welsch 1977)."""
+
+_LN2 = math.log(2)
+
+
+class LabelLoss(nn.Module):
+    """The mean loss over all entries (case, label), of which the unknown ones count as 0.
+
+    What a scan adds does not depend on what is known of its batch mates, so that a batch gives the same gradient in
+    one piece, in several passes and on several processes. A common factor makes up for the unknown share, so that the
+    loss of all training cases is a mean over the known entries.
+
+    Every label's loss is scaled so that a prediction that knows nothing loses ln 2, what a probability of one half
+    loses under cross-entropy: the labels of one run count alike, whatever their type and number of classes.
+
+    - binary: cross-entropy, weighted by class; one half loses ln 2.
+    - multiclass: cross-entropy of the softmax, weighted by class, over ln C / ln 2; equal probabilities lose ln 2.
+    - ordinal: mean over the thresholds of the cross-entropy of being above (Li and Lin 2006; CORAL, arXiv 1901.07884,
+      equation 4); one half at every threshold loses ln 2.
+    - continuous: Huber's loss of the standardised value, scaled; the mean of the training cases loses ln 2 on them.
+
+    Args:
+        labels: their types; continuous ones with mean and deviation, see `standardised`.
+        truth: (n, L) of the training cases, NaN = unknown; classes by their position.
+        task: how imbalance is handled.
+    """
+
+    def __init__(self, labels: Sequence[LabelSpec], truth: NDArray[np.floating], task: TaskSettings) -> None:
+        super().__init__()
+        assert truth.shape[1] == len(labels), "one column per label"
+        self.labels = tuple(labels)
+        self.where = output_slices(labels)
+        known = max(1, int((~np.isnan(truth)).sum()))
+        self.known_factor = truth.size / known
+        self.terms = nn.ModuleList(_TERMS[s.type](s, truth[:, c], task) for c, s in enumerate(labels))
+
+    def forward(self, outputs: Tensor, truth: Tensor) -> Tensor:
+        """The loss, a scalar.
+
+        Args:
+            outputs: (B, O) of the head.
+            truth: (B, L), NaN = unknown.
+        """
+        return self.entries(outputs, truth).mean()
+
+    def entries(self, outputs: Tensor, truth: Tensor) -> Tensor:
+        """(B, L) float32: the loss of each entry, scaled and weighted; 0 and without a gradient where unknown."""
+        known = ~torch.isnan(truth)
+        target = torch.where(known, truth, torch.zeros_like(truth)).float()
+        columns = [
+            term(outputs[:, where].float(), target[:, column])
+            for column, (term, where) in enumerate(zip(self.terms, self.where, strict=True))
+        ]
+        return torch.stack(columns, dim=1) * known * self.known_factor
+
+    def prior_shift(self) -> Tensor:
+        """(O,) on the CPU: what the class weights add to the best outputs: the logarithm of a class's weight.
+
+        Weighting a class by w multiplies its odds by w at the optimum (Elkan 2001, theorem 1 and 2). Subtracted from
+        the bias, probabilities follow the shares of the training cases again and ranks per output stay.
+        """
+        terms = [term for term in self.terms if isinstance(term, _Term)]
+        return torch.cat([term.shift().cpu() for term in terms])
+
+
+def balancing_weights(truth: NDArray[np.floating], classes: int, task: TaskSettings) -> NDArray[np.float64]:
+    """A weight per class: as much rarer a class is than the commonest one, so much more each of its cases counts.
+
+    The ratio is held at `task.max_ratio`; the mean over the known cases is 1, so that balanced and rare classes give a
+    loss of one scale. Classes that do not occur weigh as the commonest one, and a label that shows only one class, or
+    `balance` 'none', is not weighted.
+
+    Args:
+        truth: (n,) positions of the classes, NaN = unknown.
+        classes: how many there are.
+        task: how imbalance is handled.
+    """
+    count = np.bincount(truth[~np.isnan(truth)].astype(np.int64), minlength=classes).astype(np.float64)
+    if task.balance == "none" or (count > 0).sum() < 2:
+        return np.ones(classes)
+    ratio = np.where(count > 0, np.minimum(count.max() / np.maximum(count, 1), task.max_ratio), 1.0)
+    return np.asarray(ratio * count.sum() / (ratio * count).sum())
+
+
+def standardised(labels: Sequence[LabelSpec], truth: NDArray[np.floating]) -> tuple[LabelSpec, ...]:
+    """The labels, continuous ones with the mean and standard deviation of their training cases.
+
+    Args:
+        labels: the labels.
+        truth: (n, L) of the training cases, NaN = unknown.
+
+    Returns:
+        A label whose training cases are all the same, or unknown, gets a deviation of 1.
+    """
+    found = []
+    for column, spec in enumerate(labels):
+        known = truth[~np.isnan(truth[:, column]), column].astype(np.float64)
+        if spec.type != "continuous":
+            found.append(spec)
+            continue
+        spread = float(known.std()) if known.size else 0.0
+        middle = float(known.mean()) if known.size else 0.0
+        found.append(spec.model_copy(update={"mean": middle, "deviation": spread if spread > 0 else 1.0}))
+    return tuple(found)
+
+
+class _Term(nn.Module):
+    """The loss of one label, from its outputs (B, O) and its known truth (B,)."""
+
+    def shift(self) -> Tensor:
+        """(O,) what its weights add to the best outputs."""
+        raise NotImplementedError
+
+
+class _Binary(_Term):
+    """Weighted binary cross-entropy."""
+
+    def __init__(self, spec: LabelSpec, truth: NDArray[np.floating], task: TaskSettings) -> None:
+        super().__init__()
+        self.register_buffer("weights", _float32(balancing_weights(truth, 2, task)))
+        self.weights: Tensor  # (2,): negative, positive
+
+    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+        loss = functional.binary_cross_entropy_with_logits(outputs[:, 0], target, reduction="none")
+        return loss * torch.where(target > 0.5, self.weights[1], self.weights[0])
+
+    def shift(self) -> Tensor:
+        return torch.log(self.weights[1:] / self.weights[:1])
+
+
+class _Multiclass(_Term):
+    """Weighted cross-entropy of the softmax, over the entropy of a uniform guess."""
+
+    def __init__(self, spec: LabelSpec, truth: NDArray[np.floating], task: TaskSettings) -> None:
+        super().__init__()
+        self.register_buffer("weights", _float32(balancing_weights(truth, len(spec.classes), task)))
+        self.weights: Tensor  # (C,)
+        self.scale = _LN2 / math.log(len(spec.classes))
+
+    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+        place = target.long()
+        return functional.cross_entropy(outputs, place, reduction="none") * self.weights[place] * self.scale
+
+    def shift(self) -> Tensor:
+        return torch.log(self.weights)
+
+
+class _Ordinal(_Term):
+    """Mean cross-entropy of being above each class but the last.
+
+    It is not weighted: to take weights off again, thresholds would have to move, and they must keep their order.
+    """
+
+    def __init__(self, spec: LabelSpec, truth: NDArray[np.floating], task: TaskSettings) -> None:
+        super().__init__()
+        self.thresholds = len(spec.classes) - 1
+
+    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+        above = target[:, None] > torch.arange(self.thresholds, device=target.device)
+        logits = cumulative_logits(outputs)
+        loss = functional.binary_cross_entropy_with_logits(logits, above.to(logits.dtype), reduction="none")
+        return loss.mean(dim=1)
+
+    def shift(self) -> Tensor:
+        return torch.zeros(self.thresholds)
+
+
+class _Continuous(_Term):
+    """Huber's loss of the standardised value, over what predicting the mean loses on the training cases."""
+
+    def __init__(self, spec: LabelSpec, truth: NDArray[np.floating], task: TaskSettings) -> None:
+        super().__init__()
+        assert spec.mean is not None, "standardised by `standardised`"
+        assert spec.deviation is not None, "standardised by `standardised`"
+        self.mean, self.deviation = spec.mean, spec.deviation
+        known = torch.from_numpy(truth[~np.isnan(truth)].astype(np.float64))
+        null = self._huber(torch.zeros_like(known), known).mean() if len(known) else torch.zeros(())
+        self.scale = _LN2 / float(null) if null > 0 else 1.0
+
+    def _huber(self, outputs: Tensor, target: Tensor) -> Tensor:
+        value = (target - self.mean) / self.deviation
+        return functional.huber_loss(outputs, value, reduction="none", delta=HUBER_DELTA)
+
+    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+        return self._huber(outputs[:, 0], target) * self.scale
+
+    def shift(self) -> Tensor:
+        return torch.zeros(1)
+
+
+_TERMS: dict[str, type[_Binary | _Multiclass | _Ordinal | _Continuous]] = {
+    "binary": _Binary,
+    "multiclass": _Multiclass,
+    "ordinal": _Ordinal,
+    "continuous": _Continuous,
+}
+
+
+def _float32(values: NDArray[np.float64]) -> Tensor:
+    return torch.tensor(values, dtype=torch.float32)
