@@ -12,14 +12,21 @@ from dataclasses import dataclass
 from typing import Literal
 
 from headctssl.errors import UsageError
-from headctssl.planning import resolve_batch, resolve_method, resolve_targets, resolve_training, resolve_views
+from headctssl.planning import (
+    resolve_batch,
+    resolve_method,
+    resolve_monitor,
+    resolve_targets,
+    resolve_training,
+    resolve_views,
+)
 from headctssl.planning.decisions import Asked, Ledger
 from headctssl.planning.machine import Machine, detect_machine
 from headctssl.planning.plans import ConfigurationPlan, Plans, changed_encoder
 from headctssl.planning.resolve_preset import choose_preset
-from headctssl.planning.run_settings import MonitorSettings, RunSettings
+from headctssl.planning.run_settings import RunSettings
 from headctssl.presets import OptimizerDefaults, encoder_preset, pair_refusal
-from headctssl.settings import JsonValue, Settings, with_overrides
+from headctssl.settings import JsonValue, Settings
 
 __all__ = ["Machine", "detect_machine", "print_decisions", "resolve"]
 
@@ -54,6 +61,8 @@ def resolve(
     batch_coupled: bool = False,
     world_size: int = 1,
     segmentation_classes: tuple[str, ...] = (),
+    num_labelled: int = 0,
+    why_unlabelled: str = "no labels",
 ) -> RunSettings:
     """Decide everything a pretraining run needs.
 
@@ -74,6 +83,8 @@ def resolve(
         batch_coupled: the loss couples the samples of a batch: accumulation above 1 is refused.
         world_size: processes that share the batch.
         segmentation_classes: what the method learns to segment; empty for a method without.
+        num_labelled: cases outside the test set by which probes can watch the run.
+        why_unlabelled: a sentence, when there are none.
 
     Raises:
         UsageError: a name or setting is unknown, both lengths are given, the batch cannot be
@@ -163,8 +174,16 @@ def resolve(
     # 12-14. What the method must change at this length: momentum of the teacher and of the centre, the queue.
     method = resolve_method.for_length(ledger, asked, method, training)
     method = resolve_targets.queue(ledger, asked, method, rows=training.batch_size * views.global_count)
-    monitor = with_overrides(
-        MonitorSettings(every=max(1, min(50, training.num_steps // 20))), asked.section("monitor"), "monitor."
+
+    # 15. What is watched while it trains.
+    monitor = resolve_monitor.monitor(
+        ledger,
+        asked,
+        step.with_method(method),
+        training,
+        cost,
+        num_labelled=num_labelled,
+        why_unlabelled=why_unlabelled,
     )
     return RunSettings(
         dataset_ids=tuple(p.dataset_id for p in plans),

@@ -109,7 +109,32 @@ class ViewSettings(Settings):
 class MonitorSettings(Settings):
     """What is watched while training."""
 
-    every: int = Field(50, ge=1, description="Steps between monitor lines (feature std, RankMe).")
+    every: int = Field(50, ge=1, description="Steps between looks at the features of a batch (feature std, RankMe).")
+    probe_cases: int = Field(
+        0, ge=0, description="Labelled cases, never of the test set, that probes learn from and are scored on; 0: none."
+    )
+    probe_every: int = Field(
+        1000, ge=1, description="Steps between probes; there is one before the first step and after the last, too."
+    )
+    attentive: bool = Field(True, description="Whether probes also read the tokens through learnt attention.")
+    views: int = Field(
+        0,
+        ge=0,
+        description="Views drawn of each scan of a batch for LiDAR, alignment and uniformity, 2 or more; 0 leaves them "
+        "out.",
+    )
+    layer_gradients: bool = Field(False, description="Whether looks also give the gradient norm of every layer.")
+    on_collapse: Literal["warn", "stop"] = Field(
+        "warn",
+        description="What follows signs of collapse: a warning that names cause and cure, or the end of the run.",
+    )
+
+    @field_validator("views")
+    @classmethod
+    def _is_pair(cls, value: int) -> int:
+        if value == 1:
+            raise ValueError("0, or 2 and more: views of a scan are compared")
+        return value
 
 
 class Estimate(Settings):

@@ -24,6 +24,7 @@ from headctssl.paths import atomic_path
 from headctssl.training.run_state import CHECKPOINT_FILE
 
 __all__ = [
+    "PROBE_BEST_FILE",
     "LoadReport",
     "LoadedWeights",
     "find_weights",
@@ -36,6 +37,9 @@ __all__ = [
 ]
 
 WEIGHTS_FILES = {"encoder": "encoder.safetensors", "classifier": "classifier.safetensors"}
+PROBE_BEST_FILE = "encoder_probe_best.safetensors"
+"""The encoder that probed best during pretraining; `-w RUN` takes the last one, this must be named."""
+
 _HEADER = "headctssl_contract"
 _ENCODER_PREFIX = "encoder."
 _LEAST_SHARE = 0.9

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from headctssl.loading.views import ViewPlan
 from headctssl.methods.method import ParamGroup
-from headctssl.types import Clock, StepResult, Views
+from headctssl.types import Clock, PretrainBatch, StepResult, Views
 
-__all__ = ["Learner", "Stateful"]
+__all__ = ["Learner", "Stateful", "Watcher"]
 
 
 class Learner(Protocol):
@@ -27,3 +29,12 @@ class Stateful(Protocol):
 
     def state_dict(self) -> Mapping[str, Any]: ...  # noqa: D102
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...  # noqa: D102
+
+
+class Watcher(Protocol):
+    """What watches a run: see `training.monitor.Monitor`."""
+
+    def due(self, step: int) -> bool: ...  # noqa: D102
+    def first(self) -> Mapping[str, float]: ...  # noqa: D102
+    def look(self, step: int, batch: PretrainBatch, norm: Tensor) -> Mapping[str, float]: ...  # noqa: D102
+    def judge(self, line: Mapping[str, float | int | None], *, look: bool) -> None: ...  # noqa: D102

@@ -71,7 +71,7 @@ def measure(request: Request, settings: RunSettings, device: torch.device, steps
             "checkpoint_every": 10**9,
         }
     )
-    monitor = settings.monitor.model_copy(update={"every": 10**9})
+    monitor = settings.monitor.model_copy(update={"every": 10**9, "probe_cases": 0})
     short = settings.model_copy(update={"training": training, "monitor": monitor})
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)

@@ -9,7 +9,6 @@ from typing import Literal
 
 import torch
 
-import headctssl
 from headctssl.console import name_files, say
 from headctssl.contract import Contract
 from headctssl.methods.method import Method
@@ -17,7 +16,7 @@ from headctssl.paths import results_dataset
 from headctssl.planning.resolve import print_decisions
 from headctssl.planning.run_settings import RunSettings
 from headctssl.settings import write_json
-from headctssl.training.checkpoint import WEIGHTS_FILES, save_encoder
+from headctssl.training.checkpoint import WEIGHTS_FILES
 from headctssl.training.distributed import (
     Process,
     barrier,
@@ -29,6 +28,7 @@ from headctssl.training.distributed import (
 from headctssl.training.environment import data_digest, describe_environment
 from headctssl.training.pretrain_call import PretrainCall, Request, as_ids, choose_device, open_call, run_name
 from headctssl.training.pretrain_parts import Built, build_learner, make_trainer
+from headctssl.training.pretrain_watch import watch, write_encoder
 from headctssl.training.run_folder import look_at_run, open_run_folder
 from headctssl.training.run_log import RunLog
 from headctssl.training.signals import stop_at_once
@@ -194,6 +194,7 @@ def _train(
     if going_on:
         trainer.resume()
     log.open(trainer.step)
+    watch(trainer, call, folder, learner, log)
     try:
         log.say(
             f"{settings.method_name} with {settings.config}: {call.data.num_cases} scans, step {trainer.step} of "
@@ -211,20 +212,6 @@ def _train(
 
 def _export(call: PretrainCall, folder: Path, learner: Method) -> Contract:
     """Write encoder.safetensors (the last step) and contract.json."""
-    settings = call.settings
-    encoder = learner.encoder_to_export()
-    contract = Contract(
-        package_version=headctssl.__version__,
-        kind="encoder",
-        storage=settings.storage,
-        input=settings.input,
-        preset=settings.config,
-        encoder=encoder.settings,
-        method=settings.method_name,
-        settings=settings_of_weights(settings),
-        num_scans=call.data.num_cases,
-        cases_digest=call.data.digest,
-    )
-    written = save_encoder(folder / WEIGHTS_FILES["encoder"], encoder, contract)
+    written = write_encoder(call, folder / WEIGHTS_FILES["encoder"], learner)
     write_json(folder / "contract.json", written)
     return written

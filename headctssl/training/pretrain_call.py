@@ -148,6 +148,8 @@ def resolve_request(request: Request, opened: Opened, machine: Machine, world_si
         batch_coupled=method.batch_coupled,
         world_size=world_size,
         segmentation_classes=data.classes,
+        num_labelled=len(data.labelled),
+        why_unlabelled=data.labelled.why_none,
     )
     if weights is not None:
         _require_fit(weights.contract, settings)

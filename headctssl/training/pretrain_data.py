@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from headctssl.planning.plans import Plans, load_plans
 from headctssl.planning.run_settings import ChosenCases
 from headctssl.preprocessing.index import CaseIndex, sources_digest
 from headctssl.preprocessing.plan_and_preprocess import ensure_preprocessed
+from headctssl.training.probe_cases import Labelled, find_labelled
 
 __all__ = ["PretrainData", "open_pretrain_data"]
 
@@ -49,6 +51,11 @@ class PretrainData:
         sides = (np.diff(index.head_boxes, axis=2)[..., 0].max(axis=0) for index in self.indexes if len(index))
         z, y, x = np.max(list(sides), axis=0).tolist()
         return (z, y, x)
+
+    @cached_property
+    def labelled(self) -> Labelled:
+        """The cases by which probes may watch a run on these data; reads the raw datasets' labels."""
+        return find_labelled(self.plans, self.indexes)
 
     @property
     def digest(self) -> str:

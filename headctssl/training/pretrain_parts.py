@@ -9,19 +9,15 @@ import torch
 
 from headctssl.loading.crop_masks import MaskReads
 from headctssl.loading.loader import BatchLoader
-from headctssl.loading.views import whole_head_view
 from headctssl.methods.method import Method
 from headctssl.networks import build_from_settings
-from headctssl.planning.run_settings import RunSettings
 from headctssl.seeding import derive_seed
 from headctssl.training.checkpoint import LoadReport, load_into
 from headctssl.training.distributed import Process
-from headctssl.training.monitor import feature_std, rank_me
 from headctssl.training.pretrain_call import PretrainCall
 from headctssl.training.run_log import RunLog
 from headctssl.training.stored_run import settings_digest
 from headctssl.training.trainer import Trainer
-from headctssl.types import PretrainBatch
 
 __all__ = ["Built", "build_learner", "make_batches", "make_trainer"]
 
@@ -48,13 +44,6 @@ def make_batches(call: PretrainCall, process: Process, start_step: int) -> Batch
             anonymization=True, anatomy=settings.views.focus_anatomy > 0, classes=settings.segmentation_classes
         ),
     )
-
-
-def _watch(learner: Method, settings: RunSettings, batch: PretrainBatch) -> dict[str, float]:
-    """Signs of collapse in the features that would be exported now, of the whole heads of one batch."""
-    encoder = learner.encoder_to_export().eval()
-    features = encoder(whole_head_view(batch, settings.input).groups["global"][0]).features
-    return {"monitor_feature_std": feature_std(features), "monitor_rank_me": rank_me(features)}
 
 
 def build_learner(call: PretrainCall) -> Built:
@@ -94,6 +83,4 @@ def make_trainer(
         digest=settings_digest(settings),
         device=device,
         process=process,
-        monitor=functools.partial(_watch, learner, settings),
-        monitor_every=settings.monitor.every,
     )

@@ -30,6 +30,9 @@ __all__ = [
 FREE = ("num_workers", "checkpoint_every")
 """Fields of `training` that a continued run may change: neither its weights nor its metrics depend on them."""
 
+FREE_TO_WATCH = ("on_collapse",)
+"""The same of `monitor`."""
+
 _NOT_OF_WEIGHTS = (*FREE, "log_every")
 
 _DERIVED = ("training", "method", "monitor", "estimate", "decisions", "overrides")
@@ -94,7 +97,9 @@ def continued_settings(folder: Path, stored: RunSettings, wanted: RunSettings) -
     require_same_settings(folder, _compared(stored), _compared(wanted), free=(*_DERIVED, "read_shape"))
     free = {name: getattr(wanted.training, name) for name in FREE}
     training = stored.training.model_copy(update=free)
-    return stored.model_copy(update={"training": training, "overrides": wanted.overrides})
+    watched = {name: getattr(wanted.monitor, name) for name in FREE_TO_WATCH}
+    monitor = stored.monitor.model_copy(update=watched)
+    return stored.model_copy(update={"training": training, "monitor": monitor, "overrides": wanted.overrides})
 
 
 def _compared(settings: RunSettings) -> dict[str, Any]:
@@ -107,7 +112,8 @@ def _compared(settings: RunSettings) -> dict[str, Any]:
 def _asked(settings: RunSettings) -> dict[str, Any]:
     """What --set gave, by dotted key, without the fields that are free."""
     pairs = (text.partition("=") for text in settings.overrides)
-    return {key: value for key, _, value in pairs if key not in {f"training.{name}" for name in FREE}}
+    free = {f"training.{name}" for name in FREE} | {f"monitor.{name}" for name in FREE_TO_WATCH}
+    return {key: value for key, _, value in pairs if key not in free}
 
 
 def write_cases(folder: Path, data: PretrainData) -> None:

@@ -21,7 +21,7 @@ from headctssl.training.accelerate import accelerate
 from headctssl.training.batches import opened, to_device
 from headctssl.training.deterministic import deterministic_mode
 from headctssl.training.distributed import Process, barrier, check_division, no_sync, reduce_max, wrap
-from headctssl.training.learner import Learner, Stateful
+from headctssl.training.learner import Learner, Stateful, Watcher
 from headctssl.training.meter import Meter
 from headctssl.training.nonfinite import SkippedSteps
 from headctssl.training.optimizer import build_optimizer, check_groups, set_rates, step_unless
@@ -67,9 +67,7 @@ class Trainer:
         process: this process among those of the run.
         on_epoch_end: called after the last step of every epoch and after the last step, before the
             checkpoint; what it returns goes to metrics.jsonl.
-        monitor: looks at a batch of the main process, on the device, without gradients; what it returns goes
-            to metrics.jsonl.
-        monitor_every: steps between two calls of `monitor`; also called after the last step.
+        monitor: watches the run, without gradients; what it finds goes to metrics.jsonl.
         extra: further state to save and restore.
 
     Raises:
@@ -89,8 +87,7 @@ class Trainer:
         device: torch.device,
         process: Process | None = None,
         on_epoch_end: Callable[[Clock], Mapping[str, float] | None] | None = None,
-        monitor: Callable[[PretrainBatch], Mapping[str, float]] | None = None,
-        monitor_every: int = 50,
+        monitor: Watcher | None = None,
         extra: Stateful | None = None,
     ) -> None:
         self.process = process or Process()
@@ -108,7 +105,7 @@ class Trainer:
             folder, digest, training.rewind_every if training.on_nonfinite == "rewind" else None
         )
         self.on_epoch_end, self.extra = on_epoch_end, extra
-        self.monitor, self.monitor_every = monitor, monitor_every
+        self.monitor = monitor
         groups = learner.param_groups()
         check_groups(self.module, groups)
         self.parameters = [p for group in groups for p in group.parameters]
@@ -151,6 +148,7 @@ class Trainer:
         meter = self.meter
         meter.start()
         statistics = running_statistics(self.module)
+        self._look_first()
         self.module.train()
         with opened(self.make_batches(self.step) if self.step < end else ()) as batches:
             while self.step < end:
@@ -298,21 +296,34 @@ class Trainer:
                 stop.name = "a signal to another process"
         return not bad
 
+    def _look_first(self) -> None:
+        """What the monitor finds before any step was taken, as the line of step 0."""
+        if self.step or self.monitor is None:
+            return
+        with torch.no_grad(), self._autocast():
+            found = self.monitor.first()
+        if found:
+            rate = set_rates(self.optimizer, self.training, 0)
+            self.log.metrics({**self.meter.line(0, 0, rate), **found}, self.training.num_steps)
+
     def _after(self, passes: list[PretrainBatch], clock: Clock, rate: float) -> None:
         training = self.training
         is_last = self.step == training.num_steps
         # Which lines are due must not depend on the process: their means are taken over all of them.
-        looks = self.monitor is not None and (is_last or self.step % self.monitor_every == 0)
+        looks = self.monitor is not None and (is_last or self.monitor.due(self.step))
         ends_epoch = self.on_epoch_end is not None and (is_last or self.step % self.steps_per_epoch == 0)
         found: dict[str, float] = {}
-        if looks and self.monitor is not None and self.process.is_main:
+        if looks and self.monitor is not None:
             with torch.no_grad(), self._autocast():
-                found.update(self.monitor(to_device(passes[-1], self.device)))
+                found.update(self.monitor.look(self.step, passes[-1], self.last[1]))
         if ends_epoch and self.on_epoch_end is not None:
             found.update(self.on_epoch_end(clock) or {})
         self.module.train()
         if looks or ends_epoch or is_last or self.step % training.log_every == 0:
-            self.log.metrics({**self.meter.line(self.step, clock.epoch, rate), **found}, training.num_steps)
+            line = {**self.meter.line(self.step, clock.epoch, rate), **found}
+            self.log.metrics(line, training.num_steps)
+            if self.monitor is not None:
+                self.monitor.judge(line, look=looks)
         if is_last or self.step % training.checkpoint_every == 0 or self.checkpoints.due(self.step):
             self.save()
             self.log.picture(final=is_last)

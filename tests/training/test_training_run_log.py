@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from headctssl.errors import UsageError
+from headctssl.metrics.representation import feature_std, rank_me
 from headctssl.training.distributed import Process
 from headctssl.training.environment import describe_environment
 from headctssl.training.meter import Meter
-from headctssl.training.monitor import feature_std, rank_me
 from headctssl.training.progress_picture import draw_progress
 from headctssl.training.run_folder import first_difference, open_run_folder, require_same_settings
 from headctssl.training.run_log import RunLog, progress_text, read_metrics

@@ -1,0 +1,94 @@
+"""Collapse: a guard over the lines of a run that says when an encoder gives every scan the same answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import mean
+
+__all__ = ["SIGNS", "CollapseGuard", "Finding"]
+
+SIGNS: dict[str, float] = {
+    "feature_std": 0.0,
+    "embedding_std": 0.0,
+    "embedding_rank": 1.0,
+    "target_std": 0.0,
+    "monitor_rank_me": 1.0,
+}
+"""Lines of metrics.jsonl that fall when features of different scans become the same, and what they fall to."""
+
+SHARE = 1 / 3
+"""Share of its first distance from a single point below which a sign is one of collapse: no default run measured in
+documentation/collapse.md fell below two thirds, every failing one fell below .29."""
+
+_COMPARED = ("embedding_std", "target_std")  # logged by methods whose loss compares what it makes of scans
+_FIRST_LINES = 5  # that the first value of a sign is the mean of
+_LOOKS_IN_A_ROW = 2  # below, before anything is said: lines of single steps are noisy
+_LEAST_SPREAD = 0.15
+"""Distance from a single point that the first value of a rank must have to mean anything: features of heads keep what
+all heads have in common, so that their RankMe may begin, and stay, just above 1."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sign that fell."""
+
+    sign: str
+    step: int
+    first: float
+    now: float
+
+    @property
+    def text(self) -> str:
+        """What was seen, in words."""
+        return f"step {self.step}: {self.sign} fell from {self.first:.3g} to {self.now:.3g}"
+
+
+@dataclass
+class CollapseGuard:
+    """Follows the lines of a run. What it knows is a function of the lines, so that a continued run knows the same.
+
+    Methods that log neither embeddings nor targets that could become the same (`mae`) compare no scans and are not
+    judged: each scan has a target of its own, and the rank of features alone is no sign.
+    """
+
+    first: dict[str, list[float]] = field(default_factory=dict)
+    since: dict[str, list[float]] = field(default_factory=dict)  # values since the last look
+    below: dict[str, int] = field(default_factory=dict)  # looks in a row
+    told: bool = False
+
+    def add(self, line: Mapping[str, float | int | None], *, look: bool) -> tuple[Finding, ...]:
+        """Take a line; at a look, the signs that are below their share for the second look in a row.
+
+        Args:
+            line: of metrics.jsonl.
+            look: whether the monitor looked at its step.
+
+        Returns:
+            Nothing, or what was seen; once in a run.
+        """
+        if not line.get("step") or all(line.get(name) is None for name in _COMPARED):
+            return ()
+        for sign in SIGNS:
+            value = line.get(sign)
+            if value is not None:
+                begun = self.first.setdefault(sign, [])
+                if len(begun) < (1 if sign == "monitor_rank_me" else _FIRST_LINES):
+                    begun.append(float(value))
+                else:
+                    self.since.setdefault(sign, []).append(float(value))
+        return self._judge(int(line["step"] or 0)) if look else ()
+
+    def _judge(self, step: int) -> tuple[Finding, ...]:
+        found = []
+        for sign, values in self.since.items():
+            point, first, now = SIGNS[sign], mean(self.first[sign]), mean(values)
+            meant = first - point > (_LEAST_SPREAD if point else 0.0)
+            self.below[sign] = self.below.get(sign, 0) + 1 if meant and now - point < SHARE * (first - point) else 0
+            if self.below[sign] >= _LOOKS_IN_A_ROW:
+                found.append(Finding(sign, step, first, now))
+        self.since = {}
+        if self.told or not found:
+            return ()
+        self.told = True
+        return tuple(found)
