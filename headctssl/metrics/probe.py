@@ -20,7 +20,7 @@ _NEIGHBOURS = 20
 _TEMPERATURE = 0.07
 _STRENGTHS = tuple(float(v) for v in 10.0 ** np.arange(0.0, 6.0))
 """L2 penalties of the linear probe that leave-one-out chooses among, on standardised features."""
-_STEPS, _RATE, _DECAY = 60, 0.02, 0.1  # of the attentive probe, full batch
+_STEPS, _RATE, _DECAY = 60, 0.05, 0.1  # of the attentive probe, full batch
 
 
 def knn_scores(train: Array, labels: NDArray[np.floating], held_out: Array) -> Array:

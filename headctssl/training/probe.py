@@ -97,10 +97,11 @@ class Probe:
                 rows.append(out.features.float().cpu())
                 if self.attentive:
                     places.append(_fewer(out.tokens, out.grid).half().cpu())
-        features = gather_shares(torch.cat(rows) if rows else None, len(self.cases), self.process)
-        if not self.attentive:
-            return features, None
-        return features, gather_shares(torch.cat(places) if places else None, len(self.cases), self.process)
+        return self._gathered(rows), self._gathered(places) if self.attentive else None
+
+    def _gathered(self, parts: list[Tensor]) -> Tensor:
+        with torch.autocast("cpu", enabled=False):  # which knows no float16
+            return gather_shares(torch.cat(parts) if parts else None, len(self.cases), self.process)
 
 
 def _fewer(tokens: Tensor, grid: tuple[int, int, int]) -> Tensor:

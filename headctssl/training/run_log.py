@@ -142,7 +142,11 @@ class RunLog:
         now = time.perf_counter()
         step = int(line["step"] or 0)
         last = step >= total_steps
-        if self.quiet or (not last and now - self.printed_at < (0.2 if self.terminal else _SECONDS_BETWEEN_LINES)):
+        if (
+            self.quiet
+            or not step
+            or (not last and now - self.printed_at < (0.2 if self.terminal else _SECONDS_BETWEEN_LINES))
+        ):
             return
         self.printed_at = now
         text = progress_text(line, total_steps, self._seconds_left(step, total_steps, now))

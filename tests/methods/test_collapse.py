@@ -32,6 +32,7 @@ class Family:
 
     failing: tuple[str, ...]
     signs: tuple[str, ...]
+    cause: str  # what the guard names
     without_negatives: str = ""  # what `_attraction` stands in for in the failing run
 
     def how(self) -> str:
@@ -41,21 +42,35 @@ class Family:
 
 HOT = ("method.teacher_temperature=0.5", "method.teacher_temperature_start=0.5", "method.koleo_weight=0")
 FAMILIES = {
-    "dino": Family(HOT, ("feature_std", "monitor_rank_me")),
-    "dinov2": Family((*HOT, "method.targets=centring"), ("feature_std", "monitor_rank_me")),
-    "simclr": Family(("training.lr=0.03",), ("embedding_std", "embedding_rank")),
-    "voco": Family(("method.inter_weight=1000", "method.separation_weight=0"), ("embedding_rank",)),
+    "dino": Family(HOT, ("feature_std", "monitor_rank_me"), "method.teacher_temperature=0.5"),
+    "dinov2": Family(
+        (*HOT, "method.targets=centring"), ("feature_std", "monitor_rank_me"), "method.teacher_temperature=0.5"
+    ),
+    "simclr": Family(("training.lr=0.03",), ("embedding_std", "embedding_rank"), "training.lr=0.03 is"),
+    "voco": Family(
+        ("method.inter_weight=1000", "method.separation_weight=0"), ("embedding_rank",), "method.separation_weight=0"
+    ),
     "swin_ssl": Family(
         ("method.head_norm=false",),
         ("embedding_std", "embedding_rank"),
+        "method.head_norm=false",
         without_negatives="headctssl.methods.swin_ssl.swin_ssl.nt_xent",
     ),
-    "lejepa": Family(("method.sigreg_weight=0",), ("embedding_std", "embedding_rank")),
+    "lejepa": Family(("method.sigreg_weight=0",), ("embedding_std", "embedding_rank"), "method.sigreg_weight=0"),
     "jepa": Family(
         ("method.teacher_momentum=0", "method.teacher_momentum_end=0", "training.lr=1e-3"),
         ("feature_std", "target_std"),
+        "method.teacher_momentum=0",
     ),
 }
+SCANS_ALONE = {
+    "mae": "vit_test",
+    "models_genesis": "resenc_test",
+    "simmim": "vit_test",
+    "spark": "resenc_test",
+    "volume_fusion": "resenc_test",
+}
+"""Methods that compare no scans, and an encoder each."""
 
 
 def test_signs_of_collapse_know_one_point_one_line_and_a_sphere() -> None:
@@ -107,10 +122,13 @@ def test_the_default_at_eight_scans_does_not_collapse_and_what_should_does(
     phantom: None, method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     family = FAMILIES[method]
-    default = _signs(method, ())
+    default, silent = _signs(method, ())
+    assert silent == "", "the guard is silent on the default"
     if family.without_negatives:
         monkeypatch.setattr(family.without_negatives, _attraction)
-    failing = _signs(method, family.failing)
+    failing, told = _signs(method, family.failing)
+    print(f"{method:9s} {told}")
+    assert family.cause in told, "the guard names the cause"
     for name in SIGNS:
         if name in default:
             (first, last), (_, bad) = default[name], failing[name]
@@ -123,25 +141,35 @@ def test_the_default_at_eight_scans_does_not_collapse_and_what_should_does(
         assert last - floor > (first - floor) / 2, f"{name} of the default fell from {first} to {last}"
 
 
+@pytest.mark.evidence
+@pytest.mark.parametrize("method", sorted(SCANS_ALONE))
+def test_the_guard_is_silent_on_methods_that_compare_no_scans(phantom: None, method: str) -> None:
+    assert _signs(method, (), SCANS_ALONE[method])[1] == ""
+
+
 def _attraction(embeddings_VBD: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """NT-Xent without its negatives: views of a scan are drawn together, and nothing drives scans apart."""
     first, second = functional.normalize(embeddings_VBD.float(), dim=-1)
     return -(first * second).sum(-1).mean() / temperature, nt_xent(embeddings_VBD, temperature)[1]
 
 
-def _signs(method: str, failing: tuple[str, ...]) -> dict[str, tuple[float, float]]:
-    """Every sign of a run that it logs: mean of the first and of the last steps."""
+def _signs(
+    method: str, failing: tuple[str, ...], config: str = "vit_test"
+) -> tuple[dict[str, tuple[float, float]], str]:
+    """Every sign of a run that it logs, mean of the first and of the last steps, and what the guard said."""
     run: Path = headctssl.pretrain(
         1,
         method,
-        config="vit_test",
+        config=config,
         tag="failing" if failing else "default",
         num_workers=0,
         quiet=True,
         overrides=[f"training.num_steps={STEPS}", "training.batch_size=8", "monitor.every=20", *failing],
     )
+    said = [text for text in (run / "train.log").read_text().splitlines() if "collapse: " in text]
+    assert len(said) <= 1, "it is told once"
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {
+    found = {
         name: (
             mean([line[name] for line in lines if name in line and line["step"] <= LAST]),
             mean([line[name] for line in lines if name in line and line["step"] > STEPS - LAST]),
@@ -149,3 +177,4 @@ def _signs(method: str, failing: tuple[str, ...]) -> dict[str, tuple[float, floa
         for name in SIGNS
         if name in lines[-1]
     }
+    return found, "".join(said)

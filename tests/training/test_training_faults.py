@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from small_heads import make_dataset, make_encoder
 from together import start_command
-from training_helpers import TINY, make_stored_dataset
+from training_helpers import TINY, make_labels, make_stored_dataset
 
 from headctssl.training.checkpoint import load_weights
 from headctssl.training.run_state import CHECKPOINT_FILE
@@ -33,6 +33,7 @@ class Command:
     folder: Path
     weights: str  # file name
     output: Path  # what it prints
+    also: tuple[str, ...] = ()  # further files that must be the same
 
     def start(self, *more: str) -> ForkServerProcess:
         return start_command(self.name, [*self.arguments, *more], self.output)
@@ -42,12 +43,12 @@ class Command:
         process.join(_LONGEST)
         assert process.exitcode == 0, self.output.read_text()[-3000:]
 
-    def left(self) -> tuple[bytes, list[tuple[object, ...]]]:
+    def left(self) -> tuple[list[bytes], list[tuple[object, ...]]]:
         """The weights, and the lines of metrics.jsonl without what the clock says."""
         texts = (self.folder / "metrics.jsonl").read_text().splitlines()
         lines = [json.loads(text) for text in texts]
-        timed = {"seconds", "scans_per_second", "data_wait"}
-        return (self.folder / self.weights).read_bytes(), [
+        timed = {"seconds", "scans_per_second", "data_wait", "monitor_seconds"}
+        return [(self.folder / name).read_bytes() for name in (self.weights, *self.also)], [
             tuple(sorted((k, v) for k, v in line.items() if k not in timed)) for line in lines
         ]
 
@@ -58,13 +59,16 @@ def words(*sets: str) -> tuple[str, ...]:
 
 
 def pretraining(roots: Path, steps: int = 12) -> Command:
-    dataset = make_stored_dataset(roots / "preprocessed")
+    dataset = make_stored_dataset(roots / "preprocessed", num_cases=12, test=(10, 11))
+    make_labels(roots / "raw", num_cases=12)
     sets = [t for t in TINY if "num_steps" not in t and "local_count" not in t]
     # A line of metrics.jsonl after every third step: most checkpoints lie between two lines.
     sets += [f"training.num_steps={steps}", "training.log_every=3", "views.local_count=1"]
+    sets += ["monitor.every=2", "monitor.probe_cases=10", "monitor.probe_every=4", "monitor.views=2"]
     call = ("-d", "1", "-m", "dino", "-c", "vit_test", "--device", "cpu", "--quiet", *words(*sets))
     folder = roots / "results" / dataset.name / "pretrain" / "dino__vit_test__plans"
-    return Command("pretrain", call, folder, "encoder.safetensors", roots / "output.txt")
+    also = ("encoder_probe_best.safetensors",)
+    return Command("pretrain", call, folder, "encoder.safetensors", roots / "output.txt", also)
 
 
 def finetuning(roots: Path, adapt: str = "full") -> Command:

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from headctssl.errors import UsageError
-from headctssl.metrics.representation import feature_std, rank_me
 from headctssl.training.distributed import Process
 from headctssl.training.environment import describe_environment
 from headctssl.training.meter import Meter
@@ -116,18 +115,6 @@ def test_meter_means_over_passes_and_steps() -> None:
     assert 0 <= (line["data_wait"] or 0) <= 1
     assert (line["seconds"] or 0) >= 10.0
     assert meter.line(8, 1, 0.01)["loss"] is None
-
-
-def test_monitors_tell_collapse_from_spread() -> None:
-    torch.manual_seed(0)
-    spread, same = torch.randn(64, 16), torch.ones(64, 16)
-    assert feature_std(spread) == pytest.approx(1.0, abs=0.05)
-    assert feature_std(same) == pytest.approx(0.0, abs=1e-6)
-    assert rank_me(same) == pytest.approx(1.0, abs=1e-3)
-    assert rank_me(torch.eye(8)) == pytest.approx(8.0, rel=1e-3)
-    shares = torch.tensor([0.7, 0.2, 0.1])
-    expected = float(torch.exp(-(shares * shares.log()).sum()))
-    assert rank_me(torch.diag(shares)) == pytest.approx(expected, rel=1e-3)
 
 
 def test_run_folder_is_kept_refused_or_replaced(tmp_path: Path) -> None:

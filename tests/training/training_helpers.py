@@ -6,8 +6,10 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from headctssl.contract import InputSpec, StorageRule, Window
+from headctssl.dataset.manifest import DatasetInfo, write_raw_dataset
 from headctssl.planning.plans import ConfigurationPlan, Plans, SplitRule
 from headctssl.preprocessing.index import case_path, rebuild_index
 from headctssl.settings import write_json
@@ -73,6 +75,28 @@ def make_stored_dataset(
         _write_sphere(storage, case_id, seed=100 * dataset_id + number, rule=rule)
     rebuild_index(storage)
     return folder
+
+
+def make_labels(raw: Path, dataset_id: int = 1, num_cases: int = 6, label: str = "large") -> None:
+    """Write the raw dataset of `make_stored_dataset`, without its images: two scans of a subject, a label by turns.
+
+    Args:
+        raw: the root.
+        dataset_id: number of the dataset.
+        num_cases: as many as are stored.
+        label: its name.
+    """
+    rows = [
+        {
+            "case_id": f"SECRET{i:03d}",
+            "image": f"images/SECRET{i:03d}.nii.gz",
+            "subject_id": f"PATIENT{i // 2:03d}",
+            label: str((i // 2) % 2),
+        }
+        for i in range(num_cases)
+    ]
+    info = DatasetInfo.model_validate({"name": "Tiny", "profile": "laptop", "labels": {label: {"type": "binary"}}})
+    write_raw_dataset(raw / f"Dataset{dataset_id:03d}_Tiny", info, pd.DataFrame(rows, dtype=str))
 
 
 def _write_sphere(storage: Path, case_id: str, seed: int, rule: StorageRule) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -141,6 +142,7 @@ class Dino(Method):
                 "feature_std": unit_spread(torch.cat(teacher_features)),
                 **embedding_signs(unit),
                 "prototype_usage": used / min(s.prototypes, probabilities.shape[0]),
+                "prototype_entropy": entropy(probabilities.mean(0, keepdim=True)) / math.log(s.prototypes),
                 "teacher_temperature": temperature,
                 "teacher_momentum": teacher_momentum(s, clock),
             }

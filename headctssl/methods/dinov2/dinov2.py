@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -188,6 +189,7 @@ class Dinov2(Method):
                 "feature_std": unit_spread(teacher.features),
                 **embedding_signs(scan_unit),
                 "prototype_usage": used / min(s.prototypes, probabilities.shape[0]),
+                "prototype_entropy": entropy(probabilities.mean(0, keepdim=True)) / math.log(s.prototypes),
                 "masked_share": masked.share,
                 "teacher_temperature": temperature,
                 "teacher_momentum": teacher_momentum(s, clock),

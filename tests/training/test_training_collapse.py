@@ -1,0 +1,118 @@
+"""Collapse: what the guard says of lines made by hand, of two short runs, and what it knows after a run went on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from training_helpers import TINY, make_stored_dataset
+
+from headctssl.errors import TrainingError
+from headctssl.methods import method_class
+from headctssl.training.collapse import CollapseGuard, Finding
+from headctssl.training.collapse_causes import likely_causes
+from headctssl.training.estimate import plan_run
+from headctssl.training.pretrain import pretrain
+
+
+def line(step: int, **signs: float) -> dict[str, float | int | None]:
+    return {"step": step, "loss": 1.0, "embedding_std": 0.8, **signs}
+
+
+def told(values: list[float], sign: str = "feature_std", every: int = 5) -> list[Finding]:
+    guard = CollapseGuard()
+    found: list[Finding] = []
+    for step, value in enumerate(values, start=1):
+        found += guard.add(line(step, **{sign: value}), look=step % every == 0)
+    return found
+
+
+def test_a_sign_that_falls_to_a_third_is_told_once_at_the_second_look() -> None:
+    found = told([0.9] * 10 + [0.29] * 40)
+    assert found == [Finding("feature_std", 20, pytest.approx(0.9), pytest.approx(0.29))]  # type: ignore[arg-type]
+    assert told([0.9] * 10 + [0.31] * 40) == []
+    assert told([0.9] * 10 + [0.1] * 5 + [0.9] * 40) == [], "one look is noise"
+
+
+def test_a_rank_is_measured_from_that_of_a_single_point() -> None:
+    assert [f.step for f in told([4.0] * 5 + [1.9] * 40, "embedding_rank")] == [15]
+    assert told([4.0] * 5 + [2.1] * 40, "embedding_rank") == []
+    assert told([1.1] * 5 + [1.0] * 40, "monitor_rank_me") == [], "heads that look alike from the start"
+
+
+def test_methods_that_compare_no_scans_are_not_judged() -> None:
+    guard = CollapseGuard()
+    lines = [{"step": step, "monitor_rank_me": 5.0 if step < 10 else 1.0} for step in range(60)]
+    assert [guard.add(one, look=True) for one in lines] == [()] * 60
+
+
+def test_what_it_knows_is_a_function_of_the_lines() -> None:
+    values = [0.9] * 12 + [0.1] * 20
+    whole, parted = CollapseGuard(), CollapseGuard()
+    for step, value in enumerate(values[:17], start=1):
+        for guard in (whole, parted):
+            guard.add(line(step, feature_std=value), look=step % 5 == 0)
+    assert whole == parted
+    assert not whole.told
+
+
+DINO = ("method.teacher_temperature=0.5", "method.teacher_temperature_start=0.5", "method.koleo_weight=0")
+
+
+@pytest.mark.parametrize(
+    ("method", "sets", "causes"),
+    [
+        ("dino", DINO, ["teacher_temperature=0.5", "koleo_weight=0"]),
+        ("dino", ("training.lr=0.1",), ["training.lr=0.1 is"]),
+        ("dino", ("method.center_momentum=0.999", "method.teacher_momentum=0.9"), ["center_momentum=0.999"]),
+        ("jepa", ("method.teacher_momentum=0",), ["teacher_momentum=0"]),
+        ("lejepa", ("method.sigreg_weight=0",), ["sigreg_weight=0"]),
+        ("swin_ssl", ("method.head_norm=false",), ["head_norm=false"]),
+        ("simclr", ("method.temperature=90",), ["you set method.temperature"]),
+        ("simclr", (), ["no setting stands out"]),
+    ],
+)
+def test_causes_are_named_by_setting(dataset: Path, method: str, sets: tuple[str, ...], causes: list[str]) -> None:
+    wanted = ("training.precision=float32", "training.batch_size=8", "views.local_count=0")
+    make_stored_dataset(dataset.parent, dataset_id=2, num_cases=12, test=())
+    settings = plan_run(2, method, config="vit_test", device="cpu", overrides=(*wanted, *sets))
+    planned = plan_run(2, method, config="vit_test", device="cpu", overrides=wanted).training.lr
+    found = likely_causes(settings, planned)
+    assert all(cause.do for cause in found)
+    for part in causes:
+        assert any(part in cause.what for cause in found), found
+    assert len(found) == len(causes), found
+    assert method_class(method).Settings is type(settings.method)
+
+
+SHORT = (
+    *(text for text in TINY if "num_steps" not in text and "batch_size" not in text),
+    "training.num_steps=40",
+    "training.batch_size=8",
+    "training.lr=1e-3",
+    "training.checkpoint_every=8",
+    "monitor.every=5",
+    "method.head_hidden=64",
+    "method.head_outputs=16",
+)
+
+
+def train(*sets: str, tag: str, resume: bool = False) -> str:
+    run = pretrain(
+        1, "lejepa", config="vit_test", device="cpu", tag=tag, resume=resume, overrides=(*SHORT, *sets), quiet=True
+    )
+    return (run / "train.log").read_text()
+
+
+def test_the_guard_names_a_collapse_and_is_silent_without_one(roots: Path) -> None:
+    make_stored_dataset(roots / "preprocessed", num_cases=24, test=(), profile="laptop")
+    assert "collapse: " not in train(tag="healthy")
+    with pytest.raises(TrainingError, match="sigreg_weight=0"):
+        train("method.sigreg_weight=0", "monitor.on_collapse=stop", tag="stopped")
+    text = train("method.sigreg_weight=0", "monitor.on_collapse=warn", tag="stopped", resume=True)
+    assert "exported encoder.safetensors" in text
+    said = [part for part in text.splitlines() if "collapse: " in part]
+    assert len(said) == 2, "once in each session"
+    assert "embedding_" in said[0]
+    assert "method.sigreg_weight=0: nothing spreads the embeddings (set it to " in said[0]
+    assert said[0][20:] == said[1][20:], "the same but for the time"
