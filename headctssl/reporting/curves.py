@@ -53,7 +53,19 @@ _WATCHED = {
     "monitor_feature_std": "spread of the features of whole heads",
     "monitor_rank_me": "effective rank of the features of whole heads (RankMe)",
 }
-_KNOWN = {"step", "epoch", "loss", "lr", "scans_per_second", "data_wait", "seconds", "gradient_norm"}
+_KNOWN = {
+    "step",
+    "epoch",
+    "loss",
+    "lr",
+    "scans_per_second",
+    "data_wait",
+    "seconds",
+    "gradient_norm",
+    "monitor_seconds",
+    "probe_rank_me",
+}
+_PROBES = {"linear": "linear readout", "attentive": "attentive readout", "knn": "nearest neighbours"}
 _VALIDATION = ("validation_auroc", "validation_loss")
 
 
@@ -119,6 +131,8 @@ def pretrain_charts(run: RunLines) -> tuple[Chart, ...]:
     charts = []
     if run.has("loss"):
         charts.append(_over_steps(run, "loss", "Loss", "Of the objective; lower is not better features."))
+    probes = _probe_chart(run)
+    charts += [] if probes is None else [probes]
     charts += [_over_steps(run, name, _titled(name), f"{name}: {text}.") for name, text in _signs() if run.has(name)]
     for name, title, text in (
         ("lr", "Learning rate", "As used, warm-up included."),
@@ -129,9 +143,27 @@ def pretrain_charts(run: RunLines) -> tuple[Chart, ...]:
         if run.has(name):
             charts.append(_over_steps(run, name, title, text, smooth=name != "lr"))
     drawn = _KNOWN | {name for name, _ in _signs()} | set(_VALIDATION)
-    others = sorted({name for line in run.lines for name in line} - drawn)
-    charts += [_over_steps(run, name, _titled(name), "") for name in others[:MOST_OTHERS]]
+    logged = {name for line in run.lines for name in line if not name.startswith("probe_") and "." not in name}
+    charts += [_over_steps(run, name, _titled(name), "") for name in sorted(logged - drawn)[:MOST_OTHERS]]
     return tuple(charts)
+
+
+def _probe_chart(run: RunLines) -> Chart | None:
+    """What frozen features told of labels while the run trained, with the interval of the linear readout."""
+    lines = []
+    for name, label in _PROBES.items():
+        line = run.line(f"probe_{name}_auroc", label)
+        low, high = (run.line(f"probe_{name}_auroc_{end}").y for end in ("low", "high"))
+        if line.x:
+            banded = name == "linear" and len(low) == len(line.y) == len(high)
+            lines.append(Line(label, line.x, line.y, low if banded else None, high if banded else None))
+    if not lines:
+        return None
+    text = (
+        "Mean AUROC over labels of frozen features, learnt on some cases and scored on others, none of the test set. "
+        "Step 0 is the encoder before training; the band is the 95 % interval of the linear readout."
+    )
+    return line_chart(lines, "step", "mean AUROC", title="Probes", caption=text, chance=0.5, markers=True)
 
 
 def finetune_charts(run: RunLines, best_step: float | None = None) -> tuple[Chart, ...]:

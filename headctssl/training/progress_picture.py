@@ -56,7 +56,8 @@ def draw_progress(lines: Sequence[Mapping[str, float | int | None]], path: Path)
             if (low := line.get(f"{name}_low")) is not None and (high := line.get(f"{name}_high")) is not None
         ]
         if bounds:
-            axes.fill_between(*zip(*bounds, strict=True), alpha=0.2, linewidth=0)
+            steps, low_ends, high_ends = zip(*bounds, strict=True)
+            axes.fill_between(steps, low_ends, high_ends, alpha=0.2, linewidth=0)
         if name.startswith("probe_") and points and points[0][0] == 0:
             axes.axhline(points[0][1], color="#888888", linestyle="--", linewidth=0.8)  # before the first step
         axes.set_title(name.replace("_", " "), fontsize=9)
