@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: help demo test check evidence benchmark-input benchmark-train docs clean
+.PHONY: help demo test check evidence benchmark-input benchmark-train learning docs clean
 
 help:
 	@echo "make demo             set up, run the whole pipeline on synthetic scans, write report.html"
@@ -12,6 +12,7 @@ help:
 	@echo "make evidence         what takes longer"
 	@echo "make benchmark-input  the input pipeline beside MONAI, nnunetv2 and floors"
 	@echo "make benchmark-train  training steps against the matrix peak and MONAI's blocks"
+	@echo "make learning         what every method learns, beside a random encoder; goes on where the last call ended"
 	@echo "make clean            remove .venv and caches"
 
 .venv/base: pyproject.toml constraints.txt
@@ -47,6 +48,9 @@ benchmark-input: .venv/bench
 
 benchmark-train: .venv/bench
 	$(BIN)/python -m benchmarks.train
+
+learning: .venv/base
+	$(BIN)/python -m benchmarks.learning
 
 docs: .venv/base
 	$(BIN)/python -c "from pathlib import Path; from headctssl.reporting.settings_page import write_settings_page as w; w(Path('documentation/settings.md'))"

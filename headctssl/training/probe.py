@@ -61,7 +61,7 @@ class Probe:
             encoder: in eval mode, on the device.
             device: where it is.
         """
-        features, tokens = self._encode(encoder, device)
+        features, tokens = self.encode(encoder, device)
         if not self.process.is_main:
             return {}
         rows, learns = features.numpy().astype(np.float64), self.cases.learns
@@ -87,8 +87,13 @@ class Probe:
                 found.update({f"probe_linear_auroc.{label}": v for label, v in each.items() if v is not None})
         return found
 
-    def _encode(self, encoder: Encoder, device: torch.device) -> tuple[Tensor, Tensor | None]:
-        """Features (n, C) float32 and tokens (n, N, C) float16 of all probe cases, on the CPU, on every process."""
+    def encode(self, encoder: Encoder, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Features (n, C) float32 and tokens (n, N, C) float16 of all cases, on the CPU, on every process.
+
+        Args:
+            encoder: in eval mode, on the device.
+            device: where it is.
+        """
         rows: list[Tensor] = []
         places: list[Tensor] = []
         if self.mine:

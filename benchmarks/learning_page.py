@@ -1,0 +1,173 @@
+"""Learning page: documentation/learning.md and its picture, made of learning.json."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+PAGE = FOLDER.parent / "documentation" / "learning.md"
+PICTURE = PAGE.with_suffix(".png")
+BEGIN, END = "<!-- tables: made of benchmarks/learning.json -->", "<!-- end of tables -->"
+BASELINES = ("histogram", "random")
+Row = Mapping[str, Any]
+
+
+def main() -> int:
+    """Render the page."""
+    write_page()
+    return 0
+
+
+def write_page(page: Path = PAGE, source: Path = FOLDER / "learning.json") -> None:
+    """Put the tables between their marks and draw the curves.
+
+    Args:
+        page: the Markdown file, with the marks.
+        source: the rows.
+    """
+    told = json.loads(source.read_text(encoding="utf-8"))
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    _, after = rest.split(END)
+    page.write_text(f"{before}{BEGIN}\n\n{tables(told)}\n{END}{after}", encoding="utf-8")
+    _draw(told["rows"], page.with_suffix(".png"))
+
+
+def tables(told: Row) -> str:
+    """The tables as Markdown: state, baselines, methods, what beats the random encoder, what was refused.
+
+    Args:
+        told: the content of learning.json.
+    """
+    rows, differences = told["rows"], told["differences"]
+    lines = [*_state(told), "", "### Baselines", "", *_baselines(rows)]
+    encoders = list(dict.fromkeys(d["config"] for d in differences))
+    for readout in ("linear", "attentive"):
+        lines += ["", f"### {readout.capitalize()} readout of frozen features", ""]
+        lines += [
+            "| encoder | method | seeds | AUROC | minus random encoder [95 %] | minus histogram [95 %] | |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for encoder in encoders:
+            of = [d for d in differences if d["config"] == encoder and d["readout"] == readout]
+            for method in dict.fromkeys(d["method"] for d in of):
+                beside = {d["beside"]: d for d in of if d["method"] == method}
+                lines.append(_line(encoder, method, beside))
+    lines += ["", *_verdicts(differences)]
+    refused = [r for r in rows if "refused" in r]
+    if refused:
+        lines += ["", "### Pairs that are refused", ""]
+        lines += [f"- {r['method']} with {r['config']}: {r['refused']}" for r in refused]
+    runs = [r for r in rows if r["method"] not in BASELINES and "curve" in r]
+    if runs:
+        lines += ["", "### Runs", "", "| encoder | method | seed | minutes | loss, first to last | monitors | guard |"]
+        lines += ["|---|---|---|---|---|---|---|"]
+        for r in sorted(runs, key=lambda r: (r["config"], r["method"], r["seed"])):
+            loss = " to ".join("-" if v is None else f"{v:.3g}" for v in r["loss"])
+            share, said = f"{100 * r['monitor_share']:.1f} %", r["collapse"] or "silent"
+            lines.append(
+                f"| {r['config']} | {r['method']} | {r['seed']} | {r['seconds'] / 60:.1f} | {loss} | {share} | {said} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _state(told: Row) -> list[str]:
+    from benchmarks.learning import jobs, task_digest
+
+    have = {(r["method"], r["config"], r["seed"]) for r in told["rows"] if r["task"] == task_digest()}
+    wanted = list(jobs())
+    missing = [job for job in wanted if (job.method, job.config, job.seed) not in have]
+    text = f"{len(wanted) - len(missing)} of {len(wanted)} rows are measured."
+    if missing:
+        text += " **The table is partial.** Missing: " + ", ".join(
+            f"{j.method} {j.config} seed {j.seed}" for j in missing
+        )
+        text += ". `make learning` goes on with them."
+    return [text]
+
+
+def _baselines(rows: Sequence[Row]) -> list[str]:
+    lines = ["| baseline | seed | linear: AUROC [95 %] | attentive: AUROC [95 %] |", "|---|---|---|---|"]
+    for row in sorted(
+        (r for r in rows if r["method"] in BASELINES), key=lambda r: (r["method"], r["config"], r["seed"])
+    ):
+        cells = [_value(row.get(readout)) for readout in ("linear", "attentive")]
+        name = "HU histogram" if row["method"] == "histogram" else f"random {row['config']}"
+        lines.append(f"| {name} | {row['seed'] if row['config'] else ''} | {cells[0]} | {cells[1]} |")
+    return lines
+
+
+def _value(found: Row | None) -> str:
+    if found is None or found["auroc"] is None:
+        return "-"
+    return f"{found['auroc']:.3f}" + (" [{:.3f}, {:.3f}]".format(*found["ci"]) if found["ci"] else "")
+
+
+def _line(encoder: str, method: str, beside: Mapping[str, Row]) -> str:
+    cells = []
+    for other in ("random", "histogram"):
+        found = beside.get(other)
+        interval = " [{:+.3f}, {:+.3f}]".format(*found["ci"]) if found and found["ci"] else ""
+        cells.append("-" if found is None else f"{found['difference']:+.3f}{interval}")
+    any_one = next(iter(beside.values()))
+    seeds = ", ".join(str(s) for s in any_one["seeds"])
+    verdict = _verdict(beside["random"]) if "random" in beside else ""
+    return f"| {encoder} | {method} | {seeds} | {any_one['auroc']:.3f} | {cells[0]} | {cells[1]} | {verdict} |"
+
+
+def _verdict(found: Row) -> str:
+    if not found["ci"]:
+        return "no interval"
+    low, high = found["ci"]
+    return "better" if low > 0 else ("worse" if high < 0 else "not told apart")
+
+
+def _verdicts(differences: Sequence[Row]) -> list[str]:
+    lines = ["### Beside the random encoder of the same architecture", ""]
+    for readout in ("linear", "attentive"):
+        groups: dict[str, list[str]] = {}
+        for d in differences:
+            if d["beside"] == "random" and d["readout"] == readout:
+                groups.setdefault(_verdict(d), []).append(f"{d['method']} ({d['config']})")
+        for verdict in ("better", "not told apart", "worse"):
+            if verdict in groups:
+                lines.append(f"- {readout} readout, {verdict}: {', '.join(groups[verdict])}.")
+    return lines
+
+
+def _draw(rows: Sequence[Row], path: Path) -> None:
+    """Probe AUROC over scans, one panel per encoder and readout."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    runs = [r for r in rows if r.get("curve")]
+    encoders = list(dict.fromkeys(r["config"] for r in runs))
+    if not runs:
+        return
+    figure = Figure(figsize=(5.6 * len(encoders), 7.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(2, len(encoders), squeeze=False, sharey=True)
+    methods = sorted({r["method"] for r in runs})
+    for column, encoder in enumerate(encoders):
+        for line, (position, readout) in enumerate(((1, "linear"), (2, "attentive"))):
+            axes = panels[line][column]
+            for r in (r for r in runs if r["config"] == encoder):
+                points = [(p[0], p[position]) for p in r["curve"] if p[position] is not None]
+                colour = f"C{methods.index(r['method']) % 10}"
+                style = "-" if methods.index(r["method"]) < 10 else "--"
+                label = r["method"] if r["seed"] == 0 else None
+                axes.plot(*zip(*points, strict=True), style, color=colour, label=label, linewidth=1.2)
+            axes.axhline(0.5, color="#888888", linestyle=":", linewidth=0.8)
+            axes.set_title(f"{encoder}, {readout} readout", fontsize=10)
+            axes.set_xlabel("scans seen")
+            axes.set_ylabel("probe AUROC, mean over labels")
+            axes.grid(alpha=0.3)
+    panels[0][-1].legend(fontsize=8, ncols=2)
+    figure.savefig(path, dpi=90, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

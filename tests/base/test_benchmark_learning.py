@@ -1,0 +1,101 @@
+"""The table of learning: rows are measured once, differences follow them, and the page says what is missing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def learning(monkeypatch: pytest.MonkeyPatch, roots: Path):  # type: ignore[no-untyped-def]
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import learning, learning_page
+
+    page = roots / "learning.md"
+    page.write_text(f"before\n{learning_page.BEGIN}\n{learning_page.END}\nafter\n")
+    write = learning_page.write_page
+    monkeypatch.setattr(learning_page, "write_page", lambda: write(page, roots / "learning.json"))
+    for name, value in (
+        ("RESULT", roots / "learning.json"),
+        ("CASES", 60),
+        ("ENCODERS", ("vit_test",)),
+        ("THRICE", ("mae",)),
+        ("RANDOM_SEEDS", (0, 1)),
+        (
+            "_SETTINGS",
+            (
+                "training.batch_size=8",
+                "training.num_steps=4",
+                "training.precision=float32",
+                "training.num_workers=0",
+                "monitor.every=2",
+                "monitor.probe_cases=40",
+                "monitor.probe_every=2",
+            ),
+        ),
+    ):
+        monkeypatch.setattr(learning, name, value)
+    return learning
+
+
+@pytest.mark.evidence
+def test_rows_are_measured_once_and_the_page_says_what_is_missing(learning, roots: Path) -> None:  # type: ignore[no-untyped-def]
+    job = learning.Job
+    for one in (job("histogram"), job("random", "vit_test", 0), job("mae", "vit_test"), job("spark", "vit_test")):
+        assert learning.find(learning.read_rows(), one) is None
+        assert learning._one(one) == 0
+        assert learning.find(learning.read_rows(), one) is not None
+    told = json.loads((roots / "learning.json").read_text())
+    rows = {row["method"]: row for row in told["rows"]}
+    assert [point[0] for point in rows["mae"]["curve"]] == [0, 16, 32]
+    assert 0 <= rows["mae"]["linear"]["auroc"] <= 1
+    assert rows["mae"]["test_cases"] + rows["mae"]["train_cases"] == 60
+    assert "refused" in rows["spark"]
+    assert {(d["readout"], d["beside"], d["beside_seeds"]) for d in told["differences"]} == {
+        (readout, beside, 1) for readout in ("linear", "attentive") for beside in ("random", "histogram")
+    }
+    linear = next(d for d in told["differences"] if (d["readout"], d["beside"]) == ("linear", "random"))
+    gap = rows["mae"]["linear"]["auroc"] - rows["random"]["linear"]["auroc"]
+    assert linear["difference"] == pytest.approx(gap, abs=2e-3)
+    learning._one(job("random", "vit_test", 1))
+    told = json.loads((roots / "learning.json").read_text())
+    assert {d["beside_seeds"] for d in told["differences"] if d["beside"] == "random"} == {2}
+    text = (roots / "learning.md").read_text()
+    assert text.startswith("before")
+    assert text.endswith("after\n")
+    assert "**The table is partial.** Missing: " in text
+    assert "mae vit_test seed 1" in text
+    assert "spark with vit_test: " in text
+    assert (roots / "learning.png").read_bytes()[:4] == b"\x89PNG"
+    content = (roots / "learning.json").read_text()
+    assert "case_" not in content, "aggregates only"
+
+
+def test_the_page_judges_by_the_interval_and_names_what_is_missing(learning) -> None:  # type: ignore[no-untyped-def]
+    from benchmarks.learning_page import tables
+
+    def gap(method: str, low: float, high: float) -> dict[str, object]:
+        found = {"method": method, "config": "vit_test", "readout": "linear", "beside": "random", "seeds": [0]}
+        return {**found, "beside_seeds": 5, "auroc": 0.7, "difference": (low + high) / 2, "ci": [low, high]}
+
+    gaps = [gap("dino", 0.01, 0.09), gap("mae", -0.02, 0.05), gap("voco", -0.2, -0.1)]
+    row = {"method": "spark", "config": "vit_test", "seed": 0, "task": "another", "refused": "it needs a CNN"}
+    text = tables({"rows": [row], "differences": gaps})
+    assert "| vit_test | dino | 0 | 0.700 | +0.050 [+0.010, +0.090] | - | better |" in text
+    assert "- linear readout, better: dino (vit_test)." in text
+    assert "- linear readout, not told apart: mae (vit_test)." in text
+    assert "- linear readout, worse: voco (vit_test)." in text
+    assert "- spark with vit_test: it needs a CNN" in text
+    assert "**The table is partial.**" in text
+    assert "spark vit_test seed 0" in text.split("###")[0], "a row of another task counts as missing"
+
+
+def test_a_row_of_another_task_is_measured_again(learning, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    row = {"method": "mae", "config": "vit_test", "seed": 0, "task": learning.task_digest()}
+    assert learning.find([row], learning.Job("mae", "vit_test")) is row
+    monkeypatch.setattr(learning, "CASES", 61)
+    assert learning.find([row], learning.Job("mae", "vit_test")) is None
