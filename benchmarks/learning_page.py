@@ -63,7 +63,14 @@ def tables(told: Row) -> str:
         lines += [f"- {r['method']} with {r['config']}: {r['refused']}" for r in refused]
     runs = [r for r in rows if r["method"] not in BASELINES and "curve" in r]
     if runs:
-        lines += ["", "### Runs", "", "| encoder | method | seed | minutes | loss, first to last | monitors | guard |"]
+        lines += ["", "### Runs", "", "![Probe AUROC over the scans seen, for every run](learning.png)", ""]
+        lines += [
+            "The curves are the monitors of the runs ([pretraining](pretraining.md#monitors)): few cases, so that they",
+            "move by chance; the first point of each is the encoder before it was trained. A run took so many minutes",
+            "beside another one and whatever else the machine did.",
+            "",
+        ]
+        lines += ["| encoder | method | seed | minutes | loss, first to last | monitors | guard |"]
         lines += ["|---|---|---|---|---|---|---|"]
         for r in sorted(runs, key=lambda r: (r["config"], r["method"], r["seed"])):
             loss = " to ".join("-" if v is None else f"{v:.3g}" for v in r["loss"])

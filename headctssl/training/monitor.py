@@ -144,6 +144,10 @@ class Monitor:
         """Signs of collapse in the features that would be exported now, of the whole heads of one batch."""
         encoder, settings = self._encoder(), self.settings
         features = encoder.features_only(whole_head_view(batch, settings.input).groups["global"][0])
+        if not bool(torch.isfinite(features).all()):
+            return {
+                "monitor_not_finite": float((~torch.isfinite(features)).any(1).sum())
+            }  # scans; the rest is undefined
         found = {
             "monitor_feature_std": feature_std(features),
             "monitor_rank_me": rank_me(features),

@@ -64,6 +64,8 @@ class Probe:
         features, tokens = self.encode(encoder, device)
         if not self.process.is_main:
             return {}
+        if not bool(torch.isfinite(features).all()):
+            return {"probe_not_finite": float((~torch.isfinite(features)).any(1).sum())}  # cases; the rest is undefined
         rows, learns = features.numpy().astype(np.float64), self.cases.learns
         labels = self.cases.labels
         found = {"probe_rank_me": rank_me(features)}
