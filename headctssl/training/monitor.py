@@ -148,6 +148,8 @@ class Monitor:
             return {
                 "monitor_not_finite": float((~torch.isfinite(features)).any(1).sum())
             }  # scans; the rest is undefined
+        if len(features) < 2:
+            return {}  # one scan differs from nothing
         found = {
             "monitor_feature_std": feature_std(features),
             "monitor_rank_me": rank_me(features),
@@ -156,7 +158,7 @@ class Monitor:
         student = getattr(self.learner, "encoder", encoder)
         if isinstance(student, nn.Module) and student is not encoder:
             found["monitor_teacher_gap"] = _relative_distance(encoder, student)
-        if settings.monitor.views and len(features) > 1:
+        if settings.monitor.views:
             group = replace(global_group(settings.views, settings.input, settings.monitor.views), name="monitor")
             views = make_views(batch, ViewPlan((group,)), settings.input).groups["monitor"]
             stacked = torch.stack([encoder.features_only(view) for view in views], dim=1)
