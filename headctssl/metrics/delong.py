@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import norm, rankdata
 
-__all__ = ["Areas", "areas", "logit_interval", "paired_p_value", "score_interval"]
+__all__ = ["Areas", "areas", "logit_interval", "moderated_interval", "paired_p_value", "score_interval"]
 
 Array = NDArray[np.float64]
+
+_PRIOR_PATIENTS = 10
+"""Chosen among 0, 5, 10, 20 and 40 on simulated cohorts of other seeds than those of documentation/statistics.md."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,9 @@ def logit_interval(auroc: float, variance: float, confidence: float = 0.95) -> t
     return float(low), float(high)
 
 
-def score_interval(auroc: float, num_positive: int, num_negative: int, confidence: float = 0.95) -> tuple[float, float]:
+def score_interval(
+    auroc: float, num_positive: int, num_negative: int, confidence: float = 0.95, *, ratio: float = 1.0
+) -> tuple[float, float]:
     """Interval of an area that is defined even where the classes are apart completely.
 
     The areas that are within z standard errors of the observed one, the standard error being taken at the assumed
@@ -90,23 +95,52 @@ def score_interval(auroc: float, num_positive: int, num_negative: int, confidenc
         num_positive: positive patients.
         num_negative: negative patients.
         confidence: e.g. 0.95.
+        ratio: what Hanley and McNeil's variance is multiplied with.
     """
     if auroc < 0.5:  # the formula is symmetric
-        low, high = score_interval(1 - auroc, num_positive, num_negative, confidence)
+        low, high = score_interval(1 - auroc, num_positive, num_negative, confidence, ratio=ratio)
         return 1 - high, 1 - low
     z = float(norm.ppf(0.5 + confidence / 2))
-    others = (num_positive + num_negative) / 2 - 1
-
-    def variance(area: float) -> float:
-        spread = 1 + others * ((1 - area) / (2 - area) + area / (1 + area))
-        return area * (1 - area) / (num_positive * num_negative) * spread
 
     def beyond(area: float) -> float:
-        return (auroc - area) ** 2 - z * z * variance(area)
+        return (auroc - area) ** 2 - z * z * ratio * _assumed_variance(area, num_positive, num_negative)
 
     # At an observed area of 1 both terms have the root 1, which is not the one wanted.
     low = float(brentq(beyond, 0.0, min(auroc, 1 - 1e-9)))
     return low, 1.0 if auroc == 1 else float(brentq(beyond, auroc, 1.0))
+
+
+def moderated_interval(
+    auroc: float, variance: float, num_positive: int, num_negative: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """The score interval with a variance that few patients estimate and a model steadies: `auroc_ci` of metrics.json.
+
+    With few patients of a class DeLong's variance is itself uncertain, and too small just when the area came out
+    large; intervals built on it alone, and the BCa bootstrap, then cover too little. Hanley and McNeil's variance is
+    steady but assumes the shape of the scores. Their ratio is drawn towards 1 as if 10 further patients had shown 1 (the
+    moderation of Smyth 2004, Statistical Applications in Genetics and Molecular Biology 3:3), and never taken below
+    DeLong's own. How well it covers was measured: documentation/statistics.md.
+
+    Args:
+        auroc: the observed area.
+        variance: from `areas`, by patient; NaN or 0 where it is not known.
+        num_positive: positive patients.
+        num_negative: negative patients.
+        confidence: e.g. 0.95.
+    """
+    assumed = _assumed_variance(auroc, num_positive, num_negative)
+    known = bool(np.isfinite(variance)) and variance > 1e-12 and assumed > 0
+    observed = variance / assumed if known else 1.0
+    freedom = min(num_positive, num_negative) - 1
+    ratio = max(observed, (freedom * observed + _PRIOR_PATIENTS) / (freedom + _PRIOR_PATIENTS))
+    return score_interval(auroc, num_positive, num_negative, confidence, ratio=ratio)
+
+
+def _assumed_variance(area: float, num_positive: int, num_negative: int) -> float:
+    """Hanley and McNeil's variance of an area, averaged over the two classes (Newcombe 2006, method 5)."""
+    others = (num_positive + num_negative) / 2 - 1
+    spread = 1 + others * ((1 - area) / (2 - area) + area / (1 + area))
+    return area * (1 - area) / (num_positive * num_negative) * spread
 
 
 def paired_p_value(found: Areas, first: int = 0, second: int = 1) -> float | None:

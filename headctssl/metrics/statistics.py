@@ -11,9 +11,11 @@ from scipy.stats import norm
 
 __all__ = [
     "Bootstrap",
+    "bca",
     "bootstrap",
     "by_score",
     "draw_weights",
+    "jackknife_weights",
     "subject_codes",
     "weighted_auprc",
     "weighted_auroc",
@@ -176,12 +178,27 @@ def bootstrap(
     estimate = _columns(statistic, np.ones((1, subjects.size)))[0]
     left_out = _jackknife(statistic, subjects)
     columns = zip(resampled.T, estimate, left_out.T, strict=True)
-    return Bootstrap(tuple(_bca(*column, confidence) for column in columns), have, redrawn)
+    return Bootstrap(tuple(bca(*column, confidence) for column in columns), have, redrawn)
 
 
 def _columns(statistic: Statistic, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     values = statistic(weights)
     return values[:, None] if values.ndim == 1 else values
+
+
+def jackknife_weights(subjects: NDArray[np.int64], most: int = _MOST_GROUPS) -> NDArray[np.float64]:
+    """Weights that leave out one patient in turn, or one of `most` groups of patients where there are more.
+
+    Args:
+        subjects: (n,) subject number per case, any integers.
+        most: largest number of rows.
+
+    Returns:
+        (G, n) 0 or 1.
+    """
+    _, codes = np.unique(subjects, return_inverse=True)
+    groups = min(int(codes.max()) + 1, most)
+    return np.asarray(codes % groups != np.arange(groups)[:, None], dtype=np.float64)
 
 
 def _jackknife(statistic: Statistic, subjects: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -200,10 +217,17 @@ def _jackknife(statistic: Statistic, subjects: NDArray[np.int64]) -> NDArray[np.
     return np.concatenate(parts)
 
 
-def _bca(
+def bca(
     resampled: NDArray[np.float64], estimate: float, left_out: NDArray[np.float64], confidence: float
 ) -> tuple[float, float] | None:
-    """The interval of one statistic from its resamples (R,) and its jackknife values (G,)."""
+    """The BCa interval of one statistic (Efron 1987); None when all resamples agree.
+
+    Args:
+        resampled: (R,) its values in resamples.
+        estimate: its value on the cases as they are.
+        left_out: (G,) its values without one patient or group of patients in turn.
+        confidence: e.g. 0.95.
+    """
     if np.ptp(resampled) == 0:
         return None
     count = resampled.size
