@@ -17,6 +17,8 @@ from headctssl.metrics.statistics import bca, bootstrap, weighted_auprc
 Array = NDArray[np.float64]
 
 FILE = Path(__file__).parents[1] / "headctssl" / "metrics" / "coverage.json"
+PAGE = Path(__file__).parents[1] / "documentation" / "statistics.md"
+BEGIN, END = "<!-- tables: made of headctssl/metrics/coverage.json -->", "<!-- end of tables -->"
 COHORTS = (
     (3, 20), (5, 20), (10, 20), (20, 20), (3, 80), (5, 80), (10, 80), (20, 80), (50, 80),
     (10, 40), (50, 200), (10, 400), (20, 400), (50, 400), (100, 400),
@@ -137,6 +139,42 @@ def auprc_cell(
     return {"positives": positives, "negatives": negatives, "auroc": area, "bca": round(held / runs, 4)}
 
 
+def tables(file: Path = FILE) -> str:
+    """The tables of documentation/statistics.md as Markdown.
+
+    Args:
+        file: what a run wrote.
+    """
+    content = json.loads(file.read_text(encoding="utf-8"))
+    lines = [
+        f"{content['runs']:,} cohorts a line, {content['resamples']:,} resamples each, seed {content['seed']}.",
+        "",
+        "| scores | positives | negatives | AUROC | printed | BCa | percentile | logit DeLong | width: printed | BCa |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in content["cells"]:
+        shares = " | ".join(f"{one[name]:.3f}" for name in ("printed", "bca", "percentile", "delong"))
+        widths = f"{one['width']['printed']:.3f} | {one['width']['bca']:.3f}"
+        counts = f"{one['positives']} | {one['negatives']} | {one['auroc']}"
+        lines.append(f"| {one['shape']} | {counts} | {shares} | {widths} |")
+    lines += ["", "| positives | negatives | AUROC | BCa interval of the AUPRC |", "|---|---|---|---|"]
+    for one in content["auprc"]:
+        lines.append(f"| {one['positives']} | {one['negatives']} | {one['auroc']} | {one['bca']:.3f} |")
+    return "\n".join(lines) + "\n"
+
+
+def write_page(page: Path = PAGE, file: Path = FILE) -> None:
+    """Put the tables between their marks.
+
+    Args:
+        page: the Markdown file, with the marks.
+        file: what a run wrote.
+    """
+    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
+    _, after = rest.split(END)
+    page.write_text(f"{before}{BEGIN}\n\n{tables(file)}\n{END}{after}", encoding="utf-8")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run every cell and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -144,7 +182,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--resamples", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=FILE)
+    parser.add_argument("--page", action="store_true", help="only renew the tables of documentation/statistics.md")
     asked = parser.parse_args(arguments)
+    if asked.page:
+        write_page()
+        return
     size = {"runs": asked.runs, "resamples": asked.resamples, "seed": asked.seed}
     content: dict[str, object] = {"format": 1, **size, "cells": [], "auprc": []}
     for shape in SHAPES:
@@ -159,6 +201,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(json.dumps(line), flush=True)
             content["auprc"].append(line)  # type: ignore[attr-defined]
     asked.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if asked.output == FILE:
+        write_page()
 
 
 if __name__ == "__main__":

@@ -15,7 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags."""
     add_datasets(parser)
     parser.add_argument(
-        "-w", dest="weights", metavar="MODEL", required=True, help="a classifier's file or fine-tuning folder"
+        "-w",
+        dest="weights",
+        metavar="MODEL",
+        required=True,
+        help="a classifier's file or fine-tuning folder; of a task with several folds the mean of all is evaluated",
     )
     parser.add_argument(
         "--split", choices=("test", "all"), default="test", help="the test cases of splits.json, or every case"
@@ -32,8 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Call `evaluate`; 1 when cases could not be preprocessed."""
     from headctssl.evaluation.evaluate import evaluate, evaluation_folder
+    from headctssl.finetuning.ensemble import open_ensemble
     from headctssl.reporting.report import report_at_end
-    from headctssl.training.checkpoint import find_weights, load_weights
     from headctssl.training.distributed import current_process
 
     metrics = evaluate(
@@ -46,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         quiet=args.quiet,
     )
     if current_process().is_main:
-        contract = load_weights(find_weights(args.weights, "classifier"), "classifier").contract
+        contract = open_ensemble(args.weights).as_one()
         report_at_end(evaluation_folder(args.dataset_id, contract, args.split), quiet=args.quiet)
     return 1 if metrics.num_failed else 0
 

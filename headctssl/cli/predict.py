@@ -21,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an image file, a DICOM folder, or a folder with any number of both below it",
     )
     parser.add_argument(
-        "-w", dest="weights", metavar="MODEL", required=True, help="a classifier's file or fine-tuning folder"
+        "-w",
+        dest="weights",
+        metavar="MODEL",
+        required=True,
+        help="a classifier's file or folder; a task: mean of folds",
     )
     parser.add_argument(
         "-o", dest="output", metavar="OUT", required=True, help="a .csv or .json file, or a folder for predictions.csv"

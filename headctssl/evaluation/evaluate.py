@@ -16,9 +16,11 @@ from headctssl.contract import Contract, LabelSpec, column_slices
 from headctssl.dataset.manifest import RawDataset, load_raw_dataset
 from headctssl.dataset.splits import load_splits
 from headctssl.errors import ContractError, DataError, UsageError
+from headctssl.evaluation.examine import examine, print_examination, write_distances
+from headctssl.finetuning.ensemble import Ensemble, open_ensemble
 from headctssl.finetuning.leakage import describe_reuse
-from headctssl.finetuning.outputs import predictions
-from headctssl.finetuning.tasks import classifier_from
+from headctssl.finetuning.outputs import num_outputs
+from headctssl.finetuning.reference import Reference, load_reference
 from headctssl.finetuning.whole_head import encode_stored
 from headctssl.metrics.metrics_file import Metrics
 from headctssl.metrics.outcome import Outcome, interval_warnings, measure, print_metrics, write_predictions
@@ -29,7 +31,6 @@ from headctssl.planning.machine import available_cores
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.preprocessing.plan_and_preprocess import ensure_preprocessed
 from headctssl.settings import write_json
-from headctssl.training.checkpoint import find_weights, load_weights
 from headctssl.training.distributed import Process, current_process, processes, settle
 from headctssl.training.pretrain_call import choose_device
 
@@ -51,9 +52,10 @@ def evaluate(
     """Run a classifier on a dataset and measure it where labels are known.
 
     The dataset is preprocessed as the classifier's contract says where that is missing. Writes metrics.json,
-    predictions.csv and the classifier's contract.json to ``evaluate/METHOD-CONFIG-HASH__SPLIT`` of the dataset's
-    results, replacing an earlier evaluation of the same weights. Under ``torchrun -m headctssl evaluate ...`` the
-    processes share out the cases.
+    predictions.csv, the classifier's contract.json and evaluation.json (subgroups, distances from the training cases,
+    abstention) to ``evaluate/METHOD-CONFIG-HASH__SPLIT`` of the dataset's results, replacing an earlier evaluation of
+    the same weights. The folder of a task with several folds is evaluated as the mean of their classifiers. Under
+    ``torchrun -m headctssl evaluate ...`` the processes share out the cases.
 
     Args:
         dataset_id: the number of the raw dataset.
@@ -84,20 +86,19 @@ def evaluate(
     with processes(target) as process:
         quiet = quiet or not process.is_main
         asked = settle(lambda: _open(dataset_id, weights, split, num_workers, quiet), process)
-        say(f"{len(asked.index)} {split} cases of {asked.dataset_name}", quiet=quiet)
-        outcome = _predict(asked, target, num_workers, process)
-        return settle(lambda: _finish(asked, split, outcome, aggregate, quiet), process)
+        say(f"{len(asked.index)} {split} cases of {asked.raw.folder.name}", quiet=quiet)
+        outcome, distances = _predict(asked, target, num_workers, process)
+        return settle(lambda: _finish(asked, split, outcome, distances, aggregate, quiet), process)
 
 
 @dataclass(frozen=True)
 class _Asked:
     """A classifier and the cases it is asked about."""
 
-    file: Path  # of the classifier
-    contract: Contract
+    ensemble: Ensemble  # the classifier, or those of several folds
+    references: tuple[Reference, ...]  # one per classifier, or none
     columns: tuple[int, ...]  # outputs of the classifier that the dataset has a label of
-    dataset_id: int
-    dataset_name: str
+    raw: RawDataset
     index: CaseIndex
     subject_ids: tuple[str, ...]  # per case of the index
     sessions: dict[str, str]  # case id -> session id, '' = unknown
@@ -112,8 +113,10 @@ def _open(dataset_id: int, weights: str | Path, split: str, num_workers: int | N
     Raises:
         HeadCTSSLError: as `evaluate`.
     """
-    file = find_weights(weights, "classifier")
-    contract = load_weights(file, "classifier").contract
+    ensemble = open_ensemble(weights)
+    contract = ensemble.contract
+    pairs = zip(ensemble.files, ensemble.contracts, strict=True)
+    references = [load_reference(file.parent, one.weights_hash) for file, one in pairs]
     raw = load_raw_dataset(dataset_id)
     columns, notes = _shared_labels(contract, raw)
     truth = raw.labels()
@@ -144,11 +147,10 @@ def _open(dataset_id: int, weights: str | Path, split: str, num_workers: int | N
     values = truth.loc[index.case_ids, [spec.name for spec in specs]].to_numpy(dtype=np.float64)
     known = [_truth(spec, here_by_name[spec.name], values[:, k]) for k, spec in enumerate(specs)]
     return _Asked(
-        file=file,
-        contract=contract,
+        ensemble=ensemble,
+        references=tuple(r for r in references if r is not None) if None not in references else (),
         columns=tuple(columns),
-        dataset_id=dataset_id,
-        dataset_name=raw.folder.name,
+        raw=raw,
         index=index,
         subject_ids=tuple(subjects[case_id] for case_id in index.case_ids),
         sessions=raw.sessions(),
@@ -158,12 +160,13 @@ def _open(dataset_id: int, weights: str | Path, split: str, num_workers: int | N
     )
 
 
-def _predict(asked: _Asked, device: torch.device, num_workers: int | None, process: Process) -> Outcome:
-    """Probabilities of the shared labels with their truth, each case encoded by one process."""
-    contract = asked.contract
-    classifier = classifier_from(contract, load_weights(asked.file, "classifier").tensors).to(device)
-    outputs = encode_stored(
-        classifier,
+def _predict(
+    asked: _Asked, device: torch.device, num_workers: int | None, process: Process
+) -> tuple[Outcome, NDArray[np.float64] | None]:
+    """Predictions of the shared labels with their truth, and distances (n,), each case encoded by one process."""
+    ensemble, contract = asked.ensemble, asked.ensemble.contract
+    found = encode_stored(
+        ensemble.build(device, features=bool(asked.references)),
         asked.index,
         contract.input,
         batch_size=_BATCH,
@@ -171,46 +174,71 @@ def _predict(asked: _Asked, device: torch.device, num_workers: int | None, proce
         device=device,
         process=process,
     )
-    table = predictions(contract.labels, outputs, contract.temperature)
+    width = num_outputs(contract.labels) * len(ensemble.files)
     where = column_slices(contract.labels)
-    return Outcome(
+
+    def shared(table: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.concatenate([table[:, where[column]] for column in asked.columns], axis=1)
+
+    outcome = Outcome(
         specs=tuple(contract.labels[column] for column in asked.columns),
         case_ids=tuple(asked.index.case_ids),
         subject_ids=asked.subject_ids,
         truth=asked.truth,
-        probability=np.concatenate([table[:, where[column]] for column in asked.columns], axis=1),
+        probability=shared(ensemble.predictions(found[:, :width])),
+        uncalibrated=shared(ensemble.predictions(found[:, :width], calibrated=False)),
     )
+    if not asked.references:
+        return outcome, None
+    features = np.split(found[:, width:].double().numpy(), len(asked.references), axis=1)
+    away = [one.distances(part) for one, part in zip(asked.references, features, strict=True)]
+    return outcome, np.asarray(np.mean(away, axis=0))
 
 
 def _finish(
-    asked: _Asked, split: Literal["test", "all"], outcome: Outcome, aggregate: Aggregate, quiet: bool
+    asked: _Asked,
+    split: Literal["test", "all"],
+    outcome: Outcome,
+    distances: NDArray[np.float64] | None,
+    aggregate: Aggregate,
+    quiet: bool,
 ) -> Metrics:
-    """Measure, and write metrics.json and predictions.csv."""
-    contract = asked.contract
+    """Measure, and write metrics.json, evaluation.json and the tables of cases."""
+    ensemble = asked.ensemble
+    contract, count = ensemble.as_one(), len(ensemble.files)
     entries, mean, interval = measure(outcome)
     studies = measure_studies(outcome, asked.sessions, aggregate)
+    folds = (f"the mean of the classifiers of {count} folds",) if count > 1 else ()
     metrics = Metrics(
-        dataset_name=asked.dataset_name,
+        dataset_name=asked.raw.folder.name,
         evaluated_on=split,
         num_cases=len(asked.index),
         num_subjects=int(np.unique(subject_codes(outcome.subject_ids, outcome.case_ids)).size),
         num_failed=asked.num_failed,
         weights_hash=contract.weights_hash,
-        leakage=describe_reuse(asked.file, contract, asked.index),
-        notes=(*asked.notes, *interval_warnings(outcome)),
+        temperature=contract.temperature,
+        leakage=_leakage(ensemble, asked.index),
+        notes=(*folds, *asked.notes, *interval_warnings(outcome)),
         mean_auroc=mean,
         mean_auroc_ci=interval,
         studies=None if studies is None else studies[1],
         labels=entries,
     )
-    folder = evaluation_folder(asked.dataset_id, contract, split)
+    folder = evaluation_folder(asked.raw.dataset_id, contract, split)
     folder.mkdir(parents=True, exist_ok=True)
-    write_predictions(folder / "predictions.csv", outcome)
-    more = write_studies_beside(folder / "predictions.csv", None if studies is None else studies[0])
-    write_json(folder / "contract.json", contract)
-    write_json(folder / "metrics.json", metrics)
+    elsewhere = examine(metrics, outcome, asked.raw.cases, distances, asked.references)
+    files = [folder / name for name in ("predictions.csv", "contract.json", "metrics.json", "evaluation.json")]
+    write_predictions(files[0], outcome)
+    files += write_studies_beside(files[0], None if studies is None else studies[0])
+    for path, content in zip(files[1:4], (contract, metrics, elsewhere), strict=True):
+        write_json(path, content)
+    far = folder / "distances.csv"
+    far.unlink(missing_ok=True)  # of an earlier evaluation
+    if distances is not None:
+        files.append(write_distances(far, outcome, distances))
     print_metrics(metrics, quiet=quiet)
-    name_files([folder / name for name in ("predictions.csv", "contract.json", "metrics.json")] + more, quiet=quiet)
+    print_examination(elsewhere, quiet=quiet)
+    name_files(files, quiet=quiet)
     return metrics
 
 
@@ -224,6 +252,15 @@ def evaluation_folder(dataset_id: int, contract: Contract, split: str) -> Path:
     """
     name = f"{contract.method}-{contract.preset}-{contract.weights_hash[:8]}__{split}"
     return results_dataset(dataset_id) / "evaluate" / name
+
+
+def _leakage(ensemble: Ensemble, judged: CaseIndex) -> str:
+    """What is known of each classifier, said once where it is the same of all."""
+    pairs = zip(ensemble.files, ensemble.contracts, strict=True)
+    told = {file.parent.name: describe_reuse(file, contract, judged) for file, contract in pairs}
+    if len(set(told.values())) == 1:
+        return next(iter(told.values()))
+    return "; ".join(f"{name}: {sentence}" for name, sentence in told.items())
 
 
 def _shared_labels(contract: Contract, raw: RawDataset) -> tuple[list[int], list[str]]:

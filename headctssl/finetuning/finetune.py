@@ -15,14 +15,16 @@ from headctssl.console import name_files, say, table
 from headctssl.contract import Contract
 from headctssl.finetuning.adapt import Best, Labelled, Lesson, adapt_full
 from headctssl.finetuning.cohort import value_counts
-from headctssl.finetuning.held_out import choose_held_out, measured, predict_held_out
+from headctssl.finetuning.held_out import choose_held_out, measured, outcome_of, outputs_of
+from headctssl.finetuning.judge import Judge
 from headctssl.finetuning.label_loss import LabelLoss
 from headctssl.finetuning.leakage import write_used_cases
 from headctssl.finetuning.linear_head import adapt_linear
 from headctssl.finetuning.outputs import num_outputs
-from headctssl.finetuning.prepare import Call, Job, locate, prepare, task_folder
+from headctssl.finetuning.prepare import Call, Job, prepare
 from headctssl.finetuning.series import Asked, Shots, expand, is_done, number_of
 from headctssl.finetuning.settings import Adaptation, FinetuneSettings
+from headctssl.finetuning.sum_up import sum_up
 from headctssl.finetuning.tasks import Classifier, with_prior
 from headctssl.metrics.outcome import print_metrics, write_predictions
 from headctssl.metrics.studies import measure_studies, write_studies_beside
@@ -103,7 +105,7 @@ def finetune(
 
     Returns:
         Of one run the folder of its fold, with classifier.safetensors, predictions.csv and metrics.json. Of several
-        the folder of the first task.
+        the folder of the task; of several numbers of shots that of the learning curve.
 
     Raises:
         HeadCTSSLError: the call, the dataset, the checkpoint or the run cannot be used; the message says why.
@@ -138,7 +140,7 @@ def run_series(call: Call, asked: Asked, track: Sequence[str]) -> Path:
     """Carry out several runs of one call in turn.
 
     Returns:
-        The folder of the first task.
+        The folder of what they are together.
 
     Raises:
         HeadCTSSLError: as `finetune`.
@@ -152,8 +154,8 @@ def run_series(call: Call, asked: Asked, track: Sequence[str]) -> Path:
             done = settle(functools.partial(is_done, one), process)
             say(f"run {number} of {len(calls)}: {what}{' is done' if done else ''}", quiet=call.quiet)
             run_finetuning(one, track)
-    first = locate(calls[0])
-    return task_folder(calls[0], first.start, first.specs)
+        barrier(process)
+        return settle(lambda: sum_up(calls, quiet=call.quiet), process)
 
 
 def run_finetuning(call: Call, track: Sequence[str]) -> Path:
@@ -240,14 +242,20 @@ def _train(job: Job, classifier: Classifier, log: RunLog, process: Process, *, g
     classifier.load_state_dict(best.state)
     tensors = with_prior(classifier, loss)
     classifier.load_state_dict(tensors)
-    contract = _contract(job)
+    judge = Judge(job, classifier, process)
+    checked = judge.validate()
+    contract = _contract(job).model_copy(update={"temperature": checked.temperature})
+    log.say(checked.note)
     if process.is_main:
         contract = save_weights(job.folder / "classifier.safetensors", tensors, contract)
         write_json(job.folder / "contract.json", contract)
+    judge.describe(contract)
     held_out = choose_held_out(job.cohort)
-    outcome = predict_held_out(job, classifier, job.index.subset(held_out.case_ids), contract.temperature, process)
+    index = job.index.subset(held_out.case_ids)
+    outputs = outputs_of(job, classifier, index, process)
     if process.is_main:
-        metrics = measured(job, held_out, outcome, contract, best, chosen)
+        outcome = outcome_of(job, index, outputs, contract.temperature)
+        metrics = measured(job, held_out, outcome, contract, best, (chosen, checked.note))
         studies = measure_studies(outcome, job.raw.sessions(), "mean")
         metrics = metrics.model_copy(update={"studies": None if studies is None else studies[1]})
         write_predictions(job.folder / "predictions.csv", outcome)

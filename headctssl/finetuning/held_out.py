@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from torch import Tensor
 
 from headctssl.contract import Contract
 from headctssl.finetuning.adapt import Best
@@ -20,7 +22,7 @@ from headctssl.metrics.outcome import Outcome, interval_warnings, measure
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.training.distributed import Process
 
-__all__ = ["HeldOut", "choose_held_out", "measured", "predict_held_out"]
+__all__ = ["HeldOut", "choose_held_out", "measured", "outcome_of", "outputs_of"]
 
 
 @dataclass(frozen=True)
@@ -47,20 +49,20 @@ def choose_held_out(cohort: Cohort) -> HeldOut:
     return HeldOut("training", cohort.train, (note, more))
 
 
-def predict_held_out(
-    job: Job, classifier: Classifier, index: CaseIndex, temperature: float, process: Process
-) -> Outcome:
-    """Probabilities of cases with their truth, each case encoded by one process.
+def outputs_of(job: Job, classifier: Classifier, index: CaseIndex, process: Process) -> Tensor:
+    """What the head says of cases, each case encoded by one process.
 
     Args:
         job: the run.
         classifier: as it is saved.
         index: the cases.
-        temperature: of the probabilities.
         process: this process; every process of the run must call this.
+
+    Returns:
+        (n, O) float32 on the CPU.
     """
-    settings, cohort = job.settings, job.cohort
-    outputs = encode_stored(
+    settings = job.settings
+    return encode_stored(
         classifier.to(job.device),
         index,
         settings.input,
@@ -69,16 +71,31 @@ def predict_held_out(
         device=job.device,
         process=process,
     )
+
+
+def outcome_of(job: Job, index: CaseIndex, outputs: Tensor, temperature: float) -> Outcome:
+    """The predictions that outputs mean, with the truth.
+
+    Args:
+        job: the run.
+        index: the cases.
+        outputs: (n, O) of the head.
+        temperature: of the probabilities.
+    """
+    settings, cohort = job.settings, job.cohort
     return Outcome(
         specs=settings.labels,
         case_ids=tuple(index.case_ids),
         subject_ids=tuple(cohort.subject[c] for c in index.case_ids),
         truth=cohort.labels(index.case_ids).astype(np.float64),
         probability=predictions(settings.labels, outputs, temperature),
+        uncalibrated=predictions(settings.labels, outputs),
     )
 
 
-def measured(job: Job, held_out: HeldOut, outcome: Outcome, contract: Contract, best: Best, chosen: str) -> Metrics:
+def measured(
+    job: Job, held_out: HeldOut, outcome: Outcome, contract: Contract, best: Best, told: Sequence[str]
+) -> Metrics:
     """The content of metrics.json.
 
     Args:
@@ -87,7 +104,7 @@ def measured(job: Job, held_out: HeldOut, outcome: Outcome, contract: Contract, 
         outcome: their probabilities and truth.
         contract: of the classifier, with the hash of its weights.
         best: the epoch that was kept.
-        chosen: the sentence that says why.
+        told: sentences on how the epoch was chosen and the temperature fitted.
     """
     entries, mean, interval = measure(outcome)
     return Metrics(
@@ -97,8 +114,9 @@ def measured(job: Job, held_out: HeldOut, outcome: Outcome, contract: Contract, 
         num_cases=len(held_out.case_ids),
         num_subjects=int(np.unique(job.cohort.subjects(held_out.case_ids)).size),
         weights_hash=contract.weights_hash,
+        temperature=contract.temperature,
         leakage=describe_leakage(job.start.file, job.start.contract, job.index.subset(held_out.case_ids)),
-        notes=(chosen, *job.cohort.notes, *held_out.notes, *interval_warnings(outcome)),
+        notes=(*told, *job.cohort.notes, *held_out.notes, *interval_warnings(outcome)),
         best_epoch=best.epoch,
         validation_score=best.score,
         validation_auroc=best.score if all(spec.type == "binary" for spec in job.settings.labels) else None,

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from headctssl.console import name_files, progress, say
 from headctssl.contract import LabelSpec, column_slices
 from headctssl.errors import HeadCTSSLError, UsageError
-from headctssl.finetuning.outputs import predictions
-from headctssl.finetuning.tasks import classifier_from
+from headctssl.finetuning.ensemble import Ensemble, open_ensemble
 from headctssl.finetuning.whole_head import encode, head_view
 from headctssl.inference.sources import (
     Failure,
@@ -31,7 +30,6 @@ from headctssl.metrics.studies import Aggregate, aggregated, group_scans
 from headctssl.paths import atomic_path
 from headctssl.planning.machine import available_cores, detect_machine
 from headctssl.settings import JsonValue
-from headctssl.training.checkpoint import load_weights
 
 __all__ = ["PredictResult", "predict"]
 
@@ -72,7 +70,7 @@ def predict(
 
     Args:
         input: an image file, a DICOM folder, or a folder with images at any depth.
-        weights: a classifier's file or fine-tuning folder.
+        weights: a classifier's file or fine-tuning folder; of a task with several folds the mean of all is taken.
         output: a .csv or .json file, or a folder for predictions.csv.
         aggregate: 'mean' or 'max': also one prediction per study, in a second file whose name ends in ``_studies``.
             DICOM series of one patient and one study go together; any other image is its own study.
@@ -93,14 +91,14 @@ def predict(
             do="Correct --aggregate.",
         )
     path = output_file(Path(output), "predictions.csv", (".csv", ".json"))
-    loaded = load_weights(weights, "classifier")
-    contract = loaded.contract
+    ensemble = open_ensemble(weights)
+    contract = ensemble.contract
     sources = find_sources(Path(input))
     target = torch.device(detect_machine(device).device)
-    classifier = classifier_from(contract, loaded.tensors).to(target)
+    classifiers = ensemble.build(target)
     workers = min(4, available_cores()) if num_workers is None else num_workers
     say(
-        f"{len(sources)} images, {contract.preset} classifier of {', '.join(s.name for s in contract.labels)}",
+        f"{len(sources)} images, {_kind(ensemble)} of {', '.join(s.name for s in contract.labels)}",
         quiet=quiet,
     )
     case_ids: list[str] = []
@@ -116,10 +114,10 @@ def predict(
             say(f"{source.case_id}: {note}", quiet=quiet)
         case = found.case
         view = head_view(case.hu, case.head_box, case.spacing_mm, contract.input, target)
-        outputs = encode(classifier, [view], target)
+        outputs = encode(classifiers, [view], target)
         case_ids.append(source.case_id)
         studies.append(source.study)
-        rows.append(predictions(contract.labels, outputs, contract.temperature)[0])
+        rows.append(ensemble.predictions(outputs)[0])
     specs = contract.labels
     table = np.array(rows, dtype=np.float64).reshape(-1, sum(len(spec.columns) for spec in specs))
     print_failures(failures)
@@ -138,6 +136,12 @@ def predict(
     else:
         name_files([path], quiet=quiet)
     return result
+
+
+def _kind(ensemble: Ensemble) -> str:
+    count = len(ensemble.files)
+    preset = ensemble.contract.preset
+    return f"{preset} classifier" if count == 1 else f"mean of the {preset} classifiers of {count} folds"
 
 
 def _by_study(result: PredictResult, studies: Sequence[tuple[str, str]], how: Aggregate) -> PredictResult:

@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headctssl.contract import LabelSpec
-from headctssl.metrics.calibration import reliability
+from headctssl.metrics.calibration import log_loss, reliability
+from headctssl.metrics.chance import chance_p_value
 from headctssl.metrics.class_metrics import class_metrics
-from headctssl.metrics.delong import areas, logit_interval, score_interval
+from headctssl.metrics.delong import areas, logit_interval, moderated_interval
 from headctssl.metrics.metrics_file import LabelMetrics
 from headctssl.metrics.number_metrics import number_metrics
 from headctssl.metrics.operating import OPERATING, operating_points
@@ -150,16 +151,18 @@ def _binary(
     result = bootstrap(statistic, subjects, num_resamples=resamples, seed=seed)
     update |= {f"{name}_ci": ci for name, ci in zip(names, result.intervals, strict=False)}
     found = areas(positive, score[None], subjects)
-    update["auroc_delong_ci"] = logit_interval(float(found.auroc[0]), float(found.covariance[0, 0]))
-    note = None if result.reason is None else f"no interval: {result.reason}"
-    if result.intervals and result.intervals[0] is None:
-        patients = [np.unique(subjects[positive == side]).size for side in (True, False)]
-        update["auroc_ci"] = score_interval(float(found.auroc[0]), *patients)
-        note = "the same AUROC in every resample: its interval is Newcombe's score interval"
+    area, variance = float(found.auroc[0]), float(found.covariance[0, 0])
+    patients = [np.unique(subjects[positive == side]).size for side in (True, False)]
+    update["auroc_bca_ci"] = update.pop("auroc_ci", None)
+    update["auroc_ci"] = moderated_interval(area, variance, *patients) if np.unique(subjects).size > 1 else None
+    update["auroc_delong_ci"] = logit_interval(area, variance)
+    update["auroc_p_value"] = chance_p_value(positive, score, subjects, found, seed=seed)
+    note = None if result.reason is None else f"no bootstrap interval: {result.reason}"
     curve = reliability(positive, score)
     update |= {
         "threshold": _THRESHOLD,
         "ece": curve.ece,
+        "log_loss": log_loss(positive, score),
         "reliability": tuple(zip(curve.predicted, curve.observed, curve.count, strict=True)),
         "resamples": result.resamples,
         "redrawn": result.redrawn,

@@ -117,9 +117,9 @@ def moderated_interval(
 
     With few patients of a class DeLong's variance is itself uncertain, and too small just when the area came out
     large; intervals built on it alone, and the BCa bootstrap, then cover too little. Hanley and McNeil's variance is
-    steady but assumes the shape of the scores. Their ratio is drawn towards 1 as if 10 further patients had shown 1 (the
-    moderation of Smyth 2004, Statistical Applications in Genetics and Molecular Biology 3:3), and never taken below
-    DeLong's own. How well it covers was measured: documentation/statistics.md.
+    steady but assumes the shape of the scores. Their ratio is drawn towards 1 as if 10 further patients had shown 1
+    (the moderation of Smyth 2004, Statistical Applications in Genetics and Molecular Biology 3:3), and never taken
+    below DeLong's own. How well it covers was measured: documentation/statistics.md.
 
     Args:
         auroc: the observed area.

@@ -23,13 +23,25 @@ class LabelMetrics(Settings):
     n_positive: int | None = Field(None, description="Positive cases, binary only.")
     n_negative: int | None = Field(None, description="Negative cases, binary only.")
     auroc: float | None = Field(None, description="Area under the ROC curve; multiclass: mean of one versus rest.")
-    auroc_ci: Interval | None = Field(None, description="95 % BCa bootstrap interval over patients.")
+    auroc_ci: Interval | None = Field(
+        None, description="95 % interval over patients; binary: score interval with a moderated DeLong variance."
+    )
+    auroc_bca_ci: Interval | None = Field(None, description="95 % BCa bootstrap interval over patients, binary.")
     auroc_delong_ci: Interval | None = Field(None, description="95 % DeLong interval on the logit scale, by patient.")
+    auroc_p_value: float | None = Field(
+        None,
+        description="Two-sided p value of an AUROC of .5, binary: labels exchanged among patients; DeLong from 2,000 "
+        "cases on.",
+    )
     auprc: float | None = Field(None, description="Average precision.")
     auprc_ci: Interval | None = Field(None, description="95 % interval over patients.")
     brier: float | None = Field(None, description="Brier score, binary only: mean squared error of the probability.")
     brier_ci: Interval | None = Field(None, description="95 % interval over patients.")
     ece: float | None = Field(None, description="Expected calibration error in 10 bins of equally many cases.")
+    log_loss: float | None = Field(None, description="Mean negative logarithm of the probability of the truth, binary.")
+    brier_uncalibrated: float | None = Field(None, description="Brier score before the temperature.")
+    ece_uncalibrated: float | None = Field(None, description="Calibration error before the temperature.")
+    log_loss_uncalibrated: float | None = Field(None, description="Log loss before the temperature.")
     reliability: tuple[tuple[float, float, int], ...] = Field(
         (), description="Per bin: mean probability, share of positives, cases."
     )
@@ -110,7 +122,7 @@ class Metrics(Settings):
 
     format: Literal[1] = 1
     dataset_name: str = Field(description="Folder name, DatasetNNN_Name.")
-    evaluated_on: Literal["test", "validation", "training", "all"] = Field(
+    evaluated_on: Literal["test", "validation", "training", "all", "out_of_fold"] = Field(
         description="Which cases the metrics are of."
     )
     fold: str | None = Field(None, description="The fold, fine-tuning only.")
@@ -118,7 +130,12 @@ class Metrics(Settings):
     num_subjects: int = Field(ge=0)
     num_failed: int = Field(0, ge=0, description="Cases that could not be preprocessed; they are not in the metrics.")
     confidence: float = Field(0.95, description="Level of the intervals.")
-    interval: str = Field("BCa bootstrap over patients", description="How the intervals are made.")
+    interval: str = Field(
+        "AUROC of binary labels: score interval with a moderated DeLong variance by patient; all others: BCa bootstrap"
+        " over patients",
+        description="How the intervals are made.",
+    )
+    temperature: float | None = Field(None, description="What the logits were divided by; of an ensemble the mean.")
     bootstrap_seed: int = Field(0, ge=0)
     weights_hash: str = Field("", description="Hash of the classifier.")
     leakage: str = Field("", description="What is known about cases that were also used in pretraining.")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +12,29 @@ from numpy.typing import NDArray
 
 from headctssl.console import say, table
 from headctssl.contract import LabelSpec, column_slices
+from headctssl.errors import DataError
+from headctssl.metrics.calibration import log_loss, reliability
 from headctssl.metrics.classification import label_metrics, mean_auroc, metric_rows, other_rows
+from headctssl.metrics.coverage import measured_coverage
 from headctssl.metrics.metrics_file import LabelMetrics, Metrics
 from headctssl.metrics.prediction_table import prediction_cells, prediction_columns
 from headctssl.metrics.statistics import subject_codes
 from headctssl.paths import atomic_path
 
-__all__ = ["FEWEST_PATIENTS", "Outcome", "interval_warnings", "measure", "print_metrics", "write_predictions"]
+__all__ = [
+    "FEWEST_PATIENTS",
+    "Outcome",
+    "interval_warnings",
+    "measure",
+    "print_metrics",
+    "read_predictions",
+    "write_predictions",
+]
 
-FEWEST_PATIENTS = 10
-"""Patients of each class below which a percentile bootstrap interval covers too little."""
+FEWEST_PATIENTS = 20
+"""Patients of each class below which BCa bootstrap intervals cover too little."""
+
+_LEAST_COVERAGE = 0.93
 
 
 @dataclass(frozen=True)
@@ -33,6 +46,7 @@ class Outcome:
     subject_ids: tuple[str, ...]  # '' = unknown
     truth: NDArray[np.float64]  # (n, L), NaN = unknown
     probability: NDArray[np.float64]  # (n, P), the columns of `column_slices(specs)`; continuous: the number itself
+    uncalibrated: NDArray[np.float64] | None = None  # the same before the temperature; None: there was none
 
     def predicted(self, label: int) -> NDArray[np.float64]:
         """What is predicted of a label: (n,), or (n, C) for labels with classes."""
@@ -68,12 +82,29 @@ def measure(
         )
         for column, spec in enumerate(outcome.specs)
     )
+    if outcome.uncalibrated is not None:
+        before = replace(outcome, probability=outcome.uncalibrated)
+        labels = tuple(_with_uncalibrated(entry, before, column) for column, entry in enumerate(labels))
     mean, interval = mean_auroc(*outcome.binary(), subjects, num_resamples=num_resamples, seed=seed)
     return labels, mean, interval
 
 
+def _with_uncalibrated(entry: LabelMetrics, before: Outcome, column: int) -> LabelMetrics:
+    """The entry of a binary label with what its probabilities were worth before the temperature."""
+    known = ~np.isnan(before.truth[:, column])
+    if entry.type != "binary" or entry.brier is None:
+        return entry
+    positive, probability = before.truth[known, column] > 0.5, before.predicted(column)[known]
+    update = {
+        "brier_uncalibrated": float(((probability - positive) ** 2).mean()),
+        "ece_uncalibrated": reliability(positive, probability).ece,
+        "log_loss_uncalibrated": log_loss(positive, probability),
+    }
+    return entry.model_copy(update=update)
+
+
 def interval_warnings(outcome: Outcome) -> list[str]:
-    """Sentences on binary labels with so few patients that the bootstrap interval is too narrow.
+    """Sentences on binary labels with so few patients that intervals are known to hold the truth too rarely.
 
     Args:
         outcome: predictions and truth.
@@ -81,11 +112,20 @@ def interval_warnings(outcome: Outcome) -> list[str]:
     subjects = subject_codes(outcome.subject_ids, outcome.case_ids)
     sentences = []
     for column, spec in enumerate(outcome.specs):
+        if spec.type != "binary":
+            continue
         counts = [np.unique(subjects[outcome.truth[:, column] == value]).size for value in (1.0, 0.0)]
-        if spec.type == "binary" and 0 < min(counts) < FEWEST_PATIENTS:
+        if min(counts) == 0:
+            continue
+        found = measured_coverage(*counts)
+        few = f"'{spec.name}' has {counts[0]} positive and {counts[1]} negative patients: "
+        if found is None:
+            sentences.append(f"{few}too few to tell; how often intervals hold the truth was not measured for so few")
+        elif min(counts) < FEWEST_PATIENTS or found.lowest < _LEAST_COVERAGE:
             sentences.append(
-                f"'{spec.name}' has {counts[0]} positive and {counts[1]} negative patients: with fewer than"
-                f" {FEWEST_PATIENTS} of a class the interval is narrower than the truth"
+                f"{few}in {found.runs:,} simulated cohorts of {found.positives} and {found.negatives} the 95 % interval"
+                f" of the AUROC held the truth in {100 * found.lowest:.0f} % or more, that of a BCa bootstrap (as all"
+                f" others here) in {100 * found.lowest_bca:.0f} % or more"
             )
     return sentences
 
@@ -103,6 +143,40 @@ def write_predictions(path: Path, outcome: Outcome) -> Path:
         for case_id, subject_id, row in zip(outcome.case_ids, outcome.subject_ids, outcome.probability, strict=True):
             writer.writerow([case_id, subject_id, *prediction_cells(outcome.specs, row)])
     return path
+
+
+def read_predictions(path: Path, specs: tuple[LabelSpec, ...], truth: Mapping[str, NDArray[np.floating]]) -> Outcome:
+    """Read predictions.csv with the truth of its cases.
+
+    Args:
+        path: the file.
+        specs: its labels.
+        truth: case id -> (L,), NaN = unknown.
+
+    Raises:
+        DataError: the file is missing, or does not have the columns of these labels.
+    """
+    wanted = [name for spec in specs for name in spec.columns]
+    if not path.is_file():
+        raise DataError("There are no predictions.", got=path, expected="predictions.csv", do="Run the command again.")
+    with open(path, newline="", encoding="utf-8") as handle:
+        reader = csv.DictReader(handle)
+        missing = [name for name in ("case_id", "subject_id", *wanted) if name not in (reader.fieldnames or ())]
+        rows = [] if missing else list(reader)
+    if missing:
+        raise DataError(
+            f"{path} has not the columns of these labels.",
+            got=", ".join(reader.fieldnames or ()),
+            expected=", ".join(missing),
+            do="Run the command that wrote it again.",
+        )
+    return Outcome(
+        specs=specs,
+        case_ids=tuple(row["case_id"] for row in rows),
+        subject_ids=tuple(row["subject_id"] for row in rows),
+        truth=np.array([truth[row["case_id"]] for row in rows], np.float64).reshape(-1, len(specs)),
+        probability=np.array([[float(row[name]) for name in wanted] for row in rows]).reshape(-1, len(wanted)),
+    )
 
 
 def print_metrics(metrics: Metrics, *, quiet: bool = False) -> None:

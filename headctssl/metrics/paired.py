@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 
 from headctssl.metrics.statistics import bootstrap, weighted_auroc
 
-__all__ = ["Difference", "difference", "holm", "permutation_p_value"]
+__all__ = ["Difference", "defined", "difference", "holm", "mean_area", "permutation_p_value"]
 
 Array = NDArray[np.float64]
 
@@ -41,12 +41,12 @@ def difference(
     Returns:
         None where no label shows both classes.
     """
-    columns = _defined(truth)
+    columns = defined(truth)
     if not columns:
         return None
 
     def gap(weights: Array) -> Array:
-        return _mean_area(truth, first, columns, weights) - _mean_area(truth, second, columns, weights)
+        return mean_area(truth, first, columns, weights) - mean_area(truth, second, columns, weights)
 
     found = bootstrap(gap, subjects, num_resamples=num_resamples, seed=seed)
     value = float(gap(np.ones((1, len(truth))))[0])
@@ -71,7 +71,7 @@ def permutation_p_value(
         num_permutations: drawn at random.
         seed: of the draws.
     """
-    columns = _defined(truth)
+    columns = defined(truth)
     assert columns, "a label with both classes"
     one, other = first.copy(), second.copy()
     for column in columns:
@@ -80,7 +80,7 @@ def permutation_p_value(
     weights = np.ones((1, len(truth)))
 
     def gap(a: Array, b: Array) -> float:
-        return float((_mean_area(truth, a, columns, weights) - _mean_area(truth, b, columns, weights))[0])
+        return float((mean_area(truth, a, columns, weights) - mean_area(truth, b, columns, weights))[0])
 
     rng = np.random.Generator(np.random.PCG64(seed))
     _, codes = np.unique(subjects, return_inverse=True)
@@ -106,11 +106,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _defined(truth: Array) -> list[int]:
+def defined(truth: Array) -> list[int]:
+    """Labels (columns) that show both classes.
+
+    Args:
+        truth: (n, L) 0 or 1, NaN = unknown.
+    """
     return [c for c in range(truth.shape[1]) if np.unique(truth[~np.isnan(truth[:, c]), c] > 0.5).size == 2]
 
 
-def _mean_area(truth: Array, score: Array, columns: Sequence[int], weights: Array) -> Array:
+def mean_area(truth: Array, score: Array, columns: Sequence[int], weights: Array) -> Array:
+    """Mean AUROC over labels for every row of weights, (R,).
+
+    Args:
+        truth: (n, L) 0 or 1, NaN = unknown.
+        score: (n, L).
+        columns: the labels.
+        weights: (R, n), not negative.
+    """
     parts = []
     for column in columns:
         known = ~np.isnan(truth[:, column])

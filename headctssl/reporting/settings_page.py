@@ -8,11 +8,14 @@ from pydantic import BaseModel
 
 from headctssl.contract import Contract, HeadSettings, InputSpec, StorageRule
 from headctssl.dataset.manifest import DatasetInfo
+from headctssl.evaluation.evaluation_file import AbstentionCurve, Distances, Evaluation, Subgroup
 from headctssl.families import FAMILIES
+from headctssl.finetuning.series_file import Draws, OverDraws
 from headctssl.finetuning.settings import FinetuneSettings, LoraSettings, TaskSettings
 from headctssl.ingest.report import IngestReport, ScanRecord
 from headctssl.ingest.selection import Selection
 from headctssl.methods import METHODS, method_class
+from headctssl.metrics.metrics_file import LabelMetrics, Metrics
 from headctssl.planning.plans import Plans, SplitRule
 from headctssl.planning.run_settings import MonitorSettings, TrainingSettings, ViewSettings
 from headctssl.training.environment import Environment
@@ -49,6 +52,14 @@ def settings_markdown() -> str:
         ("`task.*` of `headct_finetune`", "The steps of the log derive some of them.", TaskSettings),
         ("`head.*` of `headct_finetune`", "", HeadSettings),
         ("`lora.*` of `headct_finetune`", "", LoraSettings),
+        ("metrics.json", "", Metrics),
+        ("Labels in metrics.json", "In the file an object keyed by the label's name.", LabelMetrics),
+        ("evaluation.json", "Of `headct_evaluate`.", Evaluation),
+        ("Subgroups in evaluation.json", "", Subgroup),
+        ("Distances in evaluation.json", "", Distances),
+        ("Abstention in evaluation.json", "", AbstentionCurve),
+        ("draws.json", "Of several few-shot draws; learning_curve.json has one for each number of shots.", Draws),
+        ("AUROC in draws.json", "", OverDraws),
         ("plans.json", "", Plans),
         ("Split rule in plans.json", "", SplitRule),
         ("Storage rule", "Its digest names the folder of stored cases.", StorageRule),

@@ -28,7 +28,7 @@ from headctssl.training.checkpoint import load_weights
 
 COMMON = {
     "config.json", "environment.json", "metrics.jsonl", "train.log", "progress.png", "contract.json", "cases.csv",
-    "classifier.safetensors", "predictions.csv", "metrics.json", "tensorboard",
+    "classifier.safetensors", "predictions.csv", "validation_predictions.csv", "metrics.json", "tensorboard",
 }  # fmt: skip
 SHAREABLE = ("classifier.safetensors", "contract.json", "environment.json")
 FAST = {"num_workers": 0, "quiet": True, "device": "cpu"}

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.optimize import brentq
 from scipy.special import expit
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, f1_score, recall_score, roc_auc_score, roc_curve
+from sklearn.metrics import log_loss as sklearn_log_loss
 
+from benchmarks import coverage
 from headctssl.contract import LabelSpec
-from headctssl.metrics.calibration import fit_temperature, reliability
+from headctssl.metrics.abstention import abstention, area_under_risk
+from headctssl.metrics.calibration import fit_temperature, log_loss, reliability
+from headctssl.metrics.chance import chance_p_value
 from headctssl.metrics.classification import label_metrics
-from headctssl.metrics.delong import areas, logit_interval, paired_p_value, score_interval
+from headctssl.metrics.coverage import coverage_cells, measured_coverage
+from headctssl.metrics.delong import areas, logit_interval, moderated_interval, paired_p_value, score_interval
 from headctssl.metrics.operating import OPERATING, operating_points
 from headctssl.metrics.paired import difference, holm, permutation_p_value
-from headctssl.metrics.statistics import bootstrap, weighted_auprc, weighted_auroc
+from headctssl.metrics.statistics import bootstrap, weighted_auroc
 
 
 def slow_placements(positive, score):
@@ -115,26 +123,32 @@ def test_bca_equals_scipy_for_patients_of_one_case():
     assert abs(ours[0] - percentile[0]) > 0.006  # it is not the percentile interval
 
 
-def test_classes_wholly_apart_get_an_interval_and_a_note():
+def test_classes_wholly_apart_get_an_interval():
     truth = np.r_[np.ones(6), np.zeros(14)]
     found = label_metrics(LabelSpec(name="x", type="binary"), truth, truth * 0.9, np.arange(20))
     assert found.auroc == 1.0
     assert found.auroc_ci == score_interval(1.0, 6, 14)
-    assert "Newcombe" in (found.reason or "")
+    assert found.auroc_bca_ci is None
+    assert found.auroc_p_value < 0.002
 
 
 def test_temperature_is_found_again_and_reliability_sees_what_it_repairs():
     rng = np.random.default_rng(5)
-    honest = rng.normal(0, 2, (4000, 2))
-    truth = (rng.random((4000, 2)) < expit(honest)).astype(np.float64)
-    truth[::3, 1] = np.nan
-    assert fit_temperature(3 * honest, truth) == pytest.approx(3.0, rel=0.08)
-    assert fit_temperature(honest, np.ones((4000, 2))) == 1.0
-    positive = truth[:, 0] > 0.5
-    good, bad = reliability(positive, expit(honest[:, 0])), reliability(positive, expit(3 * honest[:, 0]))
+    honest = rng.normal(0, 2, 4000)
+    positive = rng.random(4000) < expit(honest)
+
+    def total(logits, truth):
+        return lambda t: logits.size * log_loss(truth, expit(logits / t))
+
+    assert fit_temperature(total(3 * honest, positive)) == pytest.approx(3.0, rel=0.08)
+    # Ten cases ranked without a fault do not ask for certainty; without the prior it would be the lower limit.
+    apart = np.r_[np.full(5, 2.0), np.full(5, -2.0)]
+    assert 0.3 < fit_temperature(total(apart, apart > 0)) < 1
+    good, bad = reliability(positive, expit(honest)), reliability(positive, expit(3 * honest))
     assert good.ece < 0.03 < 0.07 < bad.ece
     assert sum(good.count) == 4000
     assert reliability(positive, np.full(4000, 0.5)).count == (4000,)
+    assert log_loss(positive, expit(honest)) == pytest.approx(sklearn_log_loss(positive, expit(honest)))
 
 
 def test_holm_by_hand():
@@ -172,44 +186,134 @@ def test_permutation_p_values_of_equal_models_are_uniform():
     assert np.mean(values) == pytest.approx(0.5, abs=0.08)
 
 
+def test_the_printed_interval_is_the_score_interval_between_two_variances():
+    apart = moderated_interval(1.0, 0.0, 6, 14)
+    assert apart == score_interval(1.0, 6, 14)  # no variance is known: the model's alone
+    few, many = moderated_interval(0.9, 1e-4, 8, 30), moderated_interval(0.9, 1e-4, 200, 800)
+    assert few[1] - few[0] > 0.1 > 0.05 > many[1] - many[0]  # many patients are believed
+    large = moderated_interval(0.9, 0.01, 200, 800)  # never below what was observed
+    low, high = brentq(lambda x: (0.9 - x) ** 2 - 3.8414588 * 0.01 * shape(x) / shape(0.9), 0, 0.9), large[1]
+    assert large == pytest.approx((low, high), abs=1e-6)
+    assert moderated_interval(0.1, 0.002, 20, 80) == pytest.approx(
+        tuple(1 - x for x in moderated_interval(0.9, 0.002, 20, 80)[::-1])
+    )
+
+
+def shape(area, positives=200, negatives=800):
+    """Hanley and McNeil's variance in Newcombe's symmetric form, up to a factor."""
+    others = (positives + negatives) / 2 - 1
+    return area * (1 - area) * (1 + others * ((1 - area) / (2 - area) + area / (1 + area)))
+
+
+def test_chance_is_told_from_signal_and_keeps_its_level():
+    rng = np.random.default_rng(3)
+    positive = np.arange(40) < 12
+    alone = np.arange(40)
+    signal = positive + rng.normal(0, 0.5, 40)
+    found = areas(positive, signal[None], alone)
+    assert chance_p_value(positive, signal, alone, found) == pytest.approx(1 / 2001)
+    exact = stats.mannwhitneyu(signal[positive][:4], signal[~positive][:6], method="exact").pvalue
+    few = np.r_[np.arange(4), 12 + np.arange(6)]
+    ours = chance_p_value(
+        positive[few],
+        signal[few],
+        np.arange(10),
+        areas(positive[few], signal[None, few], np.arange(10)),
+        num_permutations=20_000,
+    )
+    assert ours == pytest.approx(exact, abs=0.004)
+    values = []
+    subjects = np.r_[np.arange(20), np.repeat(np.arange(20, 30), 2)]
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        labels = (rng.random(30) < 0.4)[subjects]
+        labels[0], labels[1] = True, False
+        score = rng.normal(0, 1, 30)[subjects] + rng.normal(0, 0.1, 40)  # scans of one patient are alike
+        found = areas(labels, score[None], subjects)
+        values.append(chance_p_value(labels, score, subjects, found, num_permutations=199, seed=seed))
+    assert np.mean(np.array(values) <= 0.1) < 0.18
+    assert np.mean(values) == pytest.approx(0.5, abs=0.08)
+    assert chance_p_value(np.array([True, False]), np.arange(2.0), np.zeros(2, int), found) is None
+
+
+def test_large_cohorts_use_the_normal_approximation():
+    rng = np.random.default_rng(1)
+    positive = rng.random(2400) < 0.5
+    score = rng.normal(size=2400) + 0.08 * positive
+    subjects = np.arange(2400)
+    found = areas(positive, score[None], subjects)
+    z = (found.auroc[0] - 0.5) / found.covariance[0, 0] ** 0.5
+    assert chance_p_value(positive, score, subjects, found) == pytest.approx(2 * stats.norm.sf(abs(z)))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.integers(3, 25))
+def test_area_under_risk_is_the_mean_of_the_risks_of_the_paper(seed, n):
+    rng = np.random.default_rng(seed)
+    wrong, sureness = rng.random(n) < 0.4, rng.permutation(n).astype(np.float64)
+    order = np.argsort(-sureness)
+    risks = [wrong[order[: k + 1]].mean() for k in range(n)]
+    found = abstention(wrong, sureness, np.arange(n))
+    assert found.aurc == pytest.approx(np.mean(risks))
+    best = np.sort(wrong)
+    assert found.best_aurc == pytest.approx(np.mean([best[: k + 1].mean() for k in range(n)]))
+    assert found.best_aurc <= found.aurc + 1e-12
+    assert found.error_rate == wrong.mean() == found.curve[-1][1]
+    assert abstention(wrong, np.zeros(n), np.arange(n)).curve == ((1.0, wrong.mean()),)
+    twice = np.r_[sureness, sureness]
+    weights = np.ones((1, 2 * n))
+    assert area_under_risk(np.r_[wrong, wrong], twice, weights)[0] == pytest.approx(found.aurc)
+
+
+def test_few_patients_are_told_the_coverage_that_was_measured():
+    content = coverage_cells()
+    assert content["runs"] == 2000
+    exact = measured_coverage(5, 20)
+    same = [c for c in content["cells"] if (c["positives"], c["negatives"]) == (5, 20)]
+    assert exact.lowest == min(c["printed"] for c in same)
+    assert measured_coverage(7, 33) == exact
+    assert measured_coverage(33, 7).positives == 20  # the classes may be exchanged
+    assert measured_coverage(2, 500) is None
+    assert measured_coverage(5000, 5000).positives == 100
+
+
+def test_the_measured_coverage_is_what_was_promised():
+    """At 20 positives and 80 negatives or more, within 2 points of 95 % for scores of equal spread."""
+    cells = [c for c in coverage_cells()["cells"] if c["shape"] == "equal"]
+    for cell in cells:
+        if cell["positives"] >= 20 and cell["negatives"] >= 80:
+            assert cell["printed"] == pytest.approx(0.95, abs=0.02), cell
+        if (cell["positives"], cell["negatives"]) in ((20, 80), (50, 200), (100, 400)):
+            assert cell["bca"] == pytest.approx(0.95, abs=0.02), cell
+    text = (Path(__file__).parents[2] / "documentation" / "statistics.md").read_text(encoding="utf-8")
+    assert coverage.tables() in text, "run: python -m benchmarks.coverage --page"
+
+
+def test_the_simulation_makes_the_intervals_that_are_printed():
+    """One cohort by the matrix products of the simulation and by the functions that metrics.json is made with."""
+    rng = np.random.default_rng(8)
+    positive = np.arange(60) < 15
+    score = rng.normal(size=60) + 1.5 * positive
+    right = (score[positive][:, None] > score[~positive]).astype(np.float32)
+    of_positives, of_negatives = coverage._draws(15, 45, 6000, rng)
+    resampled = ((of_positives @ right) * of_negatives).sum(axis=1).astype(np.float64)
+    simulated = coverage._intervals(right.astype(np.float64), resampled)
+    found = label_metrics(
+        LabelSpec(name="x"), positive.astype(np.float64), expit(score), np.arange(60), num_resamples=6000
+    )
+    assert simulated["printed"] == pytest.approx(found.auroc_ci, abs=1e-6)
+    assert simulated["delong"] == pytest.approx(found.auroc_delong_ci, abs=1e-6)
+    assert simulated["bca"] == pytest.approx(found.auroc_bca_ci, abs=0.01)
+
+
 @pytest.mark.evidence
-def test_bca_covers_within_two_points_at_20_positives_and_80_negatives(capsys):
-    rng = np.random.default_rng(0)
-    lines = ["| positives | negatives | AUROC | BCa AUROC | percentile AUROC | logit DeLong | BCa AUPRC |"]
-    for num_positive, num_negative in ((5, 20), (5, 80), (10, 40), (20, 80), (50, 200)):
+def test_intervals_cover_within_two_points_at_20_positives_and_80_negatives(capsys):
+    """Other seeds than those of the table."""
+    for positives, negatives in ((20, 80), (50, 200), (20, 400)):
         for area in (0.7, 0.85, 0.95):
-            row = _coverage(num_positive, num_negative, area, rng, runs=2000)
-            lines.append(f"| {num_positive} | {num_negative} | {area} | " + " | ".join(f"{v:.3f}" for v in row) + " |")
-            if num_positive >= 20:
-                assert row[0] == pytest.approx(0.95, abs=0.02), lines[-1]
-    with capsys.disabled():
-        print("\n" + "\n".join(lines))
-
-
-def _coverage(num_positive, num_negative, area, rng, runs):
-    """Share of runs whose interval holds the truth: (BCa, percentile, logit DeLong where defined, BCa of AUPRC)."""
-    positive = np.r_[np.ones(num_positive, bool), np.zeros(num_negative, bool)]
-    apart = stats.norm.ppf(area) * 2**0.5  # two normals whose AUROC is `area`
-    grid = np.linspace(-8, 12, 200_001)
-    recall, alarms = stats.norm.sf(grid - apart), stats.norm.sf(grid)
-    precision = recall * num_positive / np.maximum(recall * num_positive + alarms * num_negative, 1e-300)
-    auprc = float(-np.trapezoid(precision, recall))
-    subjects, covered, defined = np.arange(positive.size), np.zeros(4), 0
-    for run in range(runs):
-        score = rng.normal(size=positive.size) + apart * positive
-
-        def both(w, score=score):
-            return np.stack([weighted_auroc(positive, score, w), weighted_auprc(positive, score, w)], axis=1)
-
-        bca = bootstrap(both, subjects, num_resamples=1000, seed=run).intervals
-        found = areas(positive, score[None], subjects)
-        weights = rng.multinomial(positive.size, np.full(positive.size, 1 / positive.size), 1000).astype(np.float64)
-        low, high = np.nanquantile(weighted_auroc(positive, score, weights), [0.025, 0.975])
-        first = bca[0] or score_interval(float(found.auroc[0]), num_positive, num_negative)
-        covered[0] += first[0] <= area <= first[1]
-        covered[1] += low <= area <= high
-        delong = logit_interval(float(found.auroc[0]), float(found.covariance[0, 0]))
-        defined += delong is not None
-        covered[2] += delong is not None and delong[0] <= area <= delong[1]
-        covered[3] += bca[1] is not None and bca[1][0] <= auprc <= bca[1][1]
-    return covered / [runs, runs, max(defined, 1), runs]
+            line = coverage.cell("equal", positives, negatives, area, runs=2000, resamples=2000, seed=1)
+            with capsys.disabled():
+                print(line)
+            assert line["printed"] == pytest.approx(0.95, abs=0.02)
+            if negatives < 400:
+                assert line["bca"] == pytest.approx(0.95, abs=0.02)
