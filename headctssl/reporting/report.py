@@ -81,7 +81,10 @@ def report_series_at_end(runs: Path, since: float, *, quiet: bool = False) -> No
         since: seconds since the epoch at which the call began.
         quiet: print only what goes wrong.
     """
-    made = [path.parent for path in sorted(runs.glob("*/fold_*/metrics.json")) if path.stat().st_mtime >= since]
+    found = [
+        path for pattern in ("*/fold_*", "*/draw_*/fold_*") for path in sorted(runs.glob(f"{pattern}/metrics.json"))
+    ]
+    made = [path.parent for path in found if path.stat().st_mtime >= since]
     for fold in made:
         report_at_end(fold, quiet=True)
     for run in dict.fromkeys(fold.parent for fold in made):
