@@ -37,7 +37,9 @@ def test_another_dataset_needs_no_further_flag(trained, command):
     assert code == 0
     assert "not preprocessed" in out
     folder = next((root / "results" / "Dataset003_Other" / "evaluate").glob("*__all"))
-    assert {p.name for p in folder.iterdir()} == {"contract.json", "metrics.json", "predictions.csv", "report.html"}
+    assert {p.name for p in folder.iterdir()} == {
+        "contract.json", "evaluation.json", "metrics.json", "predictions.csv", "report.html",
+    }  # fmt: skip
     content = json.loads((folder / "metrics.json").read_text())
     assert content["num_cases"] == 16
     assert content["num_subjects"] == 8
