@@ -42,7 +42,9 @@ def examine(
         references: of the classifiers.
     """
     subjects = subject_codes(outcome.subject_ids, outcome.case_ids)
-    curves, errors, notes = [], {}, []
+    curves: list[AbstentionCurve] = []
+    errors: dict[str, float] = {}
+    notes: list[str] = []
     for column, spec in enumerate(outcome.specs):
         answered = _answers(outcome, column)
         if answered is None or answered[0].size < _FEWEST_CASES:

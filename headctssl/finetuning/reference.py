@@ -89,7 +89,8 @@ def _moments(features: Array) -> tuple[Array, Array]:
 
 def _mahalanobis(features: Array, mean: Array, covariance: Array) -> Array:
     away = features - mean
-    return np.sqrt(np.maximum((away * np.linalg.solve(covariance, away.T).T).sum(axis=1), 0.0))
+    square = (away * np.linalg.solve(covariance, away.T).T).sum(axis=1)
+    return np.asarray(np.sqrt(np.maximum(square, 0.0)))
 
 
 def save_reference(folder: Path, reference: Reference) -> Path:
