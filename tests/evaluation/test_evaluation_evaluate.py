@@ -55,7 +55,7 @@ def test_another_dataset_needs_no_further_flag(trained, command):
     assert bleed["auroc"] > 0.8
     assert bleed["auroc_ci"][0] <= bleed["auroc"] <= bleed["auroc_ci"][1]
     assert "no overlap with its" in content["leakage"]
-    assert any("simulated cohorts" in note for note in content["notes"])
+    assert any("too few to tell" in note for note in content["notes"])
 
 
 def test_evaluation_repeats_the_test_metrics_of_the_run(trained):
