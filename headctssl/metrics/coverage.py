@@ -44,18 +44,17 @@ def measured_coverage(num_positive: int, num_negative: int) -> Coverage | None:
     content = coverage_cells()
     cells = content["cells"]
     assert isinstance(cells, list)
-    fits = []
-    for cell in cells:
-        for one, other in ((cell["positives"], cell["negatives"]), (cell["negatives"], cell["positives"])):
-            if one <= num_positive and other <= num_negative:
-                fits.append((min(one, other), one * other, one, other, cell))
+    fewer, more = sorted((num_positive, num_negative))
+    sizes = {tuple(sorted((cell["positives"], cell["negatives"]))) for cell in cells}
+    fits = [size for size in sizes if size[0] <= fewer and size[1] <= more]
     if not fits:
         return None
-    best = max(fit[:4] for fit in fits)
-    same = [fit[4] for fit in fits if fit[:4] == best]
+    best = max(fits)
+    same = [cell for cell in cells if tuple(sorted((cell["positives"], cell["negatives"]))) == best]
+    positives, negatives = best if num_positive <= num_negative else best[::-1]
     return Coverage(
-        positives=best[2],
-        negatives=best[3],
+        positives=positives,
+        negatives=negatives,
         lowest=min(cell["printed"] for cell in same),
         lowest_bca=min(cell["bca"] for cell in same),
         runs=int(str(content["runs"])),
