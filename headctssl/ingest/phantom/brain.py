@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from headctssl.ingest.phantom.fields import Array, Position, coverage, sheet_coverage
+from headctssl.ingest.phantom.shapes import Part
 
 if TYPE_CHECKING:
     from headctssl.ingest.phantom.anatomy import Anatomy
@@ -52,8 +54,18 @@ def brain_shares(
     return BrainShares(brain, ribbon)
 
 
+def _everywhere(_part: Part) -> tuple[slice, slice, slice]:
+    return (slice(None), slice(None), slice(None))
+
+
 def subarachnoid_share(
-    anatomy: Anatomy, brain: Array, surface: Array, ventricle: Array, position: Position, width: float
+    anatomy: Anatomy,
+    brain: Array,
+    surface: Array,
+    ventricle: Array,
+    position: Position,
+    width: float,
+    where: Callable[[Part], tuple[slice, slice, slice] | None] = _everywhere,
 ) -> Array:
     """Share of each place that is CSF outside the ventricles: what is inside the skull and no brain, and the cisterns.
 
@@ -64,13 +76,18 @@ def subarachnoid_share(
         ventricle: signed distance to the lateral ventricles in mm.
         position: the brain's own coordinates.
         width: extent of partial-volume transitions in mm.
+        where: the part of the arrays that a small piece touches, None for nothing.
     """
     share = coverage(surface, width) * (1 - brain)
     for part in anatomy.brain_parts:
+        window = where(part)
+        if window is None or part.tissue not in (*_WET, *_SOLID):
+            continue
+        there = share[window]
+        cover = coverage(part.distance((position[0][window], position[1][window], position[2][window])), width)
         if part.tissue in _WET:
-            cover = coverage(part.distance(position), width)
-            share += cover * (1 - share)
-        elif part.tissue in _SOLID:
-            share *= 1 - coverage(part.distance(position), width)
+            there += cover * (1 - there)
+        else:
+            there *= 1 - cover
     share *= 1 - coverage(ventricle - np.float32(1), width)
     return np.asarray(share, np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,8 +80,24 @@ class Canvas:
             spaces = anatomy.subarachnoid(position, own, surface, ventricle)
         elif csf and not isinstance(anatomy, BaseHead):
             brain = self.shares(anatomy, window).brain
-            spaces = subarachnoid_share(anatomy, brain, surface, ventricle, own, self.width)
+            spaces = subarachnoid_share(
+                anatomy, brain, surface, ventricle, own, self.width, partial(self._touched, window)
+            )
         return Local(position, own, inner, surface, self.field("outer", window), ventricle, spaces)
+
+    def _touched(self, window: Window, part: Part) -> Window | None:
+        """The part of a window, counted from its start, that a piece of the brain touches."""
+        reach = self.scene.warp.most_mm
+        z, y, x = ((low - reach, high + reach) for low, high in part.ranges)
+        touched = self.block.window((z, y, x))
+        if touched is None:
+            return None
+        bounds = [
+            (max(t.start - w.start, 0), min(t.stop, w.stop) - w.start) for t, w in zip(touched, window, strict=True)
+        ]
+        if any(low >= high for low, high in bounds):
+            return None
+        return (slice(*bounds[0]), slice(*bounds[1]), slice(*bounds[2]))
 
     def part(self, part: Part, *, brain: bool = False) -> None:
         """Paint a small piece, displaced with the brain where it belongs to it."""
