@@ -32,8 +32,9 @@ TARGETS = {EDGE: 20.0, SMALL: 30.0}
 CROPS = ((112, 224), (112, 224), (64, 112), (64, 112))
 """Smallest and largest edge of each view's crop in voxels of the padded volume."""
 CAUSE = (
-    "not measured; likely memory, which cores share: the views are 42 MB a scan, though writing as much takes a tenth "
-    "of the time"
+    "measured apart with warm caches on a Xeon with AVX-512, for 127 x 173 x 145 voxels to 96^3: int16 to float32 "
+    "0.46 ms, sums along y 1.15, x 0.58, z 0.31, three windows 1.0, together 3.5 of the 6 ms of such a view, while a "
+    "twentieth of MONAI's is 4; the rest, memory that no cache holds, draws and calls, was not measured apart"
 )
 WINDOWS = ((40, 80), (80, 200), (600, 2800))
 

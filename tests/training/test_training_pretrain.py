@@ -228,6 +228,25 @@ def test_accumulation_sees_the_same_scans(
         assert a["foreground_global"] == pytest.approx(b["foreground_global"], rel=1e-6)
 
 
+@pytest.mark.evidence
+def test_a_compiled_run_continued_equals_uninterrupted_bit_for_bit(
+    dataset: Path, no_picture: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiled = ("training.compile=true", "training.deterministic=false")
+    straight = go("mae", *compiled, tag="straight")
+    assert "blocks are compiled" in (straight / "train.log").read_text(encoding="utf-8")
+    with monkeypatch.context() as patch:
+        stop_at(2, patch)
+        with pytest.raises(StoppedError):
+            go("mae", *compiled, tag="parted")
+    torch._dynamo.reset()  # as a new process, which compiles anew and finds nothing on the disk
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "inductor"))
+    with pytest.raises(UsageError, match=r"training\.compile"):
+        go("mae", "training.deterministic=false", tag="parted", resume=True)
+    parted = go("mae", *compiled, tag="parted", resume=True)
+    assert (parted / "encoder.safetensors").read_bytes() == (straight / "encoder.safetensors").read_bytes()
+
+
 def test_existing_run_is_refused_unless_told(dataset: Path, no_picture: None) -> None:
     folder = go()
     before = (folder / "checkpoint_latest.pt").stat().st_mtime_ns
