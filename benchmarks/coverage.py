@@ -157,7 +157,8 @@ def tables(file: Path = FILE) -> str:
         widths = f"{one['width']['printed']:.3f} | {one['width']['bca']:.3f}"
         counts = f"{one['positives']} | {one['negatives']} | {one['auroc']}"
         lines.append(f"| {one['shape']} | {counts} | {shares} | {widths} |")
-    lines += ["", "| positives | negatives | AUROC | BCa interval of the AUPRC |", "|---|---|---|---|"]
+    if content["auprc"]:
+        lines += ["", "| positives | negatives | AUROC | BCa interval of the AUPRC |", "|---|---|---|---|"]
     for one in content["auprc"]:
         lines.append(f"| {one['positives']} | {one['negatives']} | {one['auroc']} | {one['bca']:.3f} |")
     return "\n".join(lines) + "\n"
