@@ -25,7 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("-c", dest="config", metavar="CONFIG", default=None, help="encoder preset, for -w scratch")
     parser.add_argument(
-        "--adapt", choices=("full", "linear"), default="full", help="train the whole network, or only a linear head"
+        "--adapt",
+        choices=("full", "lora", "attentive", "linear"),
+        default="full",
+        help="train the whole network, adapters and head, or only a head on tokens or features",
     )
     parser.add_argument(
         "--few_shots",

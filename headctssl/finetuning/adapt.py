@@ -1,4 +1,4 @@
-"""Adapt: full fine-tuning through the training loop, and what it shares with the linear head."""
+"""Adapt: full fine-tuning and LoRA through the training loop, and what they share with heads on frozen encoders."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from headctssl.finetuning.judging import judge
 from headctssl.finetuning.label_loss import LabelLoss
+from headctssl.finetuning.mirror import mirror_of
+from headctssl.finetuning.phases import Phases, head_steps
 from headctssl.finetuning.settings import FinetuneSettings
-from headctssl.finetuning.tasks import Classifier, ClassifyTask, Features
+from headctssl.finetuning.tasks import Classifier, ClassifyTask, HeadInputs
 from headctssl.finetuning.whole_head import encode, encode_stored, stored_views
 from headctssl.loading.loader import BatchLoader
 from headctssl.networks.heads import ClassifierHead
@@ -26,10 +28,11 @@ from headctssl.training.run_log import RunLog
 from headctssl.training.trainer import Trainer
 from headctssl.types import Clock, PretrainBatch
 
-__all__ = ["Best", "Labelled", "Lesson", "adapt_full", "features_of", "settle_norm"]
+__all__ = ["Best", "Labelled", "Lesson", "adapt_full", "inputs_of", "settle_norm"]
 
 _CACHE_BYTES = 500_000_000  # validation views are kept in memory up to this size
 _SETTLE_CASES = 256  # training cases that the head's BatchNorm is settled on before full fine-tuning
+_SETTLE_CASES_OF_TOKENS = 32  # each gives hundreds of tokens, which also take more memory
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,7 @@ class Lesson:
     log: RunLog
     device: torch.device
     process: Process
+    chances: NDArray[np.float64] | None = None  # (n,) of the training cases in class-balanced sampling
 
 
 class Best:
@@ -92,7 +96,7 @@ class Best:
 
 
 def adapt_full(lesson: Lesson, folder: Path, *, resume: bool) -> Best:
-    """Train the whole network and keep the best epoch.
+    """Train the whole network, or its adapters and head, and keep the best epoch.
 
     Args:
         lesson: what is learnt; the classifier is changed.
@@ -101,14 +105,23 @@ def adapt_full(lesson: Lesson, folder: Path, *, resume: bool) -> Best:
 
     Raises:
         StoppedError: a signal came; the checkpoint was written.
-        TrainingError: the loss stayed not finite, or the checkpoint cannot be written.
+        TrainingError: the loss stayed not finite, the checkpoint cannot be written, or an adapter has no effect.
     """
     settings, train = lesson.settings, lesson.train
     best = Best()
-    task = ClassifyTask(lesson.classifier, lesson.loss, settings.task, settings.views, settings.input)
+    training = settings.training
+    task = ClassifyTask(
+        lesson.classifier,
+        lesson.loss,
+        settings.task,
+        settings.views,
+        settings.input,
+        phases=Phases(settings.task.schedule, head_steps(settings.task, training.num_steps), training),
+        mirror=mirror_of(settings.labels) if settings.views.flip_lr else None,
+    )
     trainer = Trainer(
         task,
-        training=settings.training,
+        training=training,
         input_spec=settings.input,
         make_batches=lambda start_step: _batches(lesson, start_step),
         folder=folder,
@@ -120,10 +133,11 @@ def adapt_full(lesson: Lesson, folder: Path, *, resume: bool) -> Best:
         extra=best,
     )
     if resume and trainer.resume():
-        lesson.log.say(f"going on after step {trainer.step} of {settings.training.num_steps}")
+        lesson.log.say(f"going on after step {trainer.step} of {training.num_steps}")
     else:
-        some = train.index.subset(train.index.case_ids[:: -(-len(train) // _SETTLE_CASES)])
-        settle_norm(lesson.classifier.head, features_of(lesson, some))
+        most = _SETTLE_CASES_OF_TOKENS if lesson.classifier.head.reads_tokens else _SETTLE_CASES
+        some = train.index.subset(train.index.case_ids[:: -(-len(train) // most)])
+        settle_norm(lesson.classifier.head, inputs_of(lesson, some))
     lesson.log.open(trainer.step)
     trainer.run()
     return best
@@ -145,6 +159,7 @@ def _batches(lesson: Lesson, start_step: int) -> Iterable[PretrainBatch]:
         num_steps=training.num_steps,
         num_workers=training.num_workers,
         labels=lesson.train.labels,
+        sample_weights=lesson.chances,
     )
 
 
@@ -190,8 +205,8 @@ def _validation_logits(lesson: Lesson, index: CaseIndex, cache: list[Tensor]) ->
     return gather_shares(rows, len(index), lesson.process)
 
 
-def settle_norm(head: ClassifierHead, features: Tensor) -> None:
-    """Give the head's BatchNorm the mean and variance of real features.
+def settle_norm(head: ClassifierHead, inputs: Tensor) -> None:
+    """Give the head's BatchNorm the mean and variance of real features or tokens.
 
     It starts at mean 0 and variance 1 and follows by a tenth per step. Until it has arrived, which takes tens of
     steps, the head in eval mode is another function than the one that was trained: ranks hold up, probabilities
@@ -199,19 +214,27 @@ def settle_norm(head: ClassifierHead, features: Tensor) -> None:
 
     Args:
         head: changed in place.
-        features: (n, C) of training cases, n at least 2.
+        inputs: (n, C) features or (n, N, C) tokens of training cases, two vectors or more.
     """
+    vectors = inputs.flatten(0, -2)
     if isinstance(head.norm, nn.BatchNorm1d):
         assert head.norm.running_mean is not None
         assert head.norm.running_var is not None
-        head.norm.running_mean.copy_(features.mean(dim=0))
-        head.norm.running_var.copy_(features.var(dim=0, unbiased=True))
+        head.norm.running_mean.copy_(vectors.mean(dim=0))
+        head.norm.running_var.copy_(vectors.var(dim=0, unbiased=True))
 
 
-def features_of(lesson: Lesson, index: CaseIndex) -> Tensor:
-    """(n, C) features of the whole heads of stored cases, on the CPU, the same on every process."""
+def inputs_of(lesson: Lesson, index: CaseIndex, module: nn.Module | None = None) -> Tensor:
+    """What the head reads of the whole heads of stored cases, (n, C) or (n, N, C), on the CPU of every process.
+
+    Args:
+        lesson: what is learnt.
+        index: the cases.
+        module: (B, C, D, H, W) -> (B, ...) on `lesson.device` that is asked instead.
+    """
+    classifier = lesson.classifier
     return encode_stored(
-        Features(lesson.classifier.encoder.to(lesson.device)),
+        module or HeadInputs(classifier.encoder.to(lesson.device), classifier.head.reads_tokens),
         index,
         lesson.settings.input,
         batch_size=lesson.settings.task.eval_batch_size,

@@ -4,36 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
+from headctssl.contract import HeadSettings, InputSpec
 from headctssl.errors import UsageError
-from headctssl.families import FamilySettings
 from headctssl.finetuning.asked import check_asked
-from headctssl.finetuning.settings import Adaptation, FinetuneSettings, TaskSettings
-from headctssl.planning.plans import Decision
+from headctssl.finetuning.mirror import mirror_of
+from headctssl.finetuning.phases import head_steps
+from headctssl.finetuning.rates import HEADCT, OPENMIND, choose_rates
+from headctssl.finetuning.settings import FinetuneSettings, TaskSettings, token_gb
+from headctssl.finetuning.situation import Situation, Steps
 from headctssl.planning.run_settings import TrainingSettings, ViewSettings
 from headctssl.settings import JsonValue, with_overrides
 
 __all__ = ["Situation", "derive_settings"]
-
-_HEADCT = "HeadCT-Foundation, arXiv 2502.02779"
-_OPENMIND = "OpenMind benchmark, arXiv 2412.17041"
-_REFERENCE_WIDTH = 768  # of the ViT-B the published rates belong to
-
-
-@dataclass(frozen=True)
-class Situation:
-    """What the derivation looks at."""
-
-    num_train: int  # labelled training cases
-    num_validation: int  # labelled validation cases
-    adapt: Adaptation
-    encoder: FamilySettings
-    pretrained: bool
-    small_profile: bool  # synthetic laptop or template dataset
-    precision: Literal["bf16", "fp16", "float32"]
-    num_workers: int
 
 
 def derive_settings(
@@ -49,8 +32,8 @@ def derive_settings(
     Raises:
         UsageError: too few cases, an unknown key, or both lengths given.
     """
-    check_asked(overrides, linear=situation.adapt == "linear", pretrained=situation.pretrained)
-    steps = _Steps()
+    check_asked(overrides, adapt=situation.adapt, pretrained=situation.pretrained)
+    steps = Steps()
     n = situation.num_train
     if n < 2:
         raise UsageError(
@@ -59,25 +42,27 @@ def derive_settings(
             expected="at least 2, better 20 or more",
             do="Choose labels that are known for more cases with --labels, or another fold with -f.",
         )
+    _check_start(situation, overrides)
     overrides = dict(overrides)
-    linear = situation.adapt == "linear"
+    frozen = situation.frozen
     batch = _batch_size(steps, situation, overrides)
-    epochs = _epochs(steps, situation, overrides)
-    lr, head_scale = _rates(steps, situation, batch, overrides)
+    epochs = _epochs(steps, situation, overrides, _tokens_fit(base, situation, overrides))
+    peaks = choose_rates(steps, situation, batch, overrides)
     per_epoch = max(1, n // batch)
     num_steps = _num_steps(overrides, epochs, per_epoch)
-    warmup = 0 if linear else max(1, num_steps // 10)
-    steps.add("warm-up", f"{warmup} steps", "a tenth of the steps, linear; none for a linear head", _OPENMIND, "")
-    every = 1 if linear else max(1, round(num_steps / per_epoch / 25))
+    warmup = 0 if frozen else max(1, num_steps // 10)
+    steps.add("warm-up", f"{warmup} steps", "a tenth of the steps, linear; none for a frozen encoder", OPENMIND, "")
+    _schedule(steps, situation, overrides)
+    every = 1 if frozen else max(1, round(num_steps / per_epoch / 25))
     steps.add("validation", f"every {every} epoch(s)", "about 25 times in the run", "convention", f"{epochs} epochs")
-    _imbalance(steps)
-    views = _views(steps, linear)
+    _imbalance(steps, overrides.get("task.balance", "weights"))
+    views = _views(steps, frozen, overrides.get("views.flip_lr") is True)
     training = TrainingSettings(
         num_steps=num_steps,
         samples_per_epoch=per_epoch * batch,
         batch_size=batch,
-        lr=lr,
-        min_lr=lr * 0.01,
+        lr=peaks.lr,
+        min_lr=peaks.lr * 0.01,
         warmup_steps=warmup,
         weight_decay=0.01,
         weight_decay_end=0.01,
@@ -86,15 +71,17 @@ def derive_settings(
         checkpoint_every=max(20, per_epoch),
         num_workers=situation.num_workers,
     )
-    steps.add("weight decay", "0.01", "as published", _HEADCT, "")
+    steps.add("weight decay", "0.01", "as published", HEADCT, "")
+    head = _head(steps, situation)
     for key, value in overrides.items():
         steps.add(key, json.dumps(value), "given, in place of what the steps above say", "--set", "")
     settings = FinetuneSettings.model_validate(
         {
             **base,
+            "head": head,
             "training": training,
             "views": views,
-            "task": TaskSettings(head_lr_scale=head_scale, validate_every=every),
+            "task": TaskSettings(head_lr_scale=peaks.head_scale, validate_every=every),
             "num_train": n,
             "num_validation": situation.num_validation,
             "decisions": tuple(steps.decisions),
@@ -103,17 +90,59 @@ def derive_settings(
     return _with_asked(settings, overrides)
 
 
-class _Steps:
-    """Collects decisions."""
+def _check_start(situation: Situation, overrides: Mapping[str, JsonValue]) -> None:
+    """Refuse to rest an encoder that knows nothing yet."""
+    rests = overrides.get("task.schedule") in ("sawtooth", "valley")
+    if situation.pretrained or not (rests or situation.adapt == "lora"):
+        return
+    raise UsageError(
+        "An encoder that begins from random weights has to learn from the first step.",
+        got="-w scratch with " + ("--adapt lora" if situation.adapt == "lora" else f"{overrides['task.schedule']}"),
+        expected="a pretrained encoder, whose weights rest at first (sawtooth, valley) or throughout (lora)",
+        do="Give a checkpoint to -w, or leave out task.schedule and --adapt lora.",
+    )
 
-    def __init__(self) -> None:
-        self.decisions: list[Decision] = []
 
-    def add(self, what: str, value: str, rule: str, source: str, because: str) -> None:
-        self.decisions.append(Decision(what=what, value=value, rule=rule, source=source, because=because))
+def _tokens_fit(base: Mapping[str, object], situation: Situation, overrides: Mapping[str, JsonValue]) -> bool:
+    """Whether the tokens of attentive pooling are kept in memory."""
+    spec = base["input"]
+    assert isinstance(spec, InputSpec), "the input is given"
+    given = overrides.get("task.cache_gb", TaskSettings().cache_gb)
+    most = float(given) if isinstance(given, int | float) else 0.0
+    return token_gb(situation.encoder, spec, situation.num_train + situation.num_validation) <= most
 
 
-def _batch_size(steps: _Steps, situation: Situation, overrides: Mapping[str, JsonValue]) -> int:
+def _head(steps: Steps, situation: Situation) -> HeadSettings:
+    """The head that stands on the encoder."""
+    if situation.adapt != "attentive":
+        steps.add("head", "linear on the features", "BatchNorm without affine parameters, then linear", HEADCT, "")
+        return HeadSettings()
+    width = situation.encoder.embed_dim
+    heads = next(h for h in range(max(1, width // 64), 0, -1) if width % h == 0)
+    rule = "as many attention heads as have 64 channels or more each, one query per head, then linear"
+    source = "attentive probe of AIM, arXiv 2401.08541"
+    steps.add("head", f"attentive pooling of the tokens, {heads} heads", rule, source, f"{width} channels")
+    return HeadSettings(kind="attentive", heads=heads)
+
+
+def _schedule(steps: Steps, situation: Situation, overrides: Mapping[str, JsonValue]) -> None:
+    """Which part learns when, and how fast each layer does."""
+    if situation.frozen:
+        return
+    what = {
+        "sawtooth": "the head alone first, its rate rising and falling; then warm-up of all, then the main schedule",
+        "valley": "the head alone first, its rate falling; then warm-up of all, then the main schedule",
+        "warmup": "warm-up of the whole network at a tenth of the rate from scratch, then the main schedule",
+    }
+    chosen = overrides.get("task.schedule", "default")
+    value = what.get(chosen, "everything learns from the first step") if isinstance(chosen, str) else "default"
+    rule = "published in epochs of 1,000 or of 150; a tenth of the steps for the head, a tenth for the warm-up"
+    steps.add("schedule", f"{chosen}: {value}", rule, OPENMIND, "")
+    rule = "one rate for all layers; task.layer_decay=0.75 gives those of MAE, arXiv 2111.06377"
+    steps.add("layer rates", "1 per layer", rule, f"{HEADCT}; {OPENMIND}", "neither publishes a decay by layer")
+
+
+def _batch_size(steps: Steps, situation: Situation, overrides: Mapping[str, JsonValue]) -> int:
     """Step 1. The batch."""
     n = situation.num_train
     given = overrides.get("training.batch_size")
@@ -127,77 +156,31 @@ def _batch_size(steps: _Steps, situation: Situation, overrides: Mapping[str, Jso
             )
         steps.add("batch", str(given), "given", "--set training.batch_size", "")
         return given
-    most = 64 if situation.adapt == "linear" else (16 if n >= 128 else 8)
+    most = 64 if situation.frozen else (16 if n >= 128 else 8)
     batch = min(most, n)
-    steps.add("batch", str(batch), "16 from 128 cases on, else 8; 64 for a linear head", _OPENMIND, f"{n} cases")
+    steps.add("batch", str(batch), "16 from 128 cases on, else 8; 64 for a frozen encoder", OPENMIND, f"{n} cases")
     return batch
 
 
-def _epochs(steps: _Steps, situation: Situation, overrides: Mapping[str, JsonValue]) -> int:
+def _epochs(steps: Steps, situation: Situation, overrides: Mapping[str, JsonValue], tokens_fit: bool) -> int:
     """Step 2. The length."""
     n = situation.num_train
     if "training.num_epochs" in overrides:
         steps.add("epochs", str(overrides["training.num_epochs"]), "given", "--set training.num_epochs", "")
         return 1
-    if situation.adapt == "linear":
+    if situation.adapt == "attentive" and not tokens_fit:
+        epochs, source = 15, HEADCT
+        rule = "15: the tokens do not fit task.cache_gb and are computed again in every epoch"
+    elif situation.frozen:
         epochs = 200
-        rule, source = "200: a step on stored features costs next to nothing", "convention of linear probing"
+        rule, source = "200: a step on stored features or tokens costs next to nothing", "convention of probing"
     else:
         budget = 960 if situation.small_profile else 2400
         epochs = min(60, max(15, round(budget / n)))
         rule = f"15, or as many as show {budget} scans, at most 60"
-        source = f"15 from {_HEADCT}; the budget keeps few-shot runs from ending after a handful of steps"
+        source = f"15 from {HEADCT}; the budget keeps few-shot runs from ending after a handful of steps"
     steps.add("epochs", str(epochs), rule, source, f"{n} labelled training cases")
     return epochs
-
-
-def _rates(steps: _Steps, situation: Situation, batch: int, overrides: Mapping[str, JsonValue]) -> tuple[float, float]:
-    """Step 3. The peak rate of the encoder, and the head's over it."""
-    given, given_scale = _positive(overrides.get("training.lr")), _positive(overrides.get("task.head_lr_scale"))
-    if situation.adapt == "linear":
-        if given is not None:
-            steps.add("learning rate", f"{given:.3g} (head)", "given", "--set training.lr", "encoder frozen")
-            return given, 1.0
-        steps.add("learning rate", "1e-2 (head)", "fixed", "linear probing on normalised features", "encoder frozen")
-        return 1e-2, 1.0
-    lr, rule, source, because = _encoder_rate(situation, batch)
-    if given is not None:
-        lr, rule, source, because = given, "given; head at 1e-3, or at the same rate", "--set training.lr", ""
-    scale = max(1.0, 1e-3 / lr) if given_scale is None else given_scale
-    if given_scale is not None:
-        rule = f"{rule.partition('; head')[0]}; head at {given_scale:g} times it, as given"
-    kind = _kind(situation.encoder)
-    steps.add("learning rate", f"{lr:.3g} encoder ({kind}), {lr * scale:.3g} head", rule, source, because)
-    return lr, scale
-
-
-def _kind(encoder: FamilySettings) -> str:
-    return "CNN" if encoder.kind == "cnn" else encoder.kind
-
-
-def _encoder_rate(situation: Situation, batch: int) -> tuple[float, str, str, str]:
-    """Peak rate of the encoder in full fine-tuning, with its rule, source and reason."""
-    encoder = situation.encoder
-    if situation.pretrained and encoder.kind == "transformer":
-        lr = 1e-5 * _REFERENCE_WIDTH / encoder.embed_dim
-        rule = "1e-5 at width 768, inversely with the width; head at 1e-3, a hundred times 1e-5"
-        source = f"{_HEADCT}; width: arXiv 2203.03466"
-        return lr, rule, source, f"pretrained transformer, width {encoder.embed_dim}"
-    if situation.pretrained:
-        return 1e-4, "1e-4; head at 1e-3", _OPENMIND, "pretrained CNN"
-    because = "from scratch the encoder has everything to learn"
-    if encoder.kind == "transformer":
-        lr = 5e-4 * (batch / 256) ** 0.5 * _REFERENCE_WIDTH / encoder.embed_dim
-        rule = "5e-4 at batch 256 and width 768, with the root of the batch, inversely with the width; head at 1e-3"
-        source = f"{_HEADCT} (pretraining rate); root rule: arXiv 2205.10287; width: arXiv 2203.03466"
-        return lr, rule, source, f"{because}; batch {batch}, width {encoder.embed_dim}"
-    return 3e-4, "3e-4; head at 1e-3", "AdamW on CNNs with norms, convention", because
-
-
-def _positive(value: JsonValue) -> float | None:
-    """A number above 0 that was given; anything else is left to the check of all settings."""
-    fits = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-    return float(value) if fits and isinstance(value, int | float) else None
 
 
 def _num_steps(overrides: dict[str, JsonValue], epochs: int, per_epoch: int) -> int:
@@ -223,8 +206,21 @@ def _num_steps(overrides: dict[str, JsonValue], epochs: int, per_epoch: int) -> 
     return given * per_epoch
 
 
-def _imbalance(steps: _Steps) -> None:
+def _imbalance(steps: Steps, balance: JsonValue) -> None:
     """Step 5. How rare labels are weighed."""
+    if balance == "sampling":
+        steps.add(
+            "imbalance",
+            "class-balanced sampling",
+            "a sample is a label, then one of its classes, then a patient of the class, then a scan, each with equal"
+            " chances; what that does to the odds is taken off the logit when the classifier is saved",
+            HEADCT,
+            "asked for; one draw cannot balance several labels at once, so each has its share of the samples",
+        )
+        return
+    if balance == "none":
+        steps.add("imbalance", "none", "cases as they are", "asked for", "")
+        return
     steps.add(
         "imbalance",
         "weighted loss",
@@ -235,24 +231,27 @@ def _imbalance(steps: _Steps) -> None:
     )
 
 
-def _views(steps: _Steps, linear: bool) -> ViewSettings:
+def _views(steps: Steps, frozen: bool, flip_lr: bool) -> ViewSettings:
     """Step 6. What the network sees of a scan while it learns."""
+    flips = "half of the views mirrored with their labels" if flip_lr else "no flip"
     views = ViewSettings(
         global_count=1,
-        global_scale=(1.0, 1.0) if linear else (0.8, 1.0),
+        global_scale=(1.0, 1.0) if frozen else (0.8, 1.0),
         local_count=0,
-        flip_probability=0.0,
-        shift_probability=0.0 if linear else 0.5,
+        flip_probability=0.5 if flip_lr else 0.0,
+        shift_probability=0.0 if frozen else 0.5,
         shift=0.1,
         blur_probability=(0.0, 0.0),
         gamma_probability=(0.0, 0.0),
     )
     steps.add(
         "views",
-        "whole head, not augmented" if linear else "one crop of .8-1 of the field of view, intensity shift .1, no flip",
-        "mild: a finding must stay in view, and left must stay left",
+        "whole head, not augmented"
+        if frozen
+        else f"one crop of .8-1 of the field of view, intensity shift .1, {flips}",
+        "mild: a finding must stay in view, and left must stay left or be called right",
         "PITFALLS: flips while training left/right labels",
-        "features are computed once" if linear else "labels belong to the whole scan",
+        "features are computed without augmentation" if frozen else "labels belong to the whole scan",
     )
     return views
 
@@ -267,12 +266,42 @@ def _with_asked(settings: FinetuneSettings, overrides: Mapping[str, JsonValue]) 
             expected="at least 2",
             do="Set another batch size, or head.batch_norm=false.",
         )
-    mirrored = [s.name for s in settings.labels if s.mirror not in (None, "self")]
-    if changed.views.flip_lr and mirrored:
+    if changed.views.flip_lr:
+        mirror_of(settings.labels)
+    elif "views.flip_probability" in overrides:
         raise UsageError(
-            "Left and right cannot be flipped while labels have a side.",
-            got=f"views.flip_lr=true with {', '.join(mirrored)}",
-            expected="views.flip_lr=false",
-            do="Remove views.flip_lr, or choose other labels with --labels.",
+            "The setting 'views.flip_probability' has no effect: views are flipped left and right or not at all.",
+            got="views.flip_probability without views.flip_lr",
+            expected="views.flip_lr=true beside it",
+            do="Add --set views.flip_lr=true, or remove it.",
         )
+    _check_effects(changed, overrides)
     return changed
+
+
+def _check_effects(settings: FinetuneSettings, overrides: Mapping[str, JsonValue]) -> None:
+    """Refuse what the other settings leave without effect, and phases that leave nothing of the run."""
+    task, training = settings.task, settings.training
+    alone = head_steps(task, training.num_steps)
+    idle = {
+        "lora.": (settings.adapt != "lora", "--adapt lora"),
+        "task.head_share": (alone == 0, "task.schedule=sawtooth or valley"),
+        "task.max_ratio": (task.balance != "weights", "task.balance=weights"),
+        "head.heads": (settings.head.kind != "attentive", "head.kind=attentive"),
+    }
+    for key in overrides:
+        for prefix, (is_idle, needs) in idle.items():
+            if key.startswith(prefix) and is_idle:
+                raise UsageError(
+                    f"The setting '{key}' has no effect here.",
+                    got=key,
+                    expected=needs,
+                    do=f"Add {needs}, or remove it.",
+                )
+    if alone + training.warmup_steps >= training.num_steps and alone:
+        raise UsageError(
+            "The phases of the schedule leave no step for learning after the warm-up.",
+            got=f"{alone} steps of the head alone and {training.warmup_steps} of warm-up in {training.num_steps}",
+            expected=f"{alone + training.warmup_steps + 1} steps or more",
+            do="Set more training.num_epochs, or a smaller task.head_share.",
+        )

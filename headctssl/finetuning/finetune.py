@@ -14,12 +14,13 @@ import headctssl
 from headctssl.console import name_files, say, table
 from headctssl.contract import Contract
 from headctssl.finetuning.adapt import Best, Labelled, Lesson, adapt_full
+from headctssl.finetuning.balance import sampling_weights
 from headctssl.finetuning.cohort import value_counts
+from headctssl.finetuning.frozen import adapt_frozen
 from headctssl.finetuning.held_out import choose_held_out, measured, outcome_of, outputs_of
 from headctssl.finetuning.judge import Judge
 from headctssl.finetuning.label_loss import LabelLoss
 from headctssl.finetuning.leakage import write_used_cases
-from headctssl.finetuning.linear_head import adapt_linear
 from headctssl.finetuning.outputs import num_outputs
 from headctssl.finetuning.prepare import Call, Job, prepare
 from headctssl.finetuning.series import Asked, Shots, expand, is_done, number_of
@@ -30,6 +31,7 @@ from headctssl.metrics.outcome import print_metrics, write_predictions
 from headctssl.metrics.studies import measure_studies, write_studies_beside
 from headctssl.networks import build_from_settings
 from headctssl.networks.heads import build_head
+from headctssl.networks.lora import add_lora, merge_lora
 from headctssl.seeding import derive_seed
 from headctssl.settings import write_json
 from headctssl.training.checkpoint import load_into, save_weights
@@ -86,7 +88,8 @@ def finetune(
         dataset_id: the number of the raw dataset.
         weights: an encoder's weights file or run folder, or 'scratch'.
         config: the encoder preset, for 'scratch'.
-        adapt: 'full' trains the whole network, 'linear' only a linear head.
+        adapt: 'full' trains the whole network, 'lora' low-rank adapters and a head, 'linear' a linear head on features
+            of the frozen encoder, 'attentive' attentive pooling of its tokens.
         few_shots: K patients per class of every label, or several K; all training cases when None or 'all'.
         all_negatives: with `few_shots`, K positive and all negative patients.
         draw: number of the first few-shot draw; the same patients whatever encoder, adaptation or seed.
@@ -234,12 +237,17 @@ def _train(job: Job, classifier: Classifier, log: RunLog, process: Process, *, g
     settings, cohort = job.settings, job.cohort
     train = _labelled(job, cohort.train)
     validation = _labelled(job, cohort.validation) if cohort.validation else None
-    loss = LabelLoss(settings.labels, train.labels, settings.task)
-    lesson = Lesson(classifier, loss, train, validation, settings, log, job.device, process)
-    best = adapt_linear(lesson) if settings.adapt == "linear" else adapt_full(lesson, job.folder, resume=going_on)
+    chances = None
+    if settings.task.balance == "sampling":
+        chances = sampling_weights(train.labels, settings.labels, cohort.subjects(train.index.case_ids))
+    loss = LabelLoss(settings.labels, train.labels, settings.task, chances)
+    lesson = Lesson(classifier, loss, train, validation, settings, log, job.device, process, chances)
+    frozen = settings.adapt in ("linear", "attentive")
+    best = adapt_frozen(lesson) if frozen else adapt_full(lesson, job.folder, resume=going_on)
     chosen = _chosen(best, settings)
     log.say(chosen)
     classifier.load_state_dict(best.state)
+    merge_lora(classifier)  # what is saved is a plain encoder
     tensors = with_prior(classifier, loss)
     classifier.load_state_dict(tensors)
     judge = Judge(job, classifier, process)
@@ -273,7 +281,13 @@ def _build(job: Job) -> tuple[Classifier, str]:
     tensors = job.start.tensors
     if tensors is not None:
         loaded = load_into(encoder, tensors, source=job.start.encoder).summary
-    return Classifier(encoder, build_head(settings.head, encoder.embed_dim, num_outputs(settings.labels))), loaded
+    head = build_head(settings.head, encoder.embed_dim, num_outputs(settings.labels))
+    if settings.adapt == "lora":
+        lora = settings.lora
+        names = add_lora(encoder, lora.targets, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout)
+        learning = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
+        loaded += f"; {len(names)} layers adapted, {learning} numbers of the encoder learn"
+    return Classifier(encoder, head), loaded
 
 
 def _labelled(job: Job, case_ids: Sequence[str]) -> Labelled:

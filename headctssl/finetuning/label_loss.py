@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from headctssl.contract import LabelSpec, output_slices
+from headctssl.finetuning.balance import sampled_shares
 from headctssl.finetuning.outputs import cumulative_logits
 from headctssl.finetuning.settings import TaskSettings
 
@@ -46,44 +47,73 @@ class LabelLoss(nn.Module):
         labels: their types; continuous ones with mean and deviation, see `standardised`.
         truth: (n, L) of the training cases, NaN = unknown; classes by their position.
         task: how imbalance is handled.
+        chances: (n,) chance of each case where they are drawn by `balance.sampling_weights`; all alike when None.
     """
 
-    def __init__(self, labels: Sequence[LabelSpec], truth: NDArray[np.floating], task: TaskSettings) -> None:
+    def __init__(
+        self,
+        labels: Sequence[LabelSpec],
+        truth: NDArray[np.floating],
+        task: TaskSettings,
+        chances: NDArray[np.floating] | None = None,
+    ) -> None:
         super().__init__()
         assert truth.shape[1] == len(labels), "one column per label"
         self.labels = tuple(labels)
         self.where = output_slices(labels)
-        known = max(1, int((~np.isnan(truth)).sum()))
-        self.known_factor = truth.size / known
+        self.smoothing = task.label_smoothing
+        self.drawn_shift = torch.cat([_drawn_shift(s, truth[:, c], chances) for c, s in enumerate(labels)])
+        known = float(np.average((~np.isnan(truth)).mean(axis=1), weights=chances))
+        self.known_factor = 1 / known if known > 0 else 1.0
         self.terms = nn.ModuleList(_TERMS[s.type](s, truth[:, c], task) for c, s in enumerate(labels))
 
-    def forward(self, outputs: Tensor, truth: Tensor) -> Tensor:
+    def forward(self, outputs: Tensor, truth: Tensor, *, smooth: bool = False) -> Tensor:
         """The loss, a scalar.
 
         Args:
             outputs: (B, O) of the head.
             truth: (B, L), NaN = unknown.
+            smooth: whether labels are smoothed as the task says, which is for training alone.
         """
-        return self.entries(outputs, truth).mean()
+        return self.entries(outputs, truth, smooth=smooth).mean()
 
-    def entries(self, outputs: Tensor, truth: Tensor) -> Tensor:
+    def entries(self, outputs: Tensor, truth: Tensor, *, smooth: bool = False) -> Tensor:
         """(B, L) float32: the loss of each entry, scaled and weighted; 0 and without a gradient where unknown."""
+        share = self.smoothing if smooth else 0.0
         known = ~torch.isnan(truth)
         target = torch.where(known, truth, torch.zeros_like(truth)).float()
         columns = [
-            term(outputs[:, where].float(), target[:, column])
+            term(outputs[:, where].float(), target[:, column], share)
             for column, (term, where) in enumerate(zip(self.terms, self.where, strict=True))
         ]
         return torch.stack(columns, dim=1) * known * self.known_factor
 
     def prior_shift(self) -> Tensor:
-        """(O,) on the CPU: what the class weights add to the best outputs: the logarithm of a class's weight.
+        """(O,) on the CPU: what weights and draws add to the best outputs: the logarithm of a class's weight.
 
-        Weighting a class by w multiplies its odds by w at the optimum (Elkan 2001, theorem 1 and 2). Subtracted from
-        the bias, probabilities follow the shares of the training cases again and ranks per output stay.
+        Weighting a class by w multiplies its odds by w at the optimum (Elkan 2001, theorem 1 and 2), and so does
+        drawing it w times as often. Subtracted from the bias, probabilities follow the shares of the training cases
+        again and ranks per output stay. For draws that balance several labels at once this is an approximation: they
+        also change how often labels come together.
         """
         terms = [term for term in self.terms if isinstance(term, _Term)]
-        return torch.cat([term.shift().cpu() for term in terms])
+        return torch.cat([term.shift().cpu() for term in terms]) + self.drawn_shift
+
+
+def _drawn_shift(spec: LabelSpec, values: NDArray[np.floating], chances: NDArray[np.floating] | None) -> Tensor:
+    """(outputs of the label,): the logarithm of how much more often each class is drawn than it comes in the cases.
+
+    0 for numbers, and for ordinal labels, whose thresholds would have to move and must keep their order.
+    """
+    if chances is None or spec.type not in ("binary", "multiclass"):
+        return torch.zeros(spec.num_outputs)
+    classes = max(2, len(spec.classes))
+    drawn, natural = sampled_shares(values, classes, chances), sampled_shares(values, classes)
+    seen = (drawn > 0) & (natural > 0)
+    shift = np.where(seen, np.log(np.where(seen, drawn, 1.0) / np.where(seen, natural, 1.0)), 0.0)
+    if spec.type == "multiclass":
+        return _float32(shift)
+    return _float32(shift[1:] - shift[:1]) if seen.all() else torch.zeros(1)
 
 
 def balancing_weights(truth: NDArray[np.floating], classes: int, task: TaskSettings) -> NDArray[np.float64]:
@@ -91,7 +121,7 @@ def balancing_weights(truth: NDArray[np.floating], classes: int, task: TaskSetti
 
     The ratio is held at `task.max_ratio`; the mean over the known cases is 1, so that balanced and rare classes give a
     loss of one scale. Classes that do not occur weigh as the commonest one, and a label that shows only one class, or
-    `balance` 'none', is not weighted.
+    a `balance` other than 'weights', is not weighted.
 
     Args:
         truth: (n,) positions of the classes, NaN = unknown.
@@ -99,7 +129,7 @@ def balancing_weights(truth: NDArray[np.floating], classes: int, task: TaskSetti
         task: how imbalance is handled.
     """
     count = np.bincount(truth[~np.isnan(truth)].astype(np.int64), minlength=classes).astype(np.float64)
-    if task.balance == "none" or (count > 0).sum() < 2:
+    if task.balance != "weights" or (count > 0).sum() < 2:
         return np.ones(classes)
     ratio = np.where(count > 0, np.minimum(count.max() / np.maximum(count, 1), task.max_ratio), 1.0)
     return np.asarray(ratio * count.sum() / (ratio * count).sum())
@@ -143,8 +173,10 @@ class _Binary(_Term):
         self.register_buffer("weights", _float32(balancing_weights(truth, 2, task)))
         self.weights: Tensor  # (2,): negative, positive
 
-    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
-        loss = functional.binary_cross_entropy_with_logits(outputs[:, 0], target, reduction="none")
+    def forward(self, outputs: Tensor, target: Tensor, smoothing: float) -> Tensor:
+        loss = functional.binary_cross_entropy_with_logits(
+            outputs[:, 0], _smoothed(target, smoothing), reduction="none"
+        )
         return loss * torch.where(target > 0.5, self.weights[1], self.weights[0])
 
     def shift(self) -> Tensor:
@@ -160,9 +192,10 @@ class _Multiclass(_Term):
         self.weights: Tensor  # (C,)
         self.scale = _LN2 / math.log(len(spec.classes))
 
-    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+    def forward(self, outputs: Tensor, target: Tensor, smoothing: float) -> Tensor:
         place = target.long()
-        return functional.cross_entropy(outputs, place, reduction="none") * self.weights[place] * self.scale
+        loss = functional.cross_entropy(outputs, place, reduction="none", label_smoothing=smoothing)
+        return loss * self.weights[place] * self.scale
 
     def shift(self) -> Tensor:
         return torch.log(self.weights)
@@ -178,10 +211,11 @@ class _Ordinal(_Term):
         super().__init__()
         self.thresholds = len(spec.classes) - 1
 
-    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+    def forward(self, outputs: Tensor, target: Tensor, smoothing: float) -> Tensor:
         above = target[:, None] > torch.arange(self.thresholds, device=target.device)
         logits = cumulative_logits(outputs)
-        loss = functional.binary_cross_entropy_with_logits(logits, above.to(logits.dtype), reduction="none")
+        wanted = _smoothed(above.to(logits.dtype), smoothing)
+        loss = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         return loss.mean(dim=1)
 
     def shift(self) -> Tensor:
@@ -204,7 +238,7 @@ class _Continuous(_Term):
         value = (target - self.mean) / self.deviation
         return functional.huber_loss(outputs, value, reduction="none", delta=HUBER_DELTA)
 
-    def forward(self, outputs: Tensor, target: Tensor) -> Tensor:
+    def forward(self, outputs: Tensor, target: Tensor, smoothing: float) -> Tensor:
         return self._huber(outputs[:, 0], target) * self.scale
 
     def shift(self) -> Tensor:
@@ -217,6 +251,11 @@ _TERMS: dict[str, type[_Binary | _Multiclass | _Ordinal | _Continuous]] = {
     "ordinal": _Ordinal,
     "continuous": _Continuous,
 }
+
+
+def _smoothed(target: Tensor, share: float) -> Tensor:
+    """0 or 1 drawn towards one half, as for two classes in arXiv 1512.00567, section 7."""
+    return target * (1.0 - share) + 0.5 * share
 
 
 def _float32(values: NDArray[np.float64]) -> Tensor:

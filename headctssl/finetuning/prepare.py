@@ -7,14 +7,15 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from headctssl.contract import LabelSpec
 from headctssl.dataset.manifest import RawDataset, load_raw_dataset
 from headctssl.dataset.splits import load_splits
-from headctssl.errors import DataError, UsageError
+from headctssl.errors import DataError, UsageError, unknown_name
+from headctssl.finetuning.balance import sampling_weights
 from headctssl.finetuning.cohort import NO_FOLD, Cohort, choose_labels, make_cohort
 from headctssl.finetuning.derive import Situation, derive_settings
 from headctssl.finetuning.few_shot import FewShots, Negatives
@@ -151,15 +152,29 @@ def prepare(call: Call) -> Job:
         encoder=start.encoder,
         pretrained=start.pretrained,
         small_profile=raw.info.profile != "real",
-        precision="float32" if call.adapt == "linear" else _precision(machine, stored),
+        precision="float32" if call.adapt in ("linear", "attentive") else _precision(machine, stored),
         num_workers=workers,
     )
     settings = derive_settings(base, situation, changes)
+    _check_balance(settings, cohort)
     if call.repeats is not None:
         _require_repeated(call.repeats, settings)
     elif stored is not None:
         _require_same(folder, stored, settings)
     return Job(raw, start, index, cohort, settings, folder, torch.device(machine.device), stored)
+
+
+def _check_balance(settings: FinetuneSettings, cohort: Cohort) -> None:
+    """Refuse to balance by sampling where there is nothing to balance."""
+    if settings.task.balance != "sampling":
+        return
+    if sampling_weights(cohort.labels(cohort.train), cohort.specs, cohort.subjects(cohort.train)) is None:
+        raise UsageError(
+            "There is no label whose classes could be drawn equally often.",
+            got="task.balance=sampling with " + ", ".join(f"{s.name} ({s.type})" for s in cohort.specs),
+            expected="a label with classes, two of them among the training cases",
+            do="Leave out task.balance, or choose other labels with --labels.",
+        )
 
 
 def _precision(machine: Machine, stored: FinetuneSettings | None) -> Literal["bf16", "fp16", "float32"]:
@@ -195,8 +210,8 @@ def _require_repeated(wanted: FinetuneSettings, settings: FinetuneSettings) -> N
 
 
 def _check(call: Call) -> None:
-    if call.adapt not in ("full", "linear"):
-        raise UsageError("The adaptation is unknown.", got=call.adapt, expected="full or linear", do="Correct --adapt.")
+    if call.adapt not in get_args(Adaptation):
+        raise unknown_name("adaptation", call.adapt, get_args(Adaptation))
     if call.few_shots is not None and call.few_shots < 1:
         raise UsageError(
             "Few shots needs a number of patients.", got=call.few_shots, expected="1 or more", do="Correct --few_shots."

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from typing import Literal
 
 from pydantic import Field
 
 from headctssl.contract import HeadSettings, InputSpec, LabelSpec, StorageRule
-from headctssl.families import EncoderSettings
+from headctssl.families import EncoderSettings, FamilySettings
 from headctssl.finetuning.few_shot import Negatives
 from headctssl.loading.sampler import steps_per_epoch
 from headctssl.planning.plans import Decision
 from headctssl.planning.run_settings import TrainingSettings, ViewSettings
 from headctssl.settings import JsonValue, Settings
 
-__all__ = ["Adaptation", "FinetuneSettings", "LoraSettings", "Schedule", "TaskSettings"]
+__all__ = ["Adaptation", "FinetuneSettings", "LoraSettings", "Schedule", "TaskSettings", "token_gb"]
 
 Adaptation = Literal["full", "linear", "attentive", "lora"]
 Schedule = Literal["default", "warmup", "sawtooth", "valley"]
@@ -133,6 +134,31 @@ class FinetuneSettings(Settings):
         return max(1, round(self.training.num_steps / self.steps_per_epoch))
 
     @property
+    def token_gb(self) -> float:
+        """Size in GB of the tokens of all training and validation cases in float32."""
+        return token_gb(self.encoder, self.input, self.num_train + self.num_validation)
+
+    @property
+    def tokens_per_case(self) -> int:
+        """Tokens, or places of the last stage, of a whole head."""
+        return _tokens(self.encoder, self.input)
+
+    @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps per epoch."""
         return steps_per_epoch(self.training.samples_per_epoch, self.training.batch_size)
+
+
+def token_gb(encoder: FamilySettings, spec: InputSpec, cases: int) -> float:
+    """Size in GB (10^9 bytes) of the tokens of whole heads in float32.
+
+    Args:
+        encoder: gives tokens, or places of its last stage.
+        spec: what it sees.
+        cases: how many heads.
+    """
+    return 4e-9 * cases * _tokens(encoder, spec) * encoder.embed_dim
+
+
+def _tokens(encoder: FamilySettings, spec: InputSpec) -> int:
+    return math.prod(n // size for n, size in zip(spec.shape, encoder.token_size, strict=True))

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from headctssl.contract import Contract, HeadSettings, InputSpec
-from headctssl.errors import ContractError
+from headctssl.errors import ContractError, TrainingError
 from headctssl.finetuning.label_loss import LabelLoss
+from headctssl.finetuning.layer_rates import encoder_groups
 from headctssl.finetuning.outputs import num_outputs
+from headctssl.finetuning.phases import Phases
 from headctssl.finetuning.settings import TaskSettings
-from headctssl.loading.views import ViewPlan, global_group
+from headctssl.loading.views import ViewGroup, ViewPlan, global_group
 from headctssl.methods.method import ParamGroup, split_decay
 from headctssl.networks import build_from_settings
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.heads import ClassifierHead, build_head
+from headctssl.networks.lora import lora_layers
 from headctssl.planning.run_settings import ViewSettings
 from headctssl.types import Clock, StepResult, Views
 
-__all__ = ["Classifier", "ClassifyTask", "Features", "classifier_from", "with_prior"]
+__all__ = ["Classifier", "ClassifyTask", "Features", "HeadInputs", "classifier_from", "with_prior"]
 
 Weights = Mapping[str, Tensor]
-
-
-def read(encoder: Encoder, head: ClassifierHead, x: Tensor) -> Tensor:
-    """What a head reads of views (B, C, D, H, W) in [0, 1]: features (B, F), or tokens (B, N, F)."""
-    tokens: Tensor = encoder(x).tokens if head.reads_tokens else encoder.features_only(x)
-    return tokens
 
 
 class Features(nn.Module):
@@ -53,8 +51,27 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (B, O) float32, see `outputs.predictions`, of views (B, C, D, H, W) in [0, 1]."""
-        logits: Tensor = self.head(read(self.encoder, self.head, x))
-        return logits
+        outputs: Tensor = self.head(self.read(x))
+        return outputs
+
+    def read(self, x: Tensor) -> Tensor:
+        """What the head reads of views: features (B, F), or tokens (B, N, F)."""
+        read: Tensor = self.encoder(x).tokens if self.head.reads_tokens else self.encoder.features_only(x)
+        return read
+
+
+class HeadInputs(nn.Module):
+    """An encoder reduced to what a head reads, (B, C, D, H, W) -> (B, F), or (B, N, F) for one that reads tokens."""
+
+    def __init__(self, encoder: Encoder, reads_tokens: bool) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.reads_tokens = reads_tokens
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features or tokens of a batch of views in [0, 1]."""
+        read: Tensor = self.encoder(x).tokens if self.reads_tokens else self.encoder.features_only(x)
+        return read
 
 
 def classifier_from(contract: Contract, tensors: Weights) -> Classifier:
@@ -101,18 +118,53 @@ def with_prior(classifier: Classifier, loss: LabelLoss) -> dict[str, Tensor]:
 
 
 class ClassifyTask(nn.Module):
-    """The learner of full fine-tuning: the whole network, the loss of each type of label where it is known."""
+    """The learner of full fine-tuning and of LoRA: encoder and head, the loss of each type of label where it is known.
+
+    In the first phase of some schedules the encoder rests: it is in eval mode and computes without gradient, so that
+    the optimiser finds none to act on and BatchNorm keeps its statistics.
+
+    Args:
+        classifier: encoder, with adapters for LoRA, and head.
+        loss: of the outputs.
+        task: rates of the head and of the layers.
+        views: how scans are seen.
+        spec: what the encoder sees.
+        phases: when the encoder rests; never when None.
+        mirror: (L,) for each label the position of the label that it becomes when left and right are swapped; needed
+            where views are flipped.
+    """
 
     batch_coupled = False
 
     def __init__(
-        self, classifier: Classifier, loss: LabelLoss, task: TaskSettings, views: ViewSettings, spec: InputSpec
+        self,
+        classifier: Classifier,
+        loss: LabelLoss,
+        task: TaskSettings,
+        views: ViewSettings,
+        spec: InputSpec,
+        *,
+        phases: Phases | None = None,
+        mirror: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
+        assert mirror is not None or not views.flip_lr, "flipped views need the mirror of every label"
         self.classifier = classifier
         self.task = task
         self.loss = loss
-        self._plan = ViewPlan((global_group(views, spec),))
+        self.phases = phases
+        self.mirror = None if mirror is None else list(mirror)
+        self._plan = ViewPlan((_left_right(global_group(views, spec)),))
+        self._adapters_seen = False
+
+    @property
+    def find_unused_parameters(self) -> bool:
+        """Whether some parameters get no gradient in some steps."""
+        return self.phases is not None and self.phases.has_frozen
+
+    def scheduled_rate(self, step: int) -> float | None:
+        """The learning rate of a step; None: as the training settings say."""
+        return None if self.phases is None else self.phases.rate(step)
 
     def views(self) -> ViewPlan:
         """One crop of nearly the whole head."""
@@ -120,19 +172,62 @@ class ClassifyTask(nn.Module):
 
     def training_step(self, views: Views, clock: Clock) -> StepResult:
         """The loss of one batch, averaged over the views of each scan."""
-        assert views.labels is not None, "fine-tuning batches carry labels"
-        losses = [self.loss(self.classifier(view), views.labels) for view in views.groups["global"]]
+        losses = [
+            self.loss(self._outputs(view, clock), self.labels_of(views, number), smooth=True)
+            for number, view in enumerate(views.groups["global"])
+        ]
         return StepResult(torch.stack(losses).mean())
 
+    def labels_of(self, views: Views, number: int) -> Tensor:
+        """(B, L), the labels as one view shows them: those with a side are swapped where the view is mirrored.
+
+        Args:
+            views: of a batch.
+            number: which view of each scan.
+        """
+        assert views.labels is not None, "fine-tuning batches carry labels"
+        if self.mirror is None:
+            return views.labels
+        flipped = views.flipped["global"][number].to(views.labels.device)
+        return torch.where(flipped[:, None], views.labels[:, self.mirror], views.labels)
+
+    def _outputs(self, view: Tensor, clock: Clock) -> Tensor:
+        rests = self.phases is not None and self.phases.frozen(clock.step)
+        self.classifier.encoder.train(self.training and not rests)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not rests):
+            read = self.classifier.read(view)
+        outputs: Tensor = self.classifier.head(read)
+        return outputs
+
     def before_optimizer_step(self, clock: Clock) -> None:
-        """Nothing."""
+        """See once that every adapter is reached by the loss.
+
+        Raises:
+            TrainingError: the encoder does not call a layer that LoRA adapts, but reads its weight.
+        """
+        if self._adapters_seen or (self.phases is not None and self.phases.frozen(clock.step)):
+            return
+        for name, layer in lora_layers(self.classifier):
+            if layer.up.grad is None:
+                raise TrainingError(
+                    "LoRA adapts a layer that has no part in the result.",
+                    got=f"no gradient for '{name}'",
+                    expected="a layer that the encoder calls",
+                    do="Take it out of lora.targets.",
+                )
+        self._adapters_seen = True
 
     def after_step(self, clock: Clock) -> None:
         """Nothing."""
 
     def param_groups(self) -> list[ParamGroup]:
-        """The encoder at the scheduled rate, the head at a multiple of it; biases and norms without decay."""
+        """The encoder at the scheduled rate, layer by layer, the head at a multiple of it; biases, norms undecayed."""
         return [
-            *split_decay(self.classifier.encoder, name="encoder"),
+            *encoder_groups(self.classifier.encoder, self.task.layer_decay),
             *split_decay(self.classifier.head, self.task.head_lr_scale, name="head"),
         ]
+
+
+def _left_right(group: ViewGroup) -> ViewGroup:
+    """A group that is flipped left and right at most: no head is scanned upside down or with its face behind."""
+    return replace(group, flip_probability=(0.0, 0.0, group.flip_probability[2]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -51,7 +51,13 @@ def head_view(
 
 
 def stored_views(
-    index: CaseIndex, spec: InputSpec, *, batch_size: int, num_workers: int, device: torch.device
+    index: CaseIndex,
+    spec: InputSpec,
+    *,
+    batch_size: int,
+    num_workers: int,
+    device: torch.device,
+    order: Sequence[int] | None = None,
 ) -> Iterator[Tensor]:
     """The whole-head views of stored cases in the order of the index.
 
@@ -61,6 +67,7 @@ def stored_views(
         batch_size: cases per view tensor; the last one may be smaller.
         num_workers: reader processes; 0 reads in this process.
         device: where to compute.
+        order: positions of cases in the index to take instead, in this order.
 
     Yields:
         float32 (B, C, D, H, W) in [0, 1].
@@ -69,7 +76,7 @@ def stored_views(
         HeadCTSSLError: a case cannot be read; it is named.
     """
     # Whole cases: nothing of the head may be cut off.
-    batches = ordered_batches(index, read_shape=None, batch_size=batch_size, num_workers=num_workers)
+    batches = ordered_batches(index, read_shape=None, batch_size=batch_size, num_workers=num_workers, order=order)
     for batch in batches:
         yield whole_head_view(to_device(batch, device), spec).groups["global"][0]
 
@@ -80,13 +87,13 @@ def encode(module: nn.Module, views: Iterable[Tensor], device: torch.device, *, 
     In eval mode no layer mixes samples, so a row does not depend on its batch mates or their order.
 
     Args:
-        module: (B, C, D, H, W) -> (B, F), on `device`.
+        module: (B, C, D, H, W) -> (B, ...), on `device`.
         views: tensors (B, C, D, H, W).
         device: where to compute.
         half: multiply in bfloat16; float32 gives the same on every machine but for rounding.
 
     Returns:
-        (N, F) float32 on the CPU, in order.
+        (N, ...) float32 on the CPU, in order.
 
     Raises:
         TrainingError: an output is not finite.
