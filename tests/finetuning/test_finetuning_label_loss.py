@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from headctssl.contract import LabelSpec, column_slices, output_slices
+from headctssl.finetuning.balance import sampled_shares, sampling_weights
 from headctssl.finetuning.judging import judge
 from headctssl.finetuning.label_loss import HUBER_DELTA, LabelLoss, balancing_weights, standardised
 from headctssl.finetuning.outputs import cumulative_logits, num_outputs, predictions
@@ -265,3 +266,51 @@ def test_the_verdict_is_the_mean_share_of_pairs_ranked_right():
     assert set(judge(outputs[:, :1], truth[:, :1], only).line) == {"validation_loss", "validation_auroc"}
     same = np.ones_like(truth[:5])
     assert judge(outputs[:5], same, loss).score is None
+
+
+def test_smoothing_is_for_training_alone_and_as_defined():
+    truth, outputs = drawn()
+    loss = LabelLoss(standardised(ALL, truth), truth, TaskSettings(balance="none", label_smoothing=0.2))
+    plain = LabelLoss(standardised(ALL, truth), truth, NATURAL)
+    target = torch.from_numpy(truth)
+    torch.testing.assert_close(loss.entries(outputs, target), plain.entries(outputs, target))
+    smooth = loss.entries(outputs, target, smooth=True)
+    known = ~torch.isnan(target)
+    for row in range(len(truth)):
+        if known[row, 0]:
+            p, y = sigmoid(float(outputs[row, 0])), 0.8 * float(truth[row, 0]) + 0.1
+            expected = -(y * math.log(p) + (1 - y) * math.log(1 - p)) * loss.known_factor
+            assert float(smooth[row, 0]) == pytest.approx(expected, rel=1e-4)
+        if known[row, 1]:
+            logs = torch.log_softmax(outputs[row, 1:4], 0)
+            share = torch.full((3,), 0.2 / 3)
+            share[int(truth[row, 1])] += 0.8
+            expected = float(-(share * logs).sum()) * math.log(2) / math.log(3) * loss.known_factor
+            assert float(smooth[row, 1]) == pytest.approx(expected, rel=1e-4)
+    torch.testing.assert_close(smooth[:, 3], plain.entries(outputs, target)[:, 3])  # numbers are not smoothed
+
+
+@pytest.mark.parametrize("spec", [BINARY, MANY], ids=lambda s: s.type)
+def test_what_balanced_draws_do_to_the_odds_is_taken_off_again(spec):
+    """The best constant outputs under the draw, corrected, are the shares of the cases."""
+    rng = np.random.default_rng(0)
+    classes = max(2, len(spec.classes))
+    truth = rng.choice(classes, (3000, 1), p=[0.9, 0.1] if classes == 2 else [0.7, 0.2, 0.1]).astype(np.float32)
+    chances = sampling_weights(truth, (spec,), np.arange(3000) // 2)
+    loss = LabelLoss((spec,), truth, TaskSettings(balance="sampling"), chances)
+    natural = sampled_shares(truth[:, 0], classes)
+    drawn_shares = sampled_shares(truth[:, 0], classes, chances)
+    assert drawn_shares == pytest.approx([1 / classes] * classes)
+    logits = torch.log(torch.tensor(drawn_shares, dtype=torch.float32))
+    best = logits[1:] - logits[:1] if classes == 2 else logits
+    corrected = predictions((spec,), (best - loss.prior_shift())[None])[0]
+    assert corrected == pytest.approx(natural[1:] if classes == 2 else natural, abs=1e-6)
+    assert loss.known_factor == pytest.approx(1.0)
+
+
+def test_the_scale_follows_what_is_known_of_the_drawn_cases():
+    truth = np.array([[0, np.nan], [1, np.nan], [np.nan, 0], [np.nan, 1], [0, 1]], np.float32)
+    pair = (BINARY, LabelSpec(name="other"))
+    chances = np.array([0.1, 0.1, 0.1, 0.1, 0.6])
+    loss = LabelLoss(pair, truth, TaskSettings(balance="sampling"), chances)
+    assert loss.known_factor == pytest.approx(1 / (0.4 * 0.5 + 0.6))

@@ -35,7 +35,9 @@ def one_thread():
 
 
 def call_of(encoder, tag, adapt, *more):
-    sets = [word for text in (*(SETS if adapt == "full" else SETS[:1]), *more) for word in ("--set", text)]
+    sets = [
+        word for text in (*(SETS[:1] if adapt in ("linear", "attentive") else SETS), *more) for word in ("--set", text)
+    ]
     words = ["-d", "2", "-w", str(encoder), "--adapt", adapt, "--tag", tag]
     return [*words, "--device", "cpu", "--num_workers", "0", "--quiet", *sets]
 
@@ -95,6 +97,31 @@ def test_two_processes_fine_tune_and_evaluate_as_one(roots):
     assert_same_predictions(roots / "evaluated1", roots / "evaluated2")
     assert found[0]["num_cases"] == found[1]["num_cases"] == 22
     assert found[0]["labels"]["bleed"]["auroc"] == found[1]["labels"]["bleed"]["auroc"]
+
+
+@pytest.mark.parametrize(
+    ("adapt", "more"),
+    [
+        ("lora", ("task.balance=sampling",)),
+        ("full", ("task.schedule=sawtooth", "task.head_share=0.3")),
+    ],
+)
+def test_two_processes_adapt_as_one(roots, adapt, more):
+    make_dataset(2, 22, unknown=5)
+    encoder = make_encoder(roots / "encoder")
+    for processes, tag in ((1, "one"), (2, "two")):
+        go(processes, "finetune", call_of(encoder, tag, adapt, *more))
+    assert_same_run(folder_of(roots, "one"), folder_of(roots, "two"))
+
+
+@pytest.mark.evidence
+@pytest.mark.parametrize("cache", ["4", "0"])
+def test_an_attentive_head_in_two_processes_is_the_one_of_one(roots, cache):
+    make_dataset(2, 22, unknown=5)
+    encoder = make_encoder(roots / "encoder")
+    for processes, tag in ((1, "one"), (2, "two")):
+        go(processes, "finetune", call_of(encoder, tag, "attentive", f"task.cache_gb={cache}"))
+    assert_same_run(folder_of(roots, "one"), folder_of(roots, "two"))
 
 
 @pytest.mark.evidence

@@ -78,7 +78,13 @@ def test_every_decision_has_a_reason_and_overrides_are_shown():
         ({"encoder.registers": 3}, "fixed by its checkpoint"),
         ({"training.batch_size": 1}, "batch does not fit"),
         ({"training.accumulation": 16}, "needs two scans"),
-        ({"views.flip_lr": True}, "cannot be flipped"),
+        ({"views.flip_probability": 0.5}, "flipped left and right or not at all"),
+        ({"lora.rank": 4}, r"'lora.rank' has no effect"),
+        ({"task.head_share": 0.2}, "has no effect here"),
+        ({"task.balance": "sampling", "task.max_ratio": 3}, "has no effect here"),
+        ({"head.heads": 2}, "has no effect here"),
+        ({"task.schedule": "valley", "training.num_steps": 3}, "leave no step"),
+        ({"task.schedule": "seesaw"}, r"'task.schedule' does not accept"),
     ],
 )
 def test_wrong_settings_are_refused(overrides, message):
@@ -89,7 +95,11 @@ def test_wrong_settings_are_refused(overrides, message):
 @pytest.mark.parametrize(
     ("adapt", "key", "value"),
     [
-        ("linear", "views.flip_probability", 0.5),
+        ("linear", "views.shift", 0.5),
+        ("linear", "task.layer_decay", 0.5),
+        ("attentive", "views.shift", 0.5),
+        ("attentive", "task.schedule", "warmup"),
+        ("lora", "task.cache_gb", 1),
         ("linear", "task.head_lr_scale", 2),
         ("linear", "task.validate_every", 2),
         ("linear", "training.accumulation", 2),
@@ -105,7 +115,7 @@ def test_settings_without_effect_are_refused(adapt, key, value):
     with pytest.raises(UsageError, match=f"'{key}' has no effect with --adapt {adapt}"):
         derived({key: value}, adapt=adapt)
     if not key.startswith("views.local") and key != "views.augment_local":
-        derived({key: value}, adapt="full" if adapt == "linear" else "linear", n=200)
+        derived({key: value}, adapt="attentive" if key == "task.cache_gb" else "full", n=200)
 
 
 @pytest.mark.parametrize("scale", [[0.0, 1.0], [0.9, 0.8], [0.5, 1.1], [-0.5, 0.5]])
@@ -137,6 +147,45 @@ def test_a_given_rate_decides_the_rate_of_the_head_too():
     assert rate_step(linear).value == "0.5 (head)"
     with pytest.raises(UsageError, match=r"training\.lr' does not accept"):
         derived({"training.lr": -1})
+
+
+def test_rates_of_the_adaptations_and_schedules():
+    lora = derived(adapt="lora")
+    assert (lora.training.lr, lora.training.lr * lora.task.head_lr_scale) == pytest.approx((1e-4, 1e-3))
+    assert "adapters (transformer)" in rate_step(lora).value
+    assert derived(adapt="attentive").training.lr == 1e-3
+    for schedule in ("warmup", "sawtooth", "valley"):  # a tenth of the rate from scratch
+        gentle = derived({"task.schedule": schedule}, n=200)
+        scratch = derived(pretrained=False, n=200)
+        assert gentle.training.lr == pytest.approx(scratch.training.lr / 10)
+        assert gentle.training.lr * gentle.task.head_lr_scale == pytest.approx(1e-3)
+        assert "a tenth of the rate from scratch" in rate_step(gentle).rule
+    assert derived({"task.schedule": "warmup"}, preset="resenc_s").training.lr == pytest.approx(3e-5)
+    for overrides, adapt in (({"task.schedule": "valley"}, "full"), ({}, "lora")):
+        with pytest.raises(UsageError, match="learn from the first step"):
+            derived(overrides, adapt=adapt, pretrained=False)
+
+
+def test_attentive_heads_and_its_memory():
+    settings = derived(adapt="attentive", preset="vit_s")
+    assert (settings.head.kind, settings.head.heads, settings.training.precision) == ("attentive", 6, "float32")
+    assert derived(adapt="attentive", preset="vit_test").head.heads == 1
+    assert settings.token_gb == pytest.approx(110 * (24 // 12) ** 3 * 384 * 4 / 1e9)
+    assert settings.epochs == 200
+    assert derived({"task.cache_gb": 0.001}, adapt="attentive", preset="vit_s").epochs == 15
+
+
+def test_flips_swap_sides_in_half_of_the_views():
+    settings = derived({"views.flip_lr": True}, n=200)
+    assert (settings.views.flip_lr, settings.views.flip_probability) == (True, 0.5)
+    assert "mirrored with their labels" in next(d.value for d in settings.decisions if d.what == "views")
+    assert derived({"views.flip_lr": True, "views.flip_probability": 0.2}, n=200).views.flip_probability == 0.2
+
+
+def test_imbalance_is_decided_as_asked():
+    for balance, value in (("weights", "weighted loss"), ("sampling", "class-balanced sampling"), ("none", "none")):
+        settings = derived({} if balance == "weights" else {"task.balance": balance})
+        assert next(d.value for d in settings.decisions if d.what == "imbalance") == value
 
 
 def test_one_case_is_too_few():
