@@ -129,15 +129,17 @@ def _schedule(steps: Steps, situation: Situation, overrides: Mapping[str, JsonVa
     """Which part learns when, and how fast each layer does."""
     if situation.frozen:
         return
-    what = {
-        "sawtooth": "the head alone first, its rate rising and falling; then warm-up of all, then the main schedule",
-        "valley": "the head alone first, its rate falling; then warm-up of all, then the main schedule",
-        "warmup": "warm-up of the whole network at a tenth of the rate from scratch, then the main schedule",
+    phases = {
+        "sawtooth": "the head alone first, its rate rising and falling; then all, from a warm-up on",
+        "valley": "the head alone first, its rate falling; then all, from a warm-up on",
+        "warmup": "all from the first step, at a tenth of the rate from scratch",
     }
-    chosen = overrides.get("task.schedule", "default")
-    value = what.get(chosen, "everything learns from the first step") if isinstance(chosen, str) else "default"
-    rule = "published in epochs of 1,000 or of 150; a tenth of the steps for the head, a tenth for the warm-up"
-    steps.add("schedule", f"{chosen}: {value}", rule, OPENMIND, "")
+    chosen = str(overrides.get("task.schedule", "default"))
+    rule = "the published recipe of the rate"
+    if chosen in ("sawtooth", "valley"):
+        rule = "published as 50 of 1,000 epochs or 15 of 150 for the head; here task.head_share of the steps"
+    source = OPENMIND if chosen in phases else HEADCT
+    steps.add("schedule", f"{chosen}: {phases.get(chosen, 'all from the first step')}", rule, source, "")
     rule = "one rate for all layers; task.layer_decay=0.75 gives those of MAE, arXiv 2111.06377"
     steps.add("layer rates", "1 per layer", rule, f"{HEADCT}; {OPENMIND}", "neither publishes a decay by layer")
 
