@@ -67,7 +67,7 @@ def _encoder_rate(situation: Situation, batch: int, schedule: JsonValue) -> tupl
     if situation.adapt == "lora":
         lr = 1e-4 * _REFERENCE_WIDTH / encoder.embed_dim
         rule = "ten times the rate of full fine-tuning, 1e-4 at width 768, inversely with the width; head at 1e-3"
-        source = "arXiv 2106.09685, tables 9 to 12: 2e-4 to 5e-4 where whole networks learn at 1e-5 to 5e-5"
+        source = "LoRA, arXiv 2106.09685, appendix D, learns at 1e-4 to 5e-4"
         return lr, rule, source, f"pretrained transformer, width {encoder.embed_dim}"
     if situation.pretrained and schedule in _GENTLE:
         lr, rule, source, _ = _scratch_rate(encoder, batch)

@@ -334,6 +334,16 @@ def test_flips_need_the_mirror_of_every_label():
         mirror_of((SIDED[0], lone))
 
 
+def test_a_whole_network_learns_under_attentive_pooling_too(small):
+    overrides = ("training.num_steps=2", "training.precision=bf16", "head.kind=attentive", "head.heads=3")
+    folder = finetune(2, small / "vit", overrides=overrides, tag="pooled", **FAST)
+    weights = load_weights(folder)
+    assert (weights.contract.head.kind, weights.contract.head.heads) == ("attentive", 3)
+    assert weights.tensors["head.query"].shape == (3, 16)
+    moved = weights.part("encoder")["blocks.0.attn.qkv.weight"]
+    assert not torch.equal(moved, load_weights(small / "vit").part("encoder")["blocks.0.attn.qkv.weight"])
+
+
 def test_a_run_says_what_it_decided(runs):
     settings = read_json(runs("lora", "vit") / "config.json", FinetuneSettings)
     assert (settings.lora.rank, settings.lora.targets) == (2, ("qkv", "proj"))
