@@ -91,14 +91,14 @@ def derive_settings(
 
 
 def _check_start(situation: Situation, overrides: Mapping[str, JsonValue]) -> None:
-    """Refuse to rest an encoder that knows nothing yet."""
-    rests = overrides.get("task.schedule") in ("sawtooth", "valley")
-    if situation.pretrained or not (rests or situation.adapt == "lora"):
+    """Refuse to spare an encoder that knows nothing yet."""
+    spares = overrides.get("task.schedule") in ("warmup", "sawtooth", "valley")
+    if situation.pretrained or not (spares or situation.adapt == "lora"):
         return
     raise UsageError(
-        "An encoder that begins from random weights has to learn from the first step.",
+        "An encoder that begins from random weights has to learn from the first step, at its full rate.",
         got="-w scratch with " + ("--adapt lora" if situation.adapt == "lora" else f"{overrides['task.schedule']}"),
-        expected="a pretrained encoder, whose weights rest at first (sawtooth, valley) or throughout (lora)",
+        expected="a pretrained encoder: these spare its weights",
         do="Give a checkpoint to -w, or leave out task.schedule and --adapt lora.",
     )
 

@@ -161,7 +161,11 @@ def test_rates_of_the_adaptations_and_schedules():
         assert gentle.training.lr * gentle.task.head_lr_scale == pytest.approx(1e-3)
         assert "a tenth of the rate from scratch" in rate_step(gentle).rule
     assert derived({"task.schedule": "warmup"}, preset="resenc_s").training.lr == pytest.approx(3e-5)
-    for overrides, adapt in (({"task.schedule": "valley"}, "full"), ({}, "lora")):
+    for overrides, adapt in (
+        ({"task.schedule": "valley"}, "full"),
+        ({"task.schedule": "warmup"}, "full"),
+        ({}, "lora"),
+    ):
         with pytest.raises(UsageError, match="learn from the first step"):
             derived(overrides, adapt=adapt, pretrained=False)
 
