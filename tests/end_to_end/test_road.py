@@ -78,6 +78,30 @@ def test_fine_tune_evaluate_and_predict(road: Path, command: Command, method: st
     assert "https://" not in page
 
 
+def test_a_grade_and_a_number_of_the_phantom_are_labels_once_they_are_declared(road: Path, command: Command) -> None:
+    description = road / "raw" / "Dataset001_Phantom" / "dataset.json"
+    before = description.read_text()
+    content = json.loads(before)
+    content["labels"]["midline_shift_mm"] = {"type": "continuous"}
+    content["labels"]["midline_shift_grade"] = {"type": "ordinal", "classes": ["none", "below_5mm", "from_5mm"]}
+    description.write_text(json.dumps(content))
+    try:
+        wanted = ["midline_shift_grade", "midline_shift_mm"]
+        run = run_of(road, "dino", "vit_test")
+        labels = [*wanted, next(iter(json.loads(before)["labels"]))]
+        code, _out, err = command("finetune", "-d", 1, "-w", run, "--adapt", "linear", "--labels", *labels, *HEAD)
+        assert code == 0, err
+    finally:
+        description.write_text(before)
+    fold = next((road / "results" / "Dataset001_Phantom" / "finetune").glob("midline_shift_grade*/fold_0"))
+    metrics = json.loads((fold / "metrics.json").read_text())["labels"]
+    assert [metrics[name]["type"] for name in wanted] == ["ordinal", "continuous"]
+    predictions = pd.read_csv(fold / "predictions.csv")
+    classes = [f"midline_shift_grade={name}" for name in ("none", "below_5mm", "from_5mm")]
+    np.testing.assert_allclose(predictions[classes].sum(axis=1), 1, atol=1e-4)
+    assert metrics["midline_shift_mm"]["mae"] is not None
+
+
 def test_embed_a_dataset_and_files(road: Path, command: Command) -> None:
     run = run_of(road, "dino", "vit_test")
     for source in (["-d", 1], ["-i", road / "raw" / "Dataset001_Phantom" / "images"]):

@@ -168,6 +168,9 @@ def _write_case(job: _Job) -> dict[str, str]:
         if kind != "Fracture":
             row[f"{kind.lower()}_ml"] = f"{volumes.get(kind, 0.0):.2f}"
     row["midline_shift_mm"] = f"{case.scene.midline_mm:.1f}"
+    row["midline_shift_grade"] = ("none", "below_5mm", "from_5mm")[
+        sum(abs(case.scene.midline_mm) >= t for t in (0.5, 5))
+    ]
     row["mass_effect_mm"] = f"{mass_effect_mm(case.scene):.1f}"
     return row
 
