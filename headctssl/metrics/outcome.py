@@ -104,7 +104,7 @@ def _with_uncalibrated(entry: LabelMetrics, before: Outcome, column: int) -> Lab
 
 
 def interval_warnings(outcome: Outcome) -> list[str]:
-    """Sentences on binary labels with so few patients that intervals are known to hold the truth too rarely.
+    """Sentences on labels with so few patients of a class that intervals may hold the truth too rarely.
 
     Args:
         outcome: predictions and truth.
@@ -112,6 +112,8 @@ def interval_warnings(outcome: Outcome) -> list[str]:
     subjects = subject_codes(outcome.subject_ids, outcome.case_ids)
     sentences = []
     for column, spec in enumerate(outcome.specs):
+        if spec.has_classes:
+            sentences += _rare_classes(spec, outcome.truth[:, column], subjects)
         if spec.type != "binary":
             continue
         counts = [np.unique(subjects[outcome.truth[:, column] == value]).size for value in (1.0, 0.0)]
@@ -128,6 +130,13 @@ def interval_warnings(outcome: Outcome) -> list[str]:
                 f" others here) in {100 * found.lowest_bca:.0f} % or more"
             )
     return sentences
+
+
+def _rare_classes(spec: LabelSpec, truth: NDArray[np.float64], subjects: NDArray[np.int64]) -> list[str]:
+    """A sentence where a class of a multiclass or ordinal label has few patients; coverage was not measured there."""
+    found = {name: np.unique(subjects[truth == k]).size for k, name in enumerate(spec.classes)}
+    few = [f"{count} of '{name}'" for name, count in found.items() if 0 < count < FEWEST_PATIENTS]
+    return [f"'{spec.name}' has few patients, {', '.join(few)}: its intervals may be too narrow"] if few else []
 
 
 def write_predictions(path: Path, outcome: Outcome) -> Path:

@@ -14,6 +14,7 @@ from headctssl.metrics.class_metrics import confusion, from_confusion, macro_aur
 from headctssl.metrics.classification import label_metrics, other_rows
 from headctssl.metrics.concordance import concordance
 from headctssl.metrics.number_metrics import weighted_pearson, weighted_spearman
+from headctssl.metrics.outcome import Outcome, interval_warnings
 from headctssl.metrics.prediction_table import called_class
 
 MANY = LabelSpec(name="kind", type="multiclass", classes=("a", "b", "c", "never"))
@@ -166,3 +167,11 @@ def test_the_printed_table_names_what_each_type_is_measured_by():
     assert [row[:3] for row in rows] == [("kind", "multiclass", "60"), ("mm", "continuous", "60")]
     assert "balanced accuracy" in rows[0][3]
     assert "MAE 0.500, R2" in rows[1][3]
+
+
+def test_few_patients_of_a_class_are_told():
+    truth = np.repeat([0.0, 1, 2], [20, 9, 12])[:, None]
+    ids = tuple(f"c{k}" for k in range(41))
+    found = Outcome((GRADE,), ids, ids, truth, np.full((41, 3), 1 / 3))
+    (sentence,) = interval_warnings(found)
+    assert "9 of 'mild':" in sentence
