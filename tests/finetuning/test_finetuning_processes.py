@@ -20,7 +20,7 @@ SETS = (
     "training.optimizer=sgd",  # Adam would magnify the rounding of tiny gradients
     # The features of a random encoder hardly differ, and the norm before the head divides rounding by their deviation
     # of .02: at a large rate the two runs would drift apart.
-    "training.lr=0.0003",
+    "training.lr=0.0001",
     "task.head_lr_scale=30",
 )
 
