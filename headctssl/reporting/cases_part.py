@@ -7,21 +7,18 @@ import numpy as np
 from headctssl.contract import Contract
 from headctssl.errors import DataError, HeadCTSSLError
 from headctssl.metrics.metrics_file import Metrics
+from headctssl.metrics.outcome import Outcome
+from headctssl.metrics.prediction_table import called_class
 from headctssl.paths import data_root
 from headctssl.preprocessing.index import CaseIndex
-from headctssl.reporting.judged import Example, Judged, examples
+from headctssl.reporting.judged import Example, examples
 from headctssl.reporting.page import CaseCard, Picture, Section
 from headctssl.reporting.slices import CONVENTION, case_slices
 
-__all__ = ["cases_section", "open_store"]
+__all__ = ["CASES", "cases_section", "open_store"]
 
-_TITLE = "Best and worst cases"
-_TAGS = {
-    (True, True): "missed",
-    (False, True): "false alarm",
-    (True, False): "found",
-    (False, False): "rightly negative",
-}  # (truth, wrong) -> what became of it
+CASES = "Best and worst cases"
+
 _MOST_OTHERS = 8  # further labels of a case
 
 
@@ -47,18 +44,17 @@ def open_store(dataset_name: str, contract: Contract) -> CaseIndex:
     return CaseIndex.open(folder)
 
 
-def cases_section(judged: Judged, metrics: Metrics, contract: Contract | None) -> Section:
+def cases_section(outcome: Outcome, metrics: Metrics, contract: Contract | None) -> Section:
     """The most confident wrong and right calls, label by label.
 
     Args:
-        judged: the judged cases.
+        outcome: the judged cases.
         metrics: what was measured on them.
         contract: of the classifier; None where it is not known.
     """
-    threshold = {name: metrics.label(name).threshold or 0.5 for name in judged.labels}
-    chosen = examples(judged, threshold)
+    chosen = examples(outcome, lambda name: metrics.label(name).threshold or 0.5)
     if not chosen:
-        return Section(_TITLE, ("No case has a known label.",))
+        return Section(CASES, ("No case has a known label.",))
     warnings: list[str] = []
     index = None
     try:
@@ -67,26 +63,24 @@ def cases_section(judged: Judged, metrics: Metrics, contract: Contract | None) -
         index = open_store(metrics.dataset_name, contract)
     except HeadCTSSLError as error:
         warnings.append(" ".join([error.what, error.do or ""]).strip())
-    cards = tuple(_card(example, judged, index) for example in chosen)
-    wrong = sum(example.wrong for example in chosen)
+    cards = tuple(_card(example, outcome, index) for example in chosen)
+    wrong, right = sum(e.wrong is True for e in chosen), sum(e.wrong is False for e in chosen)
+    numbers = len(chosen) - wrong - right
+    parts = [f"{wrong} wrong and {right} right calls"] if wrong + right else []
+    parts += [f"{numbers} numbers"] if numbers else []
     text = (
-        f"{wrong} wrong and {len(chosen) - wrong} right calls, those with the probability farthest from and nearest to "
-        "the truth, each case once. They were picked as extremes: they are no sample of the cases."
+        f"{' and '.join(parts)}: those farthest from and nearest to the truth, each case once. They were picked as "
+        "extremes and are no sample of the cases."
     )
-    return Section(_TITLE, (text, *((CONVENTION,) if index is not None else ())), warnings=tuple(warnings), cases=cards)
+    return Section(CASES, (text, *((CONVENTION,) if index is not None else ())), warnings=tuple(warnings), cases=cards)
 
 
-def _card(example: Example, judged: Judged, index: CaseIndex | None) -> CaseCard:
-    call = "positive" if example.probability >= example.threshold else "negative"
-    facts = [
-        ("label", example.label),
-        ("truth", "positive" if example.truth else "negative"),
-        ("probability", f"{example.probability:.3f}"),
-        ("call", f"{call} at {example.threshold:.3g}"),
-    ]
-    others = _others(example, judged)
+def _card(example: Example, outcome: Outcome, index: CaseIndex | None) -> CaseCard:
+    said = "predicted" if example.wrong is None else "probability and call"
+    facts = [("label", example.label), ("truth", example.truth), (said, example.said)]
+    others = _others(example, outcome)
     if others:
-        facts.append(("other labels (truth, probability)", others))
+        facts.append(("other labels (truth, predicted)", others))
     pictures: tuple[Picture, ...] = ()
     note = ""
     if index is not None:
@@ -95,16 +89,23 @@ def _card(example: Example, judged: Judged, index: CaseIndex | None) -> CaseCard
             pictures, note = found.pictures, f"Planes {found.where}."
         except HeadCTSSLError as error:
             note = f"No slices: {error.what}"
-    tag = _TAGS[example.truth, example.wrong]
-    return CaseCard(example.case_id, tuple(facts), pictures, note, f"{example.label}: {tag}", example.wrong)
+    tag = f"{example.label}: {example.tag}" if example.tag else example.label
+    return CaseCard(example.case_id, tuple(facts), pictures, note, tag, bool(example.wrong))
 
 
-def _others(example: Example, judged: Judged) -> str:
-    row = judged.case_ids.index(example.case_id)
+def _others(example: Example, outcome: Outcome) -> str:
+    row = outcome.case_ids.index(example.case_id)
     texts = []
-    for column, name in enumerate(judged.labels):
-        if name != example.label and not np.isnan(judged.truth[row, column]):
-            truth = "positive" if judged.truth[row, column] > 0.5 else "negative"
-            texts.append(f"{name} {truth}, {judged.probability[row, column]:.2f}")
+    for column, spec in enumerate(outcome.specs):
+        truth = outcome.truth[row, column]
+        if spec.name == example.label or np.isnan(truth):
+            continue
+        predicted = outcome.predicted(column)[row : row + 1]
+        if spec.type == "binary":
+            texts.append(f"{spec.name} {'positive' if truth > 0.5 else 'negative'}, {float(predicted[0]):.2f}")
+        elif spec.type == "continuous":
+            texts.append(f"{spec.name} {truth:.4g}, {float(predicted[0]):.4g}")
+        else:
+            texts.append(f"{spec.name} {spec.classes[int(truth)]}, {spec.classes[called_class(spec, predicted)[0]]}")
     more = [f"and {len(texts) - _MOST_OTHERS} more"] if len(texts) > _MOST_OTHERS else []
     return "; ".join(texts[:_MOST_OTHERS] + more)

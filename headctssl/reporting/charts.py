@@ -82,7 +82,8 @@ def line_chart(
         title: of the chart.
         caption: the sentence under it.
         smooth: draw each value faintly and a running median over it.
-        log_x: logarithmic horizontal axis; every x must be above 0.
+        log_x: logarithmic horizontal axis, every x above 0; lines stand a little aside of each other, with a bar for
+            each interval.
         unit_square: both axes from 0 to 1, with the diagonal.
         chance: where a dashed horizontal line marks chance.
         points: (x, y, name) of single points to mark.
@@ -92,7 +93,8 @@ def line_chart(
     drawn = [kept for line in lines[:MOST_SERIES] if (kept := _finite(line)).x]
     figure, axes = make_axes(x, y)
     for number, line in enumerate(drawn):
-        _draw_line(axes, line, number, smooth=smooth, markers=markers or len(line.x) <= 12)
+        aside = 1.05 ** (number - (len(drawn) - 1) / 2) if log_x else None
+        _draw_line(axes, line, number, smooth=smooth, markers=markers or len(line.x) <= 12, aside=aside)
     if unit_square:
         axes.plot([0, 1], [0, 1], color=COLOUR["dim"], linestyle=":", linewidth=1)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
@@ -109,6 +111,7 @@ def line_chart(
         axes.minorticks_off()
     if len(drawn) > 1 or points:
         put_legend(axes)
+    figure.set_figheight(figure.get_figheight() + 0.24 * max(0, len(drawn) - 2))  # room for the legend
     left = len(lines) - MOST_SERIES
     more = f" {left} further lines are left out." if left > 0 else ""
     return as_chart(figure, title, caption + more, _told(drawn, x, y or title))
@@ -197,10 +200,14 @@ def radar_chart(
         low: value at the centre.
         high: value at the rim.
     """
+    from matplotlib.projections.polar import PolarAxes
+
     spokes = list(dict.fromkeys(name for values in groups.values() for name in values))
-    figure = make_figure(300.0)
+    figure = make_figure(300.0 + 16 * min(len(groups), MOST_SERIES))
     axes = figure.add_subplot(projection="polar")
-    axes.set(theta_offset=np.pi / 2, theta_direction=-1)
+    assert isinstance(axes, PolarAxes), "asked for by its projection"
+    axes.set_theta_offset(np.pi / 2)
+    axes.set_theta_direction(-1)
     angles = np.linspace(0, 2 * np.pi, len(spokes), endpoint=False)
     for g, (group, values) in enumerate(list(groups.items())[:MOST_SERIES]):
         radii = np.array([values.get(name, np.nan) for name in spokes])
@@ -210,7 +217,9 @@ def radar_chart(
         )  # fmt: skip
     axes.set_xticks(angles, [shortened(name, 18) for name in spokes])
     axes.set_ylim(low, high)
-    axes.set_yticks(np.linspace(low, high, 5)[1:], [f"{v:g}" for v in np.round(np.linspace(low, high, 5)[1:], 3)])
+    marks = np.linspace(low, high, 3)
+    axes.set_yticks(marks[1:], [f"{v:.2g}" for v in marks[1:]])
+    axes.set_rlabel_position(180 / max(1, len(spokes)))  # between two spokes
     axes.tick_params(colors=COLOUR["dim"], labelsize=10)
     axes.tick_params(axis="x", labelcolor=COLOUR["fg"], pad=6)
     axes.grid(color=COLOUR["grid"], linewidth=0.8)
@@ -296,11 +305,15 @@ def _finite(line: Line) -> Line:
     return Line(line.name, x or [], y or [], of(line.low, np.min), of(line.high, np.max))
 
 
-def _draw_line(axes: Axes, line: Line, number: int, *, smooth: bool, markers: bool) -> None:
-    colour, x, y = COLOUR[f"c{number % 8 + 1}"], np.array(line.x), np.array(line.y)
-    style = _STYLES[number // 4 % 4] if number < 8 else ":"
+def _draw_line(axes: Axes, line: Line, number: int, *, smooth: bool, markers: bool, aside: float | None) -> None:
+    """Draw a line; `aside`: factor by which it stands aside of the others."""
+    colour, x, y = COLOUR[f"c{number % 8 + 1}"], np.array(line.x) * (aside or 1.0), np.array(line.y)
+    style = _STYLES[number // 4 % 4]
     if line.low is not None and line.high is not None:
-        axes.fill_between(x, line.low, line.high, color=colour, alpha=0.15, linewidth=0)
+        if aside is None:
+            axes.fill_between(x, line.low, line.high, color=colour, alpha=0.13, linewidth=0)
+        else:
+            axes.vlines(x, line.low, line.high, color=colour, linewidth=1.2, alpha=0.75)
     width = max(1, len(y) // 16)
     if smooth and len(y) >= 24:
         axes.plot(x, y, color=colour, linewidth=0.8, alpha=0.4)

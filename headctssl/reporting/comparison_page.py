@@ -10,6 +10,7 @@ from headctssl.evaluation.comparison import Arm, Comparison, Ranked, TestSet
 from headctssl.reporting.charts import Line, interval_chart, line_chart, radar_chart
 from headctssl.reporting.comparison_words import does_not_show, does_show
 from headctssl.reporting.data_parts import is_synthetic
+from headctssl.reporting.metrics_parts import p_text
 from headctssl.reporting.page import Page, Section, Table, as_table
 from headctssl.reporting.run_parts import interval_text
 from headctssl.reporting.svg import Chart, shortened
@@ -46,12 +47,12 @@ def comparison_page(folder: Path) -> Page:
     if not found.ranking:
         status.append("No run was carried out to its end, so there is no ranking.")
     sections = [
-        Section("What it shows", does_show(found), warnings=_overlap_words(found)),
+        Section("What it shows", points=does_show(found), warnings=_overlap_words(found)),
         *(_ranking(found, test, budget) for test, budget in _tables(found)),
         _learning_curves(found),
         _radars(found),
         _cost(found),
-        Section("What it does not show", does_not_show(found, synthetic)),
+        Section("What it does not show", points=does_not_show(found, synthetic)),
         _tests(found),
         _how(found),
         *([_failures(found)] if failed else []),
@@ -92,7 +93,7 @@ def _size(budget: int | None) -> float:
 def _labels_of(budget: int | None) -> str:
     if budget is None:
         return "all labels"
-    return f"{budget} positive and {budget} negative patient{'s' if budget > 1 else ''} per label"
+    return f"{budget} patient{'s' if budget > 1 else ''} per class"
 
 
 def _overlap_words(found: Comparison) -> tuple[str, ...]:
@@ -131,7 +132,7 @@ def _ranking(found: Comparison, test: TestSet, budget: int | None) -> Section:
                 r.arm,
                 interval_text(r.mean_auroc, r.mean_auroc_ci),
                 _difference(r),
-                "-" if r.p_holm is None else f"{r.p_holm:.3f}",
+                "-" if r.p_holm is None else p_text(r.p_holm),
                 f"{r.num_seeds}, {r.num_runs}",
                 "-" if r.seed_spread is None else f"{r.seed_spread:.3f}",
                 r.overlap or "-",
@@ -153,7 +154,8 @@ def _ranking(found: Comparison, test: TestSet, budget: int | None) -> Section:
         f"{len(rows)} ways judged by the same {test.num_cases:,} test cases of {test.num_subjects:,} patients. The "
         "rank interval says between which places a way moved over the bootstrap resamples."
     )
-    title = f"Ranking on {test.dataset_name}, {_labels_of(budget)}"
+    of = "" if len(found.tests) == 1 else f" on {test.dataset_name}"
+    title = f"Ranking{of}, {_labels_of(budget)}"
     return Section(title, (text,), (table, *per_label), charts=(chart,))
 
 
@@ -210,7 +212,7 @@ def _learning_curves(found: Comparison) -> Section:
                     "patients per class and label to learn from",
                     "mean AUROC",
                     title=f"{test.dataset_name}: {name}",
-                    caption="Bands: 95 % intervals. 'all' stands at no number.",
+                    caption="Bars: 95 % intervals, moved aside. 'all' stands at no number.",
                     log_x=True,
                     chance=0.5,
                     ticks=ticks,

@@ -18,11 +18,13 @@ def does_show(found: Comparison) -> tuple[str, ...]:
         found: the comparison.
     """
     told = []
-    keys = dict.fromkeys((r.dataset_name, r.label_budget) for r in found.ranking)
+    keys = list(dict.fromkeys((r.dataset_name, r.label_budget) for r in found.ranking))
+    keys.sort(key=lambda key: (key[0], -1 if key[1] is None else 1 / key[1]))  # most labels first
     for dataset, budget in keys:
         rows = found.ranked(dataset, budget)
-        labels = "all labels" if budget is None else f"{budget} patients per class"
-        told.append(f"{dataset}, {labels}: {_best(rows)} {_against(rows)}")
+        labels = "all labels" if budget is None else f"{budget} patient{'s' if budget > 1 else ''} per class"
+        where = labels if len(found.tests) == 1 else f"{dataset}, {labels}"
+        told.append(f"{where[0].upper()}{where[1:]}: {_best(rows)} {_against(rows)}")
     if not told:
         return ("No run was carried out to its end.",)
     return tuple(told)

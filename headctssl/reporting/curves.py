@@ -66,7 +66,11 @@ _KNOWN = {
     "probe_rank_me",
 }
 _PROBES = {"linear": "linear readout", "attentive": "attentive readout", "knn": "nearest neighbours"}
-_VALIDATION = ("validation_auroc", "validation_loss")
+_CHOSEN_BY = {
+    "validation_auroc": "mean AUROC",
+    "validation_score": "share of pairs ranked right",
+}
+_VALIDATION = (*_CHOSEN_BY, "validation_loss")
 
 
 @dataclass(frozen=True)
@@ -179,15 +183,16 @@ def finetune_charts(run: RunLines, best_step: float | None = None) -> tuple[Char
     if losses:
         text = "Weighted as it is learnt. The training loss is of augmented crops in training mode."
         charts.append(line_chart(losses, "step", "loss", title="Loss", caption=text, smooth=len(losses) == 1))
-    if run.has("validation_auroc"):
-        line = run.line("validation_auroc", "validation AUROC")
-        at = [(x, y, "kept") for x, y in zip(line.x, line.y, strict=True) if x == best_step]
-        text = "Mean over labels; the epoch with the highest is kept, which makes this number optimistic."
-        charts.append(
-            line_chart(
-                [line], "step", "mean AUROC", title="Validation", caption=text, chance=0.5, points=at, markers=True
+    for name, quantity in _CHOSEN_BY.items():
+        if run.has(name):
+            line = run.line(name, quantity)
+            at = [(x, y, "kept") for x, y in zip(line.x, line.y, strict=True) if x == best_step]
+            text = "The epoch with the highest is kept, which makes this number optimistic."
+            charts.append(
+                line_chart(
+                    [line], "step", quantity, title="Validation", caption=text, chance=0.5, points=at, markers=True
+                )
             )
-        )
     if run.has("lr"):
         charts.append(_over_steps(run, "lr", "Learning rate", "Of the group with the highest, as used.", smooth=False))
     drawn = _KNOWN | set(_VALIDATION) | {"lr"}

@@ -153,7 +153,7 @@ def _result_section(
         f"{runs.few_shots} negative subjects per label and tested on the same {test.num_cases} scans of "
         f"{test.num_subjects} other subjects. The only difference is where the encoder's weights began: at random, or "
         f"after {contract.method} pretraining without labels on the training scans.",
-        "Intervals are 95 % BCa bootstrap over subjects. One seed was used; another seed may give another picture.",
+        "Intervals are 95 % over subjects. One seed was used; another seed may give another picture.",
     )
     text = "Dot: value. Bar: 95 % interval over patients. Dotted line: chance."
     chart = interval_chart(intervals, "AUROC", title="AUROC of each label", caption=text, chance=0.5, wide=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from headctssl.contract import Contract
+from headctssl.finetuning.pool_folds import ENSEMBLE, OUT_OF_FOLD
 from headctssl.metrics.metrics_file import Metrics
 from headctssl.reporting.data_parts import fingerprint_of, fingerprint_tables, is_synthetic, origin_sentences, raw_of
 from headctssl.reporting.finetune_page import classifier_sections, judged_or_why
@@ -15,39 +16,53 @@ from headctssl.settings import read_json
 
 __all__ = ["evaluate_page"]
 
+_TITLES = {
+    OUT_OF_FOLD: "Every case by the fold that did not learn from it",
+    ENSEMBLE: "The mean of the classifiers of all folds",
+}
+
 
 def evaluate_page(folder: Path) -> Page:
     """The page of a folder that headct_evaluate wrote.
 
     Args:
-        folder: with metrics.json and predictions.csv; contract.json names the classifier where it is there.
+        folder: with metrics.json and predictions.csv, and contract.json of the classifier; or ``ensemble`` or
+            ``out_of_fold`` of a fine-tuning run with folds.
 
     Raises:
         DataError: metrics.json or contract.json is damaged.
     """
     metrics = read_json(folder / "metrics.json", Metrics)
-    contract = optional(folder / "contract.json", Contract)
+    contract = _contract(folder)
     judged, why = judged_or_why(folder, metrics)
     status: tuple[str, ...] = ()
     if contract is None:
-        status = (
-            "contract.json is missing: this evaluation was made by an earlier version, so slices and the model "
-            "card are left out. Evaluate again with headct_evaluate.",
-        )
+        status = ("There is no contract.json, so slices and the model card are left out.",)
     name = metrics.dataset_name
     sections = [
-        *classifier_sections(metrics, judged, why, contract),
+        *classifier_sections(folder, metrics, judged, why, contract),
         attempted("Data", lambda: _data(name)),
         model_card(contract, {"dataset_name": name}, metrics, synthetic=is_synthetic(name)),
     ]
     from headctssl.reporting.metrics_parts import judged_facts
 
-    subtitle = f"{name}, {metrics.evaluated_on} cases, weights {metrics.weights_hash[:8] or 'unknown'}"
-    return Page("Evaluation of a classifier", subtitle, tuple(sections), judged_facts(metrics), BANNER, status)
+    whose = f"weights {metrics.weights_hash[:8]}" if metrics.weights_hash else folder.parent.name
+    subtitle = f"{name}, {metrics.evaluated_on} cases, {whose}"
+    title = _TITLES.get(folder.name, "Evaluation of a classifier")
+    return Page(title, subtitle, tuple(sections), judged_facts(metrics), BANNER, status)
+
+
+def _contract(folder: Path) -> Contract | None:
+    """The contract of the classifier; of several folds that of the first, which all share but for the weights."""
+    near = optional(folder / "contract.json", Contract)
+    if near is not None or folder.name not in _TITLES:
+        return near
+    folds = sorted(folder.parent.glob("fold_*/contract.json"))
+    return optional(folds[0], Contract) if folds else None
 
 
 def _data(name: str) -> Section:
     found = fingerprint_of(name)
     tables = fingerprint_tables(found) if found is not None else ()
-    text = () if found is not None else ("Nobody took a fingerprint of this dataset.",)
+    text = () if found is not None else ("There is no fingerprint of this dataset here.",)
     return Section("Data", (*origin_sentences(raw_of(name)), *text), tables)

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from headctssl.contract import Contract
 from headctssl.errors import HeadCTSSLError
 from headctssl.metrics.metrics_file import Metrics
-from headctssl.reporting.cases_part import cases_section
+from headctssl.metrics.outcome import Outcome
+from headctssl.reporting.cases_part import CASES, cases_section
 from headctssl.reporting.curves import CUT_SHORT, RunLines, finetune_charts, metric_lines
 from headctssl.reporting.data_parts import finetune_data, is_synthetic
-from headctssl.reporting.judged import Judged, read_judged
-from headctssl.reporting.metrics_parts import calibration_section, judged_facts, quality_section, threshold_section
+from headctssl.reporting.evidence_parts import evidence_sections
+from headctssl.reporting.judged import read_judged
+from headctssl.reporting.metrics_parts import (
+    calibration_section,
+    judged_facts,
+    number_charts,
+    quality_section,
+    threshold_section,
+)
 from headctssl.reporting.model_card import model_card
 from headctssl.reporting.page import Page, Section, attempted
 from headctssl.reporting.run_parts import (
@@ -43,7 +52,7 @@ def finetune_page(run: Path, settings: Mapping[str, JsonValue]) -> Page:
     status: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = (("labels", str(len(_labels(settings)))),)
     sections: list[Section] = []
-    judged: Judged | None = None
+    judged: Outcome | None = None
     if metrics is None:
         status = (
             "The run has not finished: there is no metrics.json, so nothing is known of how good the classifier "
@@ -52,7 +61,7 @@ def finetune_page(run: Path, settings: Mapping[str, JsonValue]) -> Page:
     else:
         judged, why = judged_or_why(run, metrics)
         facts = (*judged_facts(metrics), ("epoch kept", str(metrics.best_epoch or "last")))
-        sections += classifier_sections(metrics, judged, why, contract)
+        sections += classifier_sections(run, metrics, judged, why, contract)
     case_ids = judged.case_ids if judged is not None else ()
     sections += [
         attempted("Data", lambda: finetune_data(run, settings, case_ids)),
@@ -66,7 +75,7 @@ def finetune_page(run: Path, settings: Mapping[str, JsonValue]) -> Page:
     return Page("Fine-tuned classifier", subtitle, tuple(sections), facts, BANNER, status)
 
 
-def judged_or_why(folder: Path, metrics: Metrics) -> tuple[Judged | None, str]:
+def judged_or_why(folder: Path, metrics: Metrics) -> tuple[Outcome | None, str]:
     """The judged cases, or None and the sentence that says why they cannot be read."""
     try:
         return read_judged(folder, metrics), ""
@@ -76,29 +85,43 @@ def judged_or_why(folder: Path, metrics: Metrics) -> tuple[Judged | None, str]:
         )
 
 
-def classifier_sections(metrics: Metrics, judged: Judged | None, why: str, contract: Contract | None) -> list[Section]:
+def classifier_sections(
+    folder: Path, metrics: Metrics, judged: Outcome | None, why: str, contract: Contract | None
+) -> list[Section]:
     """Everything that is known of how good a classifier is; leakage first.
 
     Args:
+        folder: of the run or evaluation.
         metrics: what was measured.
         judged: the cases; None where they cannot be read.
         why: the sentence that says why not.
         contract: of the classifier.
+
+    Raises:
+        DataError: evaluation.json or distances.csv is damaged.
     """
-    sections = [leakage_section(metrics), quality_section(metrics, judged)]
+    temperature = metrics.temperature if contract is None else contract.temperature
     found = [
-        other_types_section(metrics.labels),
+        _other_types(metrics, judged),
         studies_section(metrics.studies),
         threshold_section(metrics.labels),
-        calibration_section(metrics.labels, None if contract is None else contract.temperature),
+        calibration_section(metrics.labels, temperature),
+        *evidence_sections(folder),
     ]
+    sections = [leakage_section(metrics), quality_section(metrics, judged)]
     sections += [section for section in found if section is not None]
     if judged is None:
-        sections.append(Section("Best and worst cases", warnings=(why,)))
+        sections.append(Section(CASES, warnings=(why,)))
     else:
         cases = judged
-        sections.append(attempted("Best and worst cases", lambda: cases_section(cases, metrics, contract)))
+        sections.append(attempted(CASES, lambda: cases_section(cases, metrics, contract)))
     return sections
+
+
+def _other_types(metrics: Metrics, judged: Outcome | None) -> Section | None:
+    """Labels that are not binary, numbers with what was predicted against the truth."""
+    section = other_types_section(metrics.labels)
+    return section if section is None or judged is None else replace(section, charts=number_charts(judged))
 
 
 def leakage_section(metrics: Metrics) -> Section:

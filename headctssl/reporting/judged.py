@@ -1,9 +1,8 @@
-"""Judged: the cases a classifier was judged by, with probability, truth and patient, and which of them to show."""
+"""Judged: the cases a classifier was judged by, with prediction, truth and patient, and which of them to show."""
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -11,12 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from headctssl.dataset.manifest import open_raw_dataset
+from headctssl.contract import LabelSpec
+from headctssl.dataset.manifest import RawDataset, open_raw_dataset
 from headctssl.errors import DataError
-from headctssl.metrics.metrics_file import Metrics
+from headctssl.metrics.metrics_file import LabelMetrics, Metrics
+from headctssl.metrics.outcome import Outcome, read_predictions
+from headctssl.metrics.prediction_table import called_class
 from headctssl.paths import data_root
 
-__all__ = ["Example", "Judged", "examples", "read_judged"]
+__all__ = ["MOST_CASES", "Example", "examples", "known_cases", "read_judged"]
 
 Array = NDArray[np.float64]
 
@@ -25,44 +27,20 @@ MOST_CASES = 12
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Predictions with their truth."""
-
-    labels: tuple[str, ...]  # binary ones
-    case_ids: tuple[str, ...]
-    probability: Array  # (n, L)
-    truth: Array  # (n, L), 0, 1 or NaN = unknown
-
-    def known(self, label: str) -> tuple[NDArray[np.bool_], Array, list[str]]:
-        """Truth, probability and case ids of a label where it is known."""
-        column = self.labels.index(label)
-        keep = ~np.isnan(self.truth[:, column])
-        ids = [case_id for case_id, k in zip(self.case_ids, keep, strict=True) if k]
-        return self.truth[keep, column] > 0.5, self.probability[keep, column], ids
-
-
-@dataclass(frozen=True)
 class Example:
     """One case and label to look at."""
 
     case_id: str
     label: str
-    truth: bool
-    probability: float
-    threshold: float
-
-    @property
-    def wrong(self) -> bool:
-        """Whether the call at the threshold is wrong."""
-        return (self.probability >= self.threshold) != self.truth
-
-    @property
-    def error(self) -> float:
-        """Distance between probability and truth."""
-        return abs(self.probability - float(self.truth))
+    truth: str  # in words
+    said: str  # in words, what the classifier makes of it
+    tag: str  # what became of it
+    error: float  # distance between prediction and truth; the larger, the worse
+    wrong: bool | None  # None: of a number, which is never right or wrong
+    positive: bool = False  # of a binary label
 
 
-def read_judged(folder: Path, metrics: Metrics) -> Judged:
+def read_judged(folder: Path, metrics: Metrics) -> Outcome:
     """The judged cases of a fine-tuning run or evaluation; truth is read from the raw dataset's cases.csv.
 
     Args:
@@ -74,76 +52,91 @@ def read_judged(folder: Path, metrics: Metrics) -> Judged:
         DataError: predictions.csv is missing or damaged, the raw dataset is not there, or its labels are no longer
             those the metrics were computed from.
     """
-    names = tuple(entry.name for entry in metrics.labels if entry.type == "binary")
-    case_ids, probability = _read_predictions(folder / "predictions.csv", names)
-    raw = data_root("raw") / metrics.dataset_name
-    if not (raw / "dataset.json").is_file():
+    place = data_root("raw") / metrics.dataset_name
+    if not (place / "dataset.json").is_file():
         raise DataError(
             "The labels of the judged cases cannot be looked up.",
             got=f"no dataset {metrics.dataset_name} under headctssl_raw",
             expected="the raw dataset with its cases.csv",
             do="Set headctssl_raw to where it lies and make the page again.",
         )
-    frame = open_raw_dataset(raw, 1).labels()
-    gone = [name for name in names if name not in frame.columns]
-    lost = sum(case_id not in frame.index for case_id in case_ids)
-    truth = frame.reindex(index=list(case_ids), columns=list(names)).to_numpy(dtype=np.float64)
-    for column, name in enumerate(names):
-        entry = metrics.label(name)
-        positive, negative = int((truth[:, column] > 0.5).sum()), int((truth[:, column] <= 0.5).sum())
-        if (positive, negative) != (entry.n_positive, entry.n_negative):
-            gone.append(name)
-    if gone or lost:
-        raise DataError(
-            "cases.csv is no longer what it was when the classifier was judged.",
-            got=f"{lost} judged cases are gone; changed labels: {', '.join(dict.fromkeys(gone)) or 'none'}",
-            expected="the same cases and labels",
-            do="Evaluate again with headct_evaluate.",
-        )
-    return Judged(names, case_ids, probability, truth)
-
-
-def _read_predictions(path: Path, names: Sequence[str]) -> tuple[tuple[str, ...], Array]:
+    raw = open_raw_dataset(place, 1)
+    truth = _truth(raw, metrics.labels)
+    specs = tuple(LabelSpec(name=entry.name, type=entry.type, classes=entry.classes) for entry in metrics.labels)
     try:
-        with open(path, newline="", encoding="utf-8") as handle:
-            rows = list(csv.DictReader(handle))
-        ids = tuple(row["case_id"] for row in rows)
-        values = np.array([[float(row[name]) for name in names] for row in rows], np.float64)
-    except FileNotFoundError:
-        raise DataError(
-            "There is no predictions.csv.", got=path.parent.name, expected="predictions.csv", do="Evaluate again."
-        ) from None
-    except (KeyError, TypeError, ValueError) as error:
+        outcome = read_predictions(folder / "predictions.csv", specs, truth)
+    except KeyError as error:
+        raise _changed(f"the case {error.args[0]} is gone") from None
+    except ValueError as error:
         raise DataError(
             "predictions.csv is damaged.",
             got=f"{type(error).__name__}: {error}"[:120],
-            expected="case_id and a number per label: " + ", ".join(names),
+            expected="case_id and a number per column",
             do="Evaluate again.",
         ) from None
-    return ids, values.reshape(len(ids), len(names))
+    changed = [e.name for k, e in enumerate(metrics.labels) if not _same_counts(e, outcome.truth[:, k])]
+    if changed:
+        raise _changed("other labels: " + ", ".join(changed))
+    return outcome
 
 
-def examples(judged: Judged, threshold: dict[str, float], most: int = MOST_CASES) -> tuple[Example, ...]:
+def _changed(got: str) -> DataError:
+    return DataError(
+        "cases.csv is no longer what it was when the classifier was judged.",
+        got=got,
+        expected="the same cases and labels",
+        do="Evaluate again with headct_evaluate.",
+    )
+
+
+def _truth(raw: RawDataset, labels: Sequence[LabelMetrics]) -> dict[str, Array]:
+    """Case id -> truth (L,), classes at their place in the classifier's list; NaN = unknown.
+
+    Raises:
+        DataError: the dataset has not these labels any more, or other classes.
+    """
+    frame, here = raw.labels(), {spec.name: spec for spec in raw.info.labels}
+    columns = []
+    for entry in labels:
+        spec = here.get(entry.name)
+        if spec is None or spec.type != entry.type or not set(spec.classes) <= set(entry.classes or spec.classes):
+            raise _changed(f"the label '{entry.name}' is gone or another one")
+        values = frame[entry.name].to_numpy(dtype=np.float64)
+        if spec.has_classes and entry.classes:
+            place = np.array([*(entry.classes.index(name) for name in spec.classes), np.nan])
+            values = place[np.where(np.isnan(values), len(spec.classes), values).astype(np.int64)]
+        columns.append(values)
+    table = np.stack(columns, axis=1) if columns else np.empty((len(frame), 0))
+    return {str(case_id): row for case_id, row in zip(frame.index, table, strict=True)}
+
+
+def _same_counts(entry: LabelMetrics, truth: Array) -> bool:
+    """Whether as many cases are known, and positive, as when the label was measured."""
+    known = truth[~np.isnan(truth)]
+    if entry.type == "binary" and int((known > 0.5).sum()) != (entry.n_positive or 0):
+        return False
+    return known.size == entry.n_known
+
+
+def known_cases(outcome: Outcome, label: int) -> tuple[Array, Array, list[str]]:
+    """Truth (n,), prediction (n,) or (n, C), and ids of the cases whose label is known."""
+    keep = ~np.isnan(outcome.truth[:, label])
+    ids = [case_id for case_id, kept in zip(outcome.case_ids, keep, strict=True) if kept]
+    return outcome.truth[keep, label], outcome.predicted(label)[keep], ids
+
+
+def examples(outcome: Outcome, threshold: Callable[[str], float], most: int = MOST_CASES) -> tuple[Example, ...]:
     """The most confident wrong and right calls, label by label in turn, each case at most once.
 
-    Of every label in turn: the worst miss or false alarm, then the most confident right positive, then the next worst,
-    then the most confident right negative, until `most` cases are found.
+    Of every label in turn: the worst one, then the most confident right one (positive and negative in turn), then the
+    next worst, until `most` cases are found. Of a number: the farthest from the truth and the nearest.
 
     Args:
-        judged: predictions and truth.
-        threshold: label -> least probability that is called positive.
+        outcome: predictions and truth.
+        threshold: gives for a binary label the least probability that is called positive.
         most: cases in all.
     """
-    queues = []
-    for label in judged.labels:
-        truth, probability, ids = judged.known(label)
-        found = [
-            Example(i, label, bool(t), float(p), threshold[label])
-            for i, t, p in zip(ids, truth, probability, strict=True)
-        ]
-        wrong = sorted((e for e in found if e.wrong), key=lambda e: (-e.error, e.case_id))
-        right = sorted((e for e in found if not e.wrong), key=lambda e: (e.error, e.case_id))
-        queues.append(_in_turn(wrong, [e for e in right if e.truth], [e for e in right if not e.truth]))
+    queues = [_in_turn(_of_label(outcome, k, threshold)) for k in range(len(outcome.specs))]
     chosen: dict[str, Example] = {}
     while len(chosen) < most and any(queues):
         for queue in queues:
@@ -152,13 +145,55 @@ def examples(judged: Judged, threshold: dict[str, float], most: int = MOST_CASES
             if queue and len(chosen) < most:
                 example = queue.pop(0)
                 chosen[example.case_id] = example
-    return tuple(sorted(chosen.values(), key=lambda e: (judged.labels.index(e.label), not e.wrong, -e.error)))
+    order = [spec.name for spec in outcome.specs]
+    return tuple(sorted(chosen.values(), key=lambda e: (order.index(e.label), e.wrong is False, -e.error)))
 
 
-def _in_turn(wrong: list[Example], positive: list[Example], negative: list[Example]) -> list[Example]:
-    """At most four wrong ones, and two right ones of each truth, wrong first and in turn."""
-    right = [e for pair in zip_longest(positive[:2], negative[:2]) for e in pair if e is not None]
+def _of_label(outcome: Outcome, column: int, threshold: Callable[[str], float]) -> list[Example]:
+    """Every known case of a label."""
+    spec = outcome.specs[column]
+    truth, predicted, ids = known_cases(outcome, column)
+    if spec.type == "binary":
+        least = threshold(spec.name)
+        return [_binary(spec, i, bool(t > 0.5), float(p), least) for i, t, p in zip(ids, truth, predicted, strict=True)]
+    if spec.type == "continuous":
+        return [
+            Example(i, spec.name, f"{t:.4g}", f"{p:.4g}", "", abs(float(p - t)), None)
+            for i, t, p in zip(ids, truth, predicted, strict=True)
+        ]
+    called = called_class(spec, predicted) if len(ids) else np.empty(0, np.int64)
+    found = []
+    for row, (case_id, t) in enumerate(zip(ids, truth.astype(np.int64), strict=True)):
+        said = f"{spec.classes[called[row]]} ({predicted[row, called[row]]:.2f})"
+        wrong = bool(called[row] != t)
+        tag = "wrong class" if wrong else "right class"
+        found.append(Example(case_id, spec.name, spec.classes[t], said, tag, 1 - float(predicted[row, t]), wrong))
+    return found
+
+
+def _binary(spec: LabelSpec, case_id: str, positive: bool, probability: float, least: float) -> Example:
+    call = probability >= least
+    tag = {(True, True): "found", (True, False): "missed", (False, True): "false alarm"}.get(
+        (positive, call), "rightly negative"
+    )
+    said = f"{probability:.3f}, {'positive' if call else 'negative'} at {least:.3g}"
+    truth = "positive" if positive else "negative"
+    error = abs(probability - float(positive))
+    return Example(case_id, spec.name, truth, said, tag, error, call != positive, positive)
+
+
+def _in_turn(found: list[Example]) -> list[Example]:
+    """At most four wrong ones and four right ones, wrong first and in turn."""
+    ordered = sorted(found, key=lambda e: (e.error, e.case_id))
+    if all(e.wrong is None for e in ordered):
+        good, bad = ordered[:2], ordered[::-1][:4]
+        bad = [e for e in bad if e not in good]
+    else:
+        bad = sorted((e for e in found if e.wrong), key=lambda e: (-e.error, e.case_id))[:4]
+        right = [e for e in ordered if e.wrong is False]
+        pairs = zip_longest([e for e in right if e.positive][:2], [e for e in right if not e.positive][:2])
+        good = [e for pair in pairs for e in pair if e is not None]
     order: list[Example] = []
     for k in range(4):
-        order += wrong[k : k + 1] + right[k : k + 1]
+        order += bad[k : k + 1] + good[k : k + 1]
     return order

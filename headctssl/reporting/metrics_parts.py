@@ -7,13 +7,22 @@ from collections.abc import Sequence
 import numpy as np
 
 from headctssl.metrics.metrics_file import LabelMetrics, Metrics
-from headctssl.reporting.charts import Line, interval_chart, line_chart, reliability_chart
-from headctssl.reporting.judged import Judged
+from headctssl.metrics.outcome import Outcome
+from headctssl.reporting.charts import Line, interval_chart, line_chart, reliability_chart, scatter_chart
+from headctssl.reporting.judged import known_cases
 from headctssl.reporting.page import Section, Table, as_table
 from headctssl.reporting.run_parts import interval_text, number
 from headctssl.reporting.svg import Chart
 
-__all__ = ["calibration_section", "judged_facts", "metrics_table", "quality_section", "threshold_section"]
+__all__ = [
+    "calibration_section",
+    "judged_facts",
+    "metrics_table",
+    "number_charts",
+    "p_text",
+    "quality_section",
+    "threshold_section",
+]
 
 MOST_LABELS = 40
 """Labels in charts and tables; metrics.json has them all."""
@@ -32,11 +41,12 @@ def judged_facts(metrics: Metrics) -> tuple[tuple[str, str], ...]:
 
 
 def metrics_table(labels: Sequence[LabelMetrics]) -> Table:
-    """AUROC and AUPRC per label with intervals and counts."""
+    """AUROC and AUPRC of binary labels with intervals and counts."""
     rows = [
         (
             label.name,
             interval_text(label.auroc, label.auroc_ci),
+            "-" if label.auroc_p_value is None else p_text(label.auroc_p_value),
             interval_text(label.auprc, label.auprc_ci),
             "-" if label.n_positive is None else label.n_positive,
             "-" if label.n_negative is None else label.n_negative,
@@ -44,25 +54,25 @@ def metrics_table(labels: Sequence[LabelMetrics]) -> Table:
         )
         for label in labels[:MOST_LABELS]
     ]
-    return as_table(("label", "AUROC (95 % interval)", "AUPRC (95 % interval)", "positive", "negative", "note"), rows)
+    columns = ("label", "AUROC (95 % interval)", "p of chance", "AUPRC (95 % interval)", "positive", "negative", "note")
+    return as_table(columns, rows)
 
 
-def quality_section(metrics: Metrics, judged: Judged | None) -> Section:
-    """AUROC and AUPRC per binary label with intervals, and ROC curves where the cases can be read.
+def quality_section(metrics: Metrics, outcome: Outcome | None) -> Section:
+    """Metrics per label with intervals, and ROC curves where the cases can be read.
 
     Args:
         metrics: what was measured.
-        judged: the cases; None where they cannot be read.
+        outcome: the cases; None where they cannot be read.
     """
     binary = [label for label in metrics.labels if label.type == "binary"][:MOST_LABELS]
     charts: list[Chart] = []
     drawn = {m.name: (m.auroc, *(m.auroc_ci or (None, None))) for m in binary if m.auroc is not None}
     if drawn:
         text = "Dot: value. Bar: 95 % interval over patients. Dotted line: chance."
-        chart = interval_chart({"": drawn}, "AUROC", title="AUROC of each label", caption=text, chance=0.5)
-        charts.append(chart)
-    if judged is not None:
-        charts += _roc_charts(metrics, judged)
+        charts.append(interval_chart({"": drawn}, "AUROC", title="AUROC of each label", caption=text, chance=0.5))
+    if outcome is not None:
+        charts += _roc_charts(metrics, outcome)
     more = (
         (f"The first {MOST_LABELS} of {len(metrics.labels)} labels; metrics.json has all.",)
         if len(metrics.labels) > MOST_LABELS
@@ -70,6 +80,20 @@ def quality_section(metrics: Metrics, judged: Judged | None) -> Section:
     )
     tables = (metrics_table(binary),) if binary else ()
     return Section("How good it is", (_lead(metrics), *more), tables, charts=tuple(charts))
+
+
+def number_charts(outcome: Outcome) -> tuple[Chart, ...]:
+    """Predicted against true numbers, one chart per continuous label.
+
+    Args:
+        outcome: the judged cases.
+    """
+    charts: list[Chart] = []
+    for column, spec in enumerate(outcome.specs):
+        truth, predicted, _ = known_cases(outcome, column)
+        if spec.type == "continuous" and truth.size and len(charts) < MOST_CURVES:
+            charts.append(scatter_chart(truth, predicted, ("truth", "predicted"), title=spec.name))
+    return tuple(charts)
 
 
 def _lead(metrics: Metrics) -> str:
@@ -85,31 +109,28 @@ def _lead(metrics: Metrics) -> str:
     )
 
 
-def _roc_charts(metrics: Metrics, judged: Judged) -> list[Chart]:
-    """One ROC curve per label, with the point of the threshold."""
+def _roc_charts(metrics: Metrics, outcome: Outcome) -> list[Chart]:
+    """One ROC curve per binary label, with the point of the threshold."""
     from sklearn.metrics import roc_curve
 
     charts: list[Chart] = []
-    for name in judged.labels:
-        entry = metrics.label(name)
-        truth, probability, _ = judged.known(name)
-        if entry.auroc is None or len(charts) == MOST_CURVES:
+    for column, spec in enumerate(outcome.specs):
+        entry = metrics.label(spec.name)
+        if entry.type != "binary" or entry.auroc is None or len(charts) == MOST_CURVES:
             continue
-        false_alarms, hits, _ = roc_curve(truth, probability)
+        truth, probability, _ = known_cases(outcome, column)
+        false_alarms, hits, _ = roc_curve(truth > 0.5, probability)
         at = []
         if entry.sensitivity is not None and entry.specificity is not None:
             at = [(1 - entry.specificity, entry.sensitivity, f"threshold {entry.threshold:g}")]
-        line = Line(
-            f"AUROC {entry.auroc:.3f}",
-            [float(v) for v in np.asarray(false_alarms)],
-            [float(v) for v in np.asarray(hits)],
-        )
+        name = f"AUROC {entry.auroc:.3f}"
+        line = Line(name, np.asarray(false_alarms).tolist(), np.asarray(hits).tolist())
         charts.append(
             line_chart(
                 [line],
                 "1 - specificity",
                 "sensitivity",
-                title=f"ROC of {name}",
+                title=f"ROC of {spec.name}",
                 caption=f"{entry.n_positive} positive, {entry.n_negative} negative cases.",
                 unit_square=True,
                 points=at,
@@ -178,7 +199,19 @@ def calibration_section(labels: Sequence[LabelMetrics], temperature: float | Non
     shown = [m for m in labels if m.reliability][:MOST_LABELS]
     if not shown:
         return None
-    rows = [(m.name, interval_text(m.brier, m.brier_ci), number(m.ece), _prior(m)) for m in shown]
+    rows = [
+        (
+            m.name,
+            interval_text(m.brier, m.brier_ci),
+            number(m.brier_uncalibrated),
+            _prior(m),
+            number(m.ece),
+            number(m.ece_uncalibrated),
+            number(m.log_loss),
+            number(m.log_loss_uncalibrated),
+        )
+        for m in shown
+    ]
     charts = tuple(
         reliability_chart(m.reliability, title=f"Reliability of {m.name}", caption=_bins(m))
         for m in shown[:MOST_CURVES]
@@ -187,9 +220,18 @@ def calibration_section(labels: Sequence[LabelMetrics], temperature: float | Non
     text = (
         "Each dot is a bin of about equally many cases; a larger dot holds more. On the dotted line probabilities mean "
         "what they say. With few cases the dots scatter by chance alone, and the expected calibration error (ECE) of "
-        "even a perfect model is above 0." + scaled
+        "even a perfect model is above 0. Lower is better; the prior is always saying the share of positives." + scaled
     )
-    columns = ("label", "Brier score (95 % interval)", "ECE", "Brier score of always saying the prior")
+    columns = (
+        "label",
+        "Brier score (95 % interval)",
+        "Brier score before the temperature",
+        "Brier score of the prior",
+        "ECE",
+        "ECE before",
+        "log loss",
+        "log loss before",
+    )
     return Section("Calibration", (text,), (as_table(columns, rows),), charts=charts)
 
 
@@ -198,6 +240,11 @@ def _bins(m: LabelMetrics) -> str:
     cases = sum(count for *_, count in m.reliability)
     text = f"{cases} cases in {len(m.reliability)} bins."
     return text if cases >= 10 * len(m.reliability) else f"{text} Too few a bin to judge."
+
+
+def p_text(value: float) -> str:
+    """A p value."""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _prior(m: LabelMetrics) -> str:

@@ -36,7 +36,7 @@ def model_card(
         synthetic: whether the scans are phantoms; None where it is not known.
     """
     if contract is None:
-        why = "The run has not written its checkpoint yet (no contract.json), so there is nothing to describe."
+        why = "There is no contract.json, so the checkpoint cannot be described."
         return Section("Model card", _USE, warnings=(why,))
     dataset = str(settings.get("dataset_name") or ", ".join(map(str, _list(settings.get("dataset_ids")))) or "-")
     spec = contract.input

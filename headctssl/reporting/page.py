@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from pathlib import Path
 from headctssl import __version__
 from headctssl.errors import DataError, HeadCTSSLError
 from headctssl.paths import atomic_path
-from headctssl.reporting.svg import Chart
+from headctssl.reporting.svg import ID, Chart
 
 __all__ = [
     "LARGEST_BYTES",
@@ -32,6 +33,7 @@ __all__ = [
 LARGEST_BYTES = 5_000_000
 """A page must open on a phone and go through a mail gateway."""
 
+_IN_TAG = rf'( id="|url\(#|href="#){ID}'
 _PATH = re.compile(r"(?<![\w.<*/\\])(?:file://|[A-Za-z]:)?(?:[/\\][^\s/\\:;,'\"<>|()]+){2,}[/\\]?")
 
 
@@ -156,7 +158,8 @@ def write_page(path: Path, page: Page) -> Path:
         lstrip_blocks=True,
         finalize=lambda value: without_paths(value) if type(value) is str else value,
     )
-    environment.filters["svg"] = lambda chart: Markup(chart.svg)
+    numbers = itertools.count(1)
+    environment.filters["svg"] = lambda chart: Markup(re.sub(_IN_TAG, rf"\g<1>chart-{next(numbers)}-", chart.svg))
     environment.filters["uri"] = lambda picture: Markup(picture.data_uri)
     text = environment.from_string(source).render(page=page, version=__version__)
     size = len(text.encode("utf-8", errors="replace"))

@@ -13,11 +13,11 @@ from headctssl.reporting.comparison_page import COMPARISON_FILE, comparison_page
 from headctssl.reporting.dataset_page import dataset_page
 from headctssl.reporting.evaluate_page import evaluate_page
 from headctssl.reporting.finetune_page import finetune_page
-from headctssl.reporting.folds_page import folds_page
 from headctssl.reporting.ingest_page import ingest_page
 from headctssl.reporting.page import Page, write_page
 from headctssl.reporting.pretrain_page import pretrain_page
 from headctssl.reporting.run_parts import read_object
+from headctssl.reporting.series_page import CURVE_FILE, curve_page, is_series, series_page
 
 __all__ = ["report", "report_at_end", "report_series_at_end"]
 
@@ -30,8 +30,8 @@ def report(run: Path, *, output: Path | None = None, quiet: bool = False) -> Pat
     What is missing of an unfinished or damaged folder is said on the page.
 
     Args:
-        run: folder of a pretraining run, of a fine-tuning run or one fold of it, of an evaluation, of a comparison, or
-            of a raw or preprocessed dataset.
+        run: folder of a pretraining run, of a fine-tuning run or one fold of it, of a learning curve, an evaluation, a
+            comparison, or of a raw or preprocessed dataset.
         output: the HTML file, or a folder for it; the run's or dataset's own folder when None.
         quiet: print nothing.
 
@@ -74,21 +74,22 @@ def report_at_end(run: Path, *, quiet: bool = False) -> Path | None:
 
 
 def report_series_at_end(runs: Path, since: float, *, quiet: bool = False) -> None:
-    """Write the pages of the fine-tuning runs that one call made, fold by fold and of each run with its folds.
+    """Write the pages of the fine-tuning runs that one call made: of each, of folds and draws together, of the curve.
 
     Args:
         runs: the folder ``finetune`` that holds them.
         since: seconds since the epoch at which the call began.
         quiet: print only what goes wrong.
     """
-    found = [
-        path for pattern in ("*/fold_*", "*/draw_*/fold_*") for path in sorted(runs.glob(f"{pattern}/metrics.json"))
-    ]
+    found = [path for pattern in ("*/*", "*/draw_*/*") for path in sorted(runs.glob(f"{pattern}/metrics.json"))]
     made = [path.parent for path in found if path.stat().st_mtime >= since]
-    for fold in made:
-        report_at_end(fold, quiet=True)
-    for run in dict.fromkeys(fold.parent for fold in made):
-        report_at_end(run, quiet=quiet)
+    for folder in made:
+        report_at_end(folder, quiet=True)
+    holders = [folder.parent for folder in made]
+    holders += [folder.parent for folder in holders if folder.name.startswith("draw_")]
+    holders += [path.parent for path in sorted(runs.glob(f"*/{CURVE_FILE}")) if path.stat().st_mtime >= since]
+    for folder in dict.fromkeys(holders):
+        report_at_end(folder, quiet=quiet)
 
 
 def _page_of(run: Path) -> tuple[Page, str]:
@@ -102,8 +103,10 @@ def _page_of(run: Path) -> tuple[Page, str]:
         return pretrain_page(run, settings), _PAGE_FILE
     if (run / "metrics.json").is_file():
         return evaluate_page(run), _PAGE_FILE
-    if any(run.glob("fold_*/config.json")):
-        return folds_page(run), _PAGE_FILE
+    if (run / CURVE_FILE).is_file():
+        return curve_page(run), _PAGE_FILE
+    if is_series(run):
+        return series_page(run), _PAGE_FILE
     if (run / REPORT_FILE).is_file():
         return ingest_page(run), "ingest_report.html"
     if (run / "dataset.json").is_file() or (run / FINGERPRINT_NAME).is_file():

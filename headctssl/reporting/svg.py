@@ -6,7 +6,6 @@ a chart follows light and dark, texts stay texts, and metadata, ids without use 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
 import warnings
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "COLOUR",
+    "ID",
     "Chart",
     "as_chart",
     "make_axes",
@@ -30,6 +30,9 @@ __all__ = [
     "shortened",
     "some",
 ]
+
+ID = "chart-0-"
+"""Begins the ids within a chart; the page puts the number of the chart there."""
 
 WIDTH, HEIGHT = 360.0, 236.0  # points; on a phone one point is about one pixel
 
@@ -123,10 +126,9 @@ def _fit_for_page(text: str, alt: str) -> str:
     """Make what matplotlib writes part of a page; see the head of this file."""
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.S)
-    mark = hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()[:8]
     used = set(re.findall(r"(?:url\(#|href=\"#)([\w.-]+)", text))
-    text = re.sub(r' id="([^"]*)"', lambda m: f' id="k{mark}{m.group(1)}"' if m.group(1) in used else "", text)
-    text = re.sub(r'(url\(#|xlink:href="#)', lambda m: m.group(1).replace("xlink:", "") + f"k{mark}", text)
+    text = re.sub(r' id="([^"]*)"', lambda m: f' id="{ID}{m.group(1)}"' if m.group(1) in used else "", text)
+    text = re.sub(r'(url\(#|xlink:href="#)', lambda m: m.group(1).replace("xlink:", "") + ID, text)
     for name, colour in COLOUR.items():
         text = text.replace(colour, f"var(--{name})")
     text = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d{2})\d+", r"\1", tag.group()), text)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from report_browser import Browser, find_browser
-from report_folders import make_comparison, make_evaluation
+from report_folders import make_comparison, make_curve, make_evaluation, make_evidence, make_typed
 
 from headctssl.cli.main import main
 from headctssl.paths import ROOT_KINDS
@@ -42,8 +42,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         make_comparison(root / "comparison")
         make_comparison(root / "odd", methods=tuple(f"m{k}" for k in range(9)), labels=LONG, failing=5)
         make_evaluation(root / "evaluation", labels=LONG)
-        found += [report(root / name, quiet=True) for name in ("comparison", "odd", "evaluation")]
-        assert len(found) == 8
+        make_evidence(root / "evaluation", labels=LONG)
+        make_typed(root / "raw", root / "typed")
+        make_curve(root / "curve", labels=LONG)
+        made = ("comparison", "odd", "evaluation", "typed", "curve")
+        found += [report(root / name, quiet=True) for name in made]
+        assert len(found) == 10
     return found
 
 

@@ -13,6 +13,7 @@ from report_html import Html, checked
 from headctssl.contract import LabelSpec
 from headctssl.errors import DataError, UsageError
 from headctssl.metrics.metrics_file import LabelMetrics
+from headctssl.metrics.outcome import Outcome
 from headctssl.reporting.charts import (
     Line,
     bar_chart,
@@ -25,7 +26,7 @@ from headctssl.reporting.charts import (
 )
 from headctssl.reporting.curves import RunLines, collapse_note, collapse_table, metric_lines, pretrain_charts
 from headctssl.reporting.demo_page import Difference, difference_text, verdict
-from headctssl.reporting.judged import Judged, examples
+from headctssl.reporting.judged import examples, known_cases
 from headctssl.reporting.metrics_parts import metrics_table, threshold_section
 from headctssl.reporting.page import CaseCard, Page, Picture, Section, as_table, data_uri, without_paths, write_page
 from headctssl.reporting.report import report
@@ -138,7 +139,7 @@ def test_a_page_that_is_too_large_is_refused(tmp_path: Path) -> None:
 def test_tables_say_dash_where_there_is_no_value() -> None:
     label = LabelMetrics(name="IPH", n_positive=0, n_negative=5, reason="only negatives")
     (row,) = metrics_table([label]).rows
-    assert row == ("IPH", "-", "-", "0", "5", "only negatives")
+    assert row == ("IPH", "-", "-", "-", "0", "5", "only negatives")
     assert interval_text(0.5, (0.25, 0.75)) == "0.500 (0.250 to 0.750)"
     assert setting_rows({"a": {"b": 1}, "decisions": [], "c": None}) == [("a.b", "1"), ("c", "null")]
     assert threshold_section([label]) is None
@@ -157,30 +158,45 @@ def test_what_is_not_a_run_is_refused(tmp_path: Path) -> None:
     assert pretrain_charts(RunLines(())) == ()
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 5), st.integers(1, 14))
+@given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.integers(1, 4), st.integers(1, 14))
 @settings(max_examples=40, deadline=None)
 def test_examples_are_the_extremes_and_no_case_comes_twice(seed: int, n: int, labels: int, most: int) -> None:
     rng = np.random.default_rng(seed)
-    truth = rng.integers(0, 2, (n, labels)).astype(np.float64)
-    truth[rng.random(truth.shape) < 0.2] = np.nan
-    judged = Judged(
-        tuple(f"l{k}" for k in range(labels)), tuple(f"c{k}" for k in range(n)), rng.random(truth.shape), truth
+    kinds = rng.choice(["binary", "multiclass", "ordinal", "continuous"], labels)
+    three = ("a", "b", "c")
+    specs = tuple(
+        LabelSpec(name=f"l{k}", type=kind, classes=three if kind in ("multiclass", "ordinal") else ())
+        for k, kind in enumerate(kinds)
     )
-    chosen = examples(judged, dict.fromkeys(judged.labels, 0.5), most)
+    truth = np.stack([rng.integers(0, 3 if spec.has_classes else 2, n) for spec in specs], 1).astype(np.float64)
+    truth[rng.random(truth.shape) < 0.2] = np.nan
+    parts = [rng.dirichlet(np.ones(3), n) if spec.has_classes else rng.random((n, 1)) for spec in specs]
+    outcome = Outcome(specs, tuple(f"c{k}" for k in range(n)), ("",) * n, truth, np.concatenate(parts, 1))
+    chosen = examples(outcome, lambda _: 0.5, most)
     assert len(chosen) <= most
-    assert len({e.case_id for e in chosen}) == len(chosen)
     taken = {e.case_id for e in chosen}
+    assert len(taken) == len(chosen)
     for example in chosen:
-        known, probability, cases = judged.known(example.label)
+        column = next(k for k, spec in enumerate(specs) if spec.name == example.label)
+        known, predicted, cases = known_cases(outcome, column)
         at = cases.index(example.case_id)
-        assert (example.truth, example.probability) == (bool(known[at]), float(probability[at]))
-        assert example.wrong == ((probability[at] >= 0.5) != known[at])
-        errors = abs(probability - known)
-        wrong = (probability >= 0.5) != known
-        worse = {i for i, e, w in zip(cases, errors, wrong, strict=True) if w and example.wrong and e > example.error}
-        assert worse <= taken, "a case that is more wrong was passed over"
-    if (~np.isnan(truth)).any():
-        assert chosen
+        if specs[column].type == "binary":
+            wrong = (predicted >= 0.5) != (known > 0.5)
+            errors = abs(predicted - known)
+        elif specs[column].type == "continuous":
+            assert example.wrong is None
+            assert example.error == abs(predicted[at] - known[at])
+            continue
+        else:
+            called = predicted.argmax(1) if specs[column].type == "multiclass" else (predicted.cumsum(1) < 0.5).sum(1)
+            wrong = called != known
+            errors = 1 - predicted[np.arange(len(known)), known.astype(int)]
+        assert example.wrong == wrong[at]
+        assert example.error == pytest.approx(errors[at])
+        if example.wrong:
+            worse = {i for i, e, w in zip(cases, errors, wrong, strict=True) if w and e > example.error}
+            assert worse <= taken, "a case that is more wrong was passed over"
+    assert bool(chosen) == bool((~np.isnan(truth)).any())
 
 
 def test_the_demo_keeps_its_hands_off_what_it_did_not_make(tmp_path: Path) -> None:

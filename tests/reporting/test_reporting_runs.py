@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_folders import LABELS, make_comparison, make_evaluation
+from report_folders import LABELS, make_comparison, make_curve, make_evaluation, make_evidence, make_typed
 from report_html import Html, checked
 from small_heads import make_dataset
 
@@ -128,7 +128,11 @@ def test_what_is_missing_of_a_run_is_said(runs: Runs, tmp_path: Path, lost: str)
             (copy / lost).unlink()
             html = page_of(copy, tmp_path)
             assert 'class="warning"' in html.text
-            expected = {"cases.csv": "no list of the cases", "metrics.jsonl": "no line yet"}.get(lost, f"no {lost}")
+            expected = {
+                "cases.csv": "no list of the cases",
+                "metrics.jsonl": "no line yet",
+                "predictions.csv": "There are no predictions",
+            }.get(lost, f"no {lost}")
             assert expected in html.said or f"{lost} is missing" in html.said
         shutil.rmtree(tmp_path / "copy")
 
@@ -155,11 +159,12 @@ def test_a_damaged_file_takes_away_its_section_only(runs: Runs, tmp_path: Path, 
 def test_a_run_of_one_step_and_one_that_was_cut_short(runs: Runs, tmp_path: Path) -> None:
     copy = copy_of(runs.pretraining, tmp_path)
     (copy / "contract.json").unlink()
-    first = (copy / "metrics.jsonl").read_text().splitlines()[0]
+    logged = json.loads((copy / "metrics.jsonl").read_text().splitlines()[0])
+    first = json.dumps({**logged, "step": 1})
     for text in (first + "\n", first + '\n{"step": 2, "lo', ""):
         (copy / "metrics.jsonl").write_text(text)
         html = page_of(copy, tmp_path)
-        assert "The run has not" in html.said
+        assert "run has not" in html.said
         assert ("cut short" in html.said) == ("lo" in text[-5:])
     (copy / "metrics.jsonl").write_text("{\n" + first)
     with pytest.raises(DataError, match="Line 1"):
@@ -204,10 +209,13 @@ def test_folds_beside_each_other(runs: Runs, tmp_path: Path) -> None:
     for k in (0, 1, 2, 10):
         shutil.copytree(runs.fold, run / f"fold_{k}")
     (run / "fold_1" / "metrics.json").unlink()
+    shutil.copytree(runs.fold, run / "draw_1" / "fold_0")
+    shutil.copytree(runs.fold, run / "ensemble")
     html = page_of(run, tmp_path)
     assert html.sections == ["Mean AUROC", "Each label", "What to know before reading the numbers"]
     assert "fold_1 is not in the tables" in html.said
-    assert html.said.index("fold_2 ") < html.said.index("fold_10 ")
+    assert html.said.index("ensemble ") < html.said.index("fold_2 ") < html.said.index("fold_10 ")
+    assert html.said.index("fold_10 ") < html.said.index("draw_1/fold_0 ")
 
 
 def test_datasets(runs: Runs, tmp_path: Path) -> None:
@@ -227,9 +235,9 @@ def test_datasets(runs: Runs, tmp_path: Path) -> None:
 def test_comparisons_of_every_size(tmp_path: Path) -> None:
     make_comparison(tmp_path / "drawn")
     html = page_of(tmp_path / "drawn", tmp_path)
-    rankings = [title for title in html.sections if title.startswith("Ranking on")]
+    rankings = [title for title in html.sections if title.startswith("Ranking, ")]
     assert [title.partition(", ")[2] for title in rankings] == [
-        "all labels", "32 positive and 32 negative patients per label", "8 positive and 8 negative patients per label",
+        "all labels", "32 patients per class", "8 patients per class",
     ]  # fmt: skip
     rest = ["Learning curves", "Radar", "Cost", "What it does not show", "Test cases", "How it was compared",
             "Runs that failed", "Every run"]  # fmt: skip
@@ -251,6 +259,55 @@ def test_comparisons_of_every_size(tmp_path: Path) -> None:
     assert "1 seed of pretraining" in html.said
 
 
+def test_labels_of_every_type_by_group_distance_and_sureness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ROOT_KINDS:
+        monkeypatch.setenv(f"headctssl_{kind}", str(tmp_path / kind))
+    metrics = make_typed(tmp_path / "raw", tmp_path / "typed")
+    html = page_of(tmp_path / "typed", tmp_path)
+    assert "Classes, grades and numbers" in html.sections
+    kind = metrics.label("kind")
+    for name, row in zip(kind.classes, kind.confusion, strict=True):
+        assert f"{name} " + " ".join(map(str, row)) in html.said
+    volume = metrics.label("volume_ml")
+    assert volume.mae is not None
+    assert f"volume_ml 40 {volume.mae:.3f} (" in html.said
+    assert "volume_ml. 40 cases; truth " in " ".join(html.alts)
+    shown = re.findall(r'class="tag">(\w+)', html.text)
+    assert {"bleed", "kind", "grade", "volume_ml"} == set(shown), "every type of label has cases"
+
+    make_evaluation(tmp_path / "away")
+    plain = page_of(tmp_path / "away", tmp_path)
+    assert "By group" not in plain.sections
+    make_evidence(tmp_path / "away")
+    html = page_of(tmp_path / "away", tmp_path)
+    added = ["By group", "How far these scans are from the training scans", "Leaving out what it is not sure of"]
+    assert [title for title in html.sections if title not in plain.sections] == added
+    assert "20% (10% to 35%) of these scans lie beyond 1" in html.said
+    assert "GE <MEDICAL>" in html.said
+    assert "scored from 5 of each on" in html.said
+    assert sum(alt.startswith("Abstention: ") for alt in html.alts) == len(LABELS)
+    (tmp_path / "away" / "evaluation.json").write_text("{")
+    with pytest.raises(DataError, match=r"evaluation\.json"):
+        report(tmp_path / "away", output=tmp_path / "page.html", quiet=True)
+
+
+def test_learning_curves_and_draws(runs: Runs, tmp_path: Path) -> None:
+    curve = make_curve(tmp_path / "task-curve__full__mae")
+    html = page_of(tmp_path / "task-curve__full__mae", tmp_path)
+    assert html.sections == ["Learning curve"]
+    for point in curve.points:
+        for one in point.auroc:
+            assert f"{one.mean:.3f}" in html.said
+    assert "All training cases" in html.said
+    assert "1 patient per class" in html.said
+    run = tmp_path / "task-4shots__linear__mae"
+    shutil.copytree(runs.fold, run / "fold_0")
+    (run / "draws.json").write_text(curve.points[1].model_dump_json())
+    html = page_of(run, tmp_path)
+    assert "Draws" in html.sections
+    assert "4 patients per class, judged by test cases." in html.said
+
+
 def test_lists_are_bounded(tmp_path: Path) -> None:
     many = tuple(f"finding_{k:03d}_{'x' * 30}" for k in range(60))
     make_comparison(tmp_path / "large", methods=tuple(f"m{k}" for k in range(12)), labels=many[:30], seeds=4)
@@ -259,7 +316,7 @@ def test_lists_are_bounded(tmp_path: Path) -> None:
     html = page_of(tmp_path / "wide", tmp_path)
     assert "The first 40 of 60 labels" in html.said
     assert "cannot be looked up" in html.said
-    assert "contract.json is missing" in html.said
+    assert "no contract.json" in html.said
 
 
 def test_a_label_that_is_a_script_is_text(tmp_path: Path, runs: Runs) -> None:
