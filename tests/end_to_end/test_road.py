@@ -99,7 +99,8 @@ def test_a_grade_and_a_number_of_the_phantom_are_labels_once_they_are_declared(r
     predictions = pd.read_csv(fold / "predictions.csv")
     classes = [f"midline_shift_grade={name}" for name in ("none", "below_5mm", "from_5mm")]
     np.testing.assert_allclose(predictions[classes].sum(axis=1), 1, atol=1e-4)
-    assert metrics["midline_shift_mm"]["mae"] is not None
+    assert [metrics[name]["n_known"] for name in wanted] == [len(predictions)] * 2
+    assert np.isfinite(predictions["midline_shift_mm"]).all()
 
 
 def test_embed_a_dataset_and_files(road: Path, command: Command) -> None:
