@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: help demo test check evidence benchmark-input benchmark-train learning docs clean
+.PHONY: help demo test check evidence benchmark-input benchmark-train learning compare docs clean
 
 help:
 	@echo "make demo             set up, run the whole pipeline on synthetic scans, write report.html"
@@ -13,6 +13,7 @@ help:
 	@echo "make benchmark-input  the input pipeline beside MONAI, nnunetv2 and floors"
 	@echo "make benchmark-train  training steps against the matrix peak and MONAI's blocks"
 	@echo "make learning         what every method learns, beside a random encoder; goes on where the last call ended"
+	@echo "make compare          the table of documentation/comparing.md; goes on when stopped"
 	@echo "make clean            remove .venv and caches"
 
 .venv/base: pyproject.toml constraints.txt
@@ -51,6 +52,9 @@ benchmark-train: .venv/bench
 
 learning: .venv/base
 	$(BIN)/python -m benchmarks.learning
+
+compare: .venv/base
+	$(BIN)/python -m benchmarks.comparison headctssl_compare
 
 docs: .venv/base
 	$(BIN)/python -c "from pathlib import Path; from headctssl.reporting.settings_page import write_settings_page as w; w(Path('documentation/settings.md'))"

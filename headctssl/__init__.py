@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from headctssl.evaluation.compare import compare
     from headctssl.evaluation.evaluate import evaluate
     from headctssl.finetuning.finetune import finetune
     from headctssl.inference.embed import embed
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "compare",
     "convert",
     "embed",
     "evaluate",
@@ -37,6 +39,7 @@ __all__ = [
 ]
 
 _HOME = {
+    "compare": "headctssl.evaluation.compare",
     "convert": "headctssl.ingest.convert",
     "embed": "headctssl.inference.embed",
     "evaluate": "headctssl.evaluation.evaluate",

@@ -24,6 +24,7 @@ COMMANDS: dict[str, str] = {
     "pretrain": "self-supervised pretraining",
     "finetune": "train a classifier from a pretrained encoder or from scratch",
     "evaluate": "metrics of a classifier on a dataset, with intervals",
+    "compare": "objectives, encoders and adaptations on the same test cases, beside baselines",
     "predict": "probabilities for files and DICOM folders",
     "embed": "feature vectors for files, DICOM folders or a dataset",
     "reproduce": "start a run again with the same data, settings and seed",

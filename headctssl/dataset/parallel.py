@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from headctssl.errors import DataError, HeadCTSSLError
 
-__all__ = ["WorkerDied", "finished", "map_items", "run_in_processes", "warm_up"]
+__all__ = ["WorkerDied", "begin_worker", "finished", "map_items", "run_in_processes", "warm_up"]
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -220,14 +220,14 @@ def _process_pool(num_workers: int, preload: str) -> Iterator[ProcessPoolExecuto
     # Forking a process that has used torch or BLAS can deadlock, so workers come from a clean server process.
     warm_up(preload)
     context = multiprocessing.get_context("forkserver")
-    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=_begin_worker)
+    pool = ProcessPoolExecutor(num_workers, mp_context=context, initializer=begin_worker)
     try:
         yield pool
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _begin_worker() -> None:
+def begin_worker() -> None:
     """One thread, for the processes already use every core; signals are the parent's matter; no life without it."""
     threadpool_limits(limits=1)
     for number in _LEFT_TO_THE_PARENT:

@@ -51,7 +51,6 @@ class Grid(Settings):
 
     dataset_ids: tuple[int, ...] = Field(description="Datasets that classifiers learn from and are tested on.")
     pretrain_ids: tuple[int, ...] = Field(description="Datasets that encoders are pretrained on.")
-    plans_name: str = Field("plans", description="Which plans.")
     encoders: tuple[str, ...] = Field(description="Encoder presets.")
     methods: tuple[str, ...] = Field((), description="Objectives pretrained with; baselines are not among them.")
     weights: tuple[str, ...] = Field((), description="Names of given weights.")

@@ -12,7 +12,7 @@ from headctssl.contract import Contract
 from headctssl.paths import atomic_path, data_root
 from headctssl.preprocessing.index import CaseIndex
 
-__all__ = ["describe_leakage", "describe_reuse", "write_used_cases"]
+__all__ = ["describe_leakage", "describe_reuse", "pretraining_overlap", "write_used_cases"]
 
 _CASES = "cases.csv"
 _SCRATCH = "scratch"
@@ -38,12 +38,27 @@ def describe_leakage(weights: Path | None, contract: Contract | None, judged: Ca
         contract: the encoder's; None when started from scratch.
         judged: the cases the metrics are of.
     """
+    return pretraining_overlap(weights, contract, judged)[1]
+
+
+def pretraining_overlap(weights: Path | None, contract: Contract | None, judged: CaseIndex) -> tuple[int | None, str]:
+    """How many of the judged cases are known to have been used, and the sentence of `describe_leakage`.
+
+    Args:
+        weights: as for `describe_leakage`, as the others.
+        contract: the encoder's.
+        judged: the cases the metrics are of.
+
+    Returns:
+        None in place of 0 where a run of the chain has no list of cases, so that none can be known.
+    """
     if weights is None or contract is None:
-        return "pretraining: none, the encoder started from scratch"
+        return 0, "pretraining: none, the encoder started from scratch"
     chain, lost = _chain(_Link(weights.parent, contract))
     used: set[str] = set()
     labelled: set[str] = set()
     notes: list[str] = []
+    whole = lost is None
     for number, link in enumerate(chain):
         sources = _sources(link.folder / _CASES)
         classifier = link.contract.kind == "classifier"
@@ -52,13 +67,15 @@ def describe_leakage(weights: Path | None, contract: Contract | None, judged: Ca
         if sources is None:
             run = "the encoder's folder" if number == 0 else f"the earlier run {link.contract.weights_hash[:8]}"
             notes.append(f"cannot be checked, {run} has no list of cases")
+            whole = False
         else:
             used |= sources
             labelled |= sources if classifier else set()
     if lost is not None:
         notes.append(f"it began from weights {lost[:8]}, whose cases cannot be checked: no run here wrote them")
     found = [_overlap(used, judged, _how(judged, labelled))] if used else []
-    return "pretraining: " + "; ".join([*found, *notes])
+    shared = sum(row.source_sha256 in used for row in judged.rows)
+    return shared if shared or whole else None, "pretraining: " + "; ".join([*found, *notes])
 
 
 def describe_reuse(weights: Path, contract: Contract, judged: CaseIndex) -> str:

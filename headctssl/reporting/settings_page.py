@@ -8,6 +8,8 @@ from pydantic import BaseModel
 
 from headctssl.contract import Contract, HeadSettings, InputSpec, StorageRule
 from headctssl.dataset.manifest import DatasetInfo
+from headctssl.evaluation.cells import CellResult
+from headctssl.evaluation.comparison import Arm, CellOutcome, Comparison, Cost, Grid, Ranked, TestSet
 from headctssl.evaluation.evaluation_file import AbstentionCurve, Distances, Evaluation, Subgroup
 from headctssl.families import FAMILIES
 from headctssl.finetuning.series_file import Draws, OverDraws
@@ -69,6 +71,14 @@ def settings_markdown() -> str:
         ("environment.json", "", Environment),
         ("estimate.json", "Of `headct_estimate -o`.", EstimateReport),
         ("Changes in estimate.json", "", Suggestion),
+        ("comparison.json", "Of `headct_compare`.", Comparison),
+        ("Grid in comparison.json", "What was asked for.", Grid),
+        ("Arms in comparison.json", "", Arm),
+        ("Test cases in comparison.json", "", TestSet),
+        ("Runs in comparison.json", "", CellOutcome),
+        ("Ranking in comparison.json", "", Ranked),
+        ("Cost in comparison.json", "", Cost),
+        ("cell.json", "The kept result of one run of a comparison.", CellResult),
         ("dataset.json", "", DatasetInfo),
         ("`headct_convert --select`", "`--select one` is `per_study=1`.", Selection),
         ("ingest_report.json", "", IngestReport),

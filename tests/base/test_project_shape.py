@@ -129,6 +129,7 @@ def test_help_of_every_command(name: str, capsys: pytest.CaptureFixture[str]) ->
 
 
 REQUIRED = {
+    "compare": ["-d", "1", "--encoders", "vit_s"],
     "convert": ["SOURCE", "-d", "1", "--from", "folder"],
     "demo": [],
     "embed": ["-i", "x", "-w", "y", "-o", "z"],
