@@ -67,7 +67,7 @@ def learnable():
     rng = np.random.default_rng(0)
     ids = tuple(f"c{k:03d}" for k in range(120))
     features = rng.normal(size=(120, 20))
-    truth = (features[:, :1] + rng.normal(size=(120, 1)) > 0).astype(np.float32)
+    truth = (3 * features[:, :1] + rng.normal(size=(120, 1)) > 0).astype(np.float32)
     table = {c: np.array([truth[k, 0], 0.0], np.float32) for k, c in enumerate(ids)}
     for case_id in ids[:5]:
         table[case_id][0] = np.nan
