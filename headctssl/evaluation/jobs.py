@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
+import itertools
 import multiprocessing
 import os
 import signal
 import sys
 import traceback
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class Job(Generic[T]):
     task: T
     title: str  # for messages
     log: Path  # gets everything that its process prints
+    rank: int = 0  # those of the lowest rank begin first
 
 
 def run_jobs(
@@ -55,19 +57,21 @@ def run_jobs(
 
     Args:
         function: of a module, for it is sent to other processes.
-        jobs: in the order in which they begin.
+        jobs: begin in this order among those of one rank.
         num_jobs: processes at a time.
         environment: variables that the processes get; those of a server process that runs already may be others.
         threads: of numeric libraries in a process.
         on_start: called before a job begins.
         on_end: called with the error of a job or None; gives jobs that can begin now.
     """
-    waiting = deque(jobs)
+    count = itertools.count()
+    waiting = [(job.rank, next(count), job) for job in jobs]
+    heapq.heapify(waiting)
     workers: list[_Worker[T]] = []
     try:
         while True:
             while waiting and (idle := _idle(workers, num_jobs, function, environment, threads)) is not None:
-                job = waiting.popleft()
+                _, _, job = heapq.heappop(waiting)
                 on_start(job)
                 idle.begin(job)
             busy = [worker for worker in workers if worker.job is not None]
@@ -79,7 +83,8 @@ def run_jobs(
                 if ended is not None:
                     if not worker.process.is_alive():
                         workers.remove(worker)
-                    waiting.extend(on_end(*ended))
+                    for job in on_end(*ended):
+                        heapq.heappush(waiting, (job.rank, next(count), job))
     finally:
         _stop(workers)
 

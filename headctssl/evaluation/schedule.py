@@ -135,7 +135,7 @@ class Schedule:
             if run.state != "finished":
                 task = PretrainTask(run.request, run.settings, run.folder.name.rpartition("__")[2], run.folder,
                                     self.device)  # fmt: skip
-                yield Job(task, f"pretraining {run.folder.name}", self.logs / f"{run.folder.name}.log")
+                yield Job(task, f"pretraining {run.folder.name}", self.logs / f"{run.folder.name}.log", 2 * run.seed)
 
     def cell_jobs(self, cells: list[Cell]) -> Iterator[Job[Task]]:
         """The runs of cells that are ready and not kept; probes of one data set and source share a process."""
@@ -148,7 +148,8 @@ class Schedule:
             if self.weights_of(cell) is None:
                 probes.setdefault((cell.dataset_id, cell.arm.name), []).append((cell, key, kept))
                 continue
-            yield Job(FinetuneTask(cell, key, kept, self._call(cell, key)), cell.text, self.logs / f"{key}.log")
+            yield Job(FinetuneTask(cell, key, kept, self._call(cell, key)), cell.text, self.logs / f"{key}.log",
+                      2 * cell.seed + 1)  # fmt: skip  # every arm has its first seed before one has its second
         for (dataset_id, name), placed in probes.items():
             yield self._probe_job(dataset_id, name, placed)
 
