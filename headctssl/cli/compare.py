@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     """Call `compare`; 1 when a run failed."""
     from headctssl.errors import UsageError
     from headctssl.evaluation.compare import compare
-    from headctssl.reporting.report import report
+    from headctssl.reporting.report import report_at_end
 
     for flag, given in (("--weights", args.weights), ("--embeddings", args.embeddings)):
         if len(dict(given)) < len(given):
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
         quiet=args.quiet,
     )
     if result.comparison is not None:
-        report(result.folder, quiet=args.quiet)
+        report_at_end(result.folder, quiet=args.quiet)
     return result.exit_code
 
 

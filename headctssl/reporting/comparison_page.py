@@ -227,13 +227,14 @@ def _learning_curves(found: Comparison) -> Section:
 def _curve(found: Comparison, test: TestSet, arm: Arm, place: dict[int | None, float]) -> Line:
     rows = [r for r in found.ranking if r.dataset_name == test.dataset_name and r.arm == arm.name]
     rows.sort(key=lambda r: _size(r.label_budget))
-    banded = bool(rows) and all(r.mean_auroc_ci is not None for r in rows)
+    banded = any(r.mean_auroc_ci is not None for r in rows)
+    nothing = (float("nan"), float("nan"))
     return Line(
         arm.name,
         [place[r.label_budget] for r in rows],
         [r.mean_auroc for r in rows],
-        [r.mean_auroc_ci[0] for r in rows if r.mean_auroc_ci] if banded else None,
-        [r.mean_auroc_ci[1] for r in rows if r.mean_auroc_ci] if banded else None,
+        [(r.mean_auroc_ci or nothing)[0] for r in rows] if banded else None,
+        [(r.mean_auroc_ci or nothing)[1] for r in rows] if banded else None,
     )
 
 

@@ -20,7 +20,7 @@ EVALUATION_FILE = "evaluation.json"
 
 _MOST_GROUPS = 40  # of a column
 _MOST_CURVES = 8
-_ORDERS = {"probability": "least sure probability first", "distance": "farthest from the training cases first"}
+_ORDERS = {"probability": "least sure first", "distance": "farthest scan first"}
 
 
 def evidence_sections(folder: Path) -> list[Section]:

@@ -182,13 +182,14 @@ def curve_page(folder: Path) -> Page:
 def _line(found: LearningCurve, name: str) -> Line:
     """One label over the mean number of training cases."""
     points = [(p, one) for p in found.points for one in p.auroc if one.name == name]
-    banded = bool(points) and all(one.ci is not None for _, one in points)
+    banded = any(one.ci is not None for _, one in points)
+    nothing = (float("nan"), float("nan"))  # a single draw has no interval
     return Line(
         _named(points[0][1]) if points else name,
         [_cases(p) for p, _ in points],
         [one.mean for _, one in points],
-        [one.ci[0] for _, one in points if one.ci] if banded else None,
-        [one.ci[1] for _, one in points if one.ci] if banded else None,
+        [(one.ci or nothing)[0] for _, one in points] if banded else None,
+        [(one.ci or nothing)[1] for _, one in points] if banded else None,
     )
 
 

@@ -300,6 +300,8 @@ def test_learning_curves_and_draws(runs: Runs, tmp_path: Path) -> None:
             assert f"{one.mean:.3f}" in html.said
     assert "All training cases" in html.said
     assert "1 patient per class" in html.said
+    bars = re.findall(r'<path d="M [^"]*" [^>]*stroke-opacity: 0.75', html.text)
+    assert len(bars) == 3 * 5, "a bar for every interval, none for a single draw"
     run = tmp_path / "task-4shots__linear__mae"
     shutil.copytree(runs.fold, run / "fold_0")
     (run / "draws.json").write_text(curve.points[1].model_dump_json())
