@@ -83,7 +83,7 @@ def every_chart(name: str) -> list[object]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["IPH", EVIL, "$\\frac{1}{0$", "a & b \"c\" 'd'", "-->", "x" * 200, "Ödem 出血"])
+@pytest.mark.parametrize("name", [EVIL, "$\\frac{1}{0$", "a & b \"c\" 'd' -->", "x" * 200, "Ödem 出血"])
 def test_names_are_shown_as_they_are_in_tables_charts_and_cases(tmp_path: Path, name: str) -> None:
     png = data_uri(b"no png")
     part = Section(name, (name,))
