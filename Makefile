@@ -54,7 +54,7 @@ learning: .venv/base
 	$(BIN)/python -m benchmarks.learning
 
 compare: .venv/base
-	$(BIN)/python -m benchmarks.comparison headctssl_compare
+	$(BIN)/python -m benchmarks.comparison
 
 docs: .venv/base
 	$(BIN)/python -c "from pathlib import Path; from headctssl.reporting.settings_page import write_settings_page as w; w(Path('documentation/settings.md'))"

@@ -1,77 +1,85 @@
-"""Comparison: the table and pictures of documentation/comparing.md, from one headct_compare run on the phantom.
+"""Comparison: the table and pictures of documentation/comparing.md, one headct_compare run on the phantom.
 
-``python -m benchmarks.comparison FOLDER`` makes the data in FOLDER (kept, so that a stopped run goes on), compares, and
-renews the page; ``--page_only`` renews the page from documentation/evidence alone.
+``python -m benchmarks.comparison`` has the task of ``benchmarks.learning``: its phantom, its test cases and its
+pretraining runs, which are reused where they are in the data roots and made where they are not. It goes on where it was
+stopped, and renews the page. ``--page_only`` renews the page from documentation/evidence alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks import learning
 from headctssl.evaluation.comparison import Comparison, Ranked
+from headctssl.reporting.comparison_words import does_not_show, does_show
 from headctssl.settings import read_json
 
-__all__ = ["main", "table", "write_page"]
+__all__ = ["call", "content", "main", "table", "write_page"]
 
 DOCUMENTATION = Path(__file__).parents[1] / "documentation"
 PAGE = DOCUMENTATION / "comparing.md"
 EVIDENCE = DOCUMENTATION / "evidence"
 BEGIN, END = "<!-- table: made of evidence/compare.json -->", "<!-- end of table -->"
 
-DATASET = 1
-SEED = 5201
-"""Of the phantom: none that the profile was calibrated on."""
-
-SCANS = 240
-CALL = (
-    "-d", str(DATASET), "--encoders", "vit_tiny", "resenc_s", "--methods", "dino", "mae", "lejepa",
-    "--adapt", "linear", "full", "--few_shots", "8", "all", "--seeds", "3", "--num_jobs", "2", "--device", "cpu",
-)  # fmt: skip
-"""Flags of headct_compare."""
+METHODS = learning.THRICE
+BUDGETS = ("8", "all")
+NOT_YET = "Not run yet: `make compare` fills this in.\n"
+SEEDS = 2
 
 
 def main(argv: list[str] | None = None) -> int:
     """Make the data where they are missing, compare, and renew the page."""
-    parser = argparse.ArgumentParser(description="The table of documentation/comparing.md.")
-    parser.add_argument("folder", type=Path, nargs="?", help="for the data roots; kept")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.comparison", description="Renew comparing.md.")
     parser.add_argument("--page_only", action="store_true", help="only renew the page from documentation/evidence")
+    parser.add_argument("--methods", nargs="*", default=METHODS, help="objectives")
+    parser.add_argument("--encoders", nargs="+", default=learning.ENCODERS, help="encoders")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help="seeds")
+    parser.add_argument("--num_jobs", type=int, default=2, help="single-threaded processes side by side")
     args = parser.parse_args(argv)
     if not args.page_only:
-        if args.folder is None:
-            parser.error("a folder for the data is needed")
-        code = _compare(args.folder.absolute())
+        code = _compare(args)
         if code:
             return code
     write_page()
     return 0
 
 
-def _compare(folder: Path) -> int:
-    from headctssl.cli.main import main as headct
+def call(methods: Sequence[str], encoders: Sequence[str], seeds: int, num_jobs: int) -> list[str]:
+    """The command line of headct_compare; fine-tuning has the planner's settings.
 
-    for kind in ("raw", "preprocessed", "results"):
-        (folder / kind).mkdir(parents=True, exist_ok=True)
-        os.environ[f"headctssl_{kind}"] = str(folder / kind)
-    name = f"Dataset{DATASET:03d}_Phantom"
-    if not (folder / "raw" / name / "dataset.json").is_file():
-        make = ["make_phantom", "-d", str(DATASET), "-n", str(SCANS), "--seed", str(SEED), "--profile", "laptop"]
-        headct(make) and sys.exit("the phantom could not be made")
-    headct(["plan_and_preprocess", "-d", str(DATASET)]) and sys.exit("the phantom could not be preprocessed")
+    Args:
+        methods: objectives.
+        encoders: presets.
+        seeds: how many.
+        num_jobs: processes at a time.
+    """
+    words = ["-d", str(learning.DATASET), "--encoders", *encoders, "--methods", *methods, "--adapt", "linear"]
+    words += ["--few_shots", *BUDGETS, "--seeds", str(seeds), "--num_jobs", str(num_jobs), "--device", "cpu"]
+    # The settings of benchmarks.learning, so that its runs are this comparison's.
+    return [*words, *(word for text in learning._SETTINGS for word in ("--set", f"pretrain.{text}"))]
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from headctssl.cli.main import main as headct
+    from headctssl.paths import results_dataset
+
+    learning._ensure_data()
     began = time.monotonic()
-    code = headct(["compare", *CALL])
+    code = headct(["compare", *call(args.methods, args.encoders, args.seeds, args.num_jobs)])
     print(f"headct_compare took {(time.monotonic() - began) / 60:.1f} minutes")
-    made = folder / "results" / name / "compare" / "comparison"
+    if code:
+        return code
+    made = results_dataset(learning.DATASET) / "compare" / "comparison"
     EVIDENCE.mkdir(exist_ok=True)
     for source, target in (("comparison.json", "compare.json"), ("learning_curves.png", "compare-curves.png"),
                            ("radar.png", "compare-radar.png")):  # fmt: skip
         shutil.copyfile(made / source, EVIDENCE / target)
-    return code
+    return 0
 
 
 def write_page(page: Path = PAGE, evidence: Path = EVIDENCE) -> None:
@@ -83,8 +91,26 @@ def write_page(page: Path = PAGE, evidence: Path = EVIDENCE) -> None:
     """
     before, rest = page.read_text(encoding="utf-8").split(BEGIN)
     _, after = rest.split(END)
-    text = table(read_json(evidence / "compare.json", Comparison))
-    page.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n\n{content(evidence)}\n{END}{after}", encoding="utf-8")
+
+
+def content(evidence: Path = EVIDENCE) -> str:
+    """What stands between the marks: what was run, the rankings, what they show and do not show, and the pictures.
+
+    Args:
+        evidence: folder of compare.json and the pictures.
+    """
+    if not (evidence / "compare.json").is_file():
+        return NOT_YET
+    found = read_json(evidence / "compare.json", Comparison)
+    done = sum(cell.status != "failed" for cell in found.cells)
+    lines = [f"{done} of {len(found.cells)} runs; {found.grid.seeds} seed(s), {found.grid.draws} draw(s) each.", ""]
+    lines += [table(found), "What it shows:", "", *(f"- {text}" for text in does_show(found)), ""]
+    lines += ["What it does not show:", "", *(f"- {text}" for text in does_not_show(found, True)), ""]
+    lines += [f"- {note}" for note in found.notes]
+    lines += ["", "![Mean AUROC over the label budget](evidence/compare-curves.png)", ""]
+    lines += ["![AUROC per label](evidence/compare-radar.png)", ""]
+    return "\n".join(lines)
 
 
 def table(comparison: Comparison) -> str:
