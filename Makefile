@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TORCH := torch==2.14.1 torchvision==0.29.1
 
-.PHONY: help demo test check evidence benchmark-input benchmark-train learning compare docs clean
+.PHONY: help demo test check evidence benchmark-input benchmark-train benchmark-monitor learning compare docs clean
 
 help:
 	@echo "make demo             set up, run the whole pipeline on synthetic scans, write report.html"
@@ -12,6 +12,7 @@ help:
 	@echo "make evidence         what takes longer"
 	@echo "make benchmark-input  the input pipeline beside MONAI, nnunetv2 and floors"
 	@echo "make benchmark-train  training steps against the matrix peak and MONAI's blocks"
+	@echo "make benchmark-monitor the share of a run's time that its monitors take"
 	@echo "make learning         what every method learns, beside a random encoder; goes on where the last call ended"
 	@echo "make compare          the table of documentation/comparing.md; goes on when stopped"
 	@echo "make clean            remove .venv and caches"
@@ -49,6 +50,9 @@ benchmark-input: .venv/bench
 
 benchmark-train: .venv/bench
 	$(BIN)/python -m benchmarks.train
+
+benchmark-monitor: .venv/base
+	$(BIN)/python -m benchmarks.monitor
 
 learning: .venv/base
 	$(BIN)/python -m benchmarks.learning

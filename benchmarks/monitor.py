@@ -31,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.monitor", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=3, help="times per pair")
     parser.add_argument("--output", type=Path, default=RESULT, help="JSON file to write")
+    parser.add_argument(
+        "--dataset", type=int, help="a labelled, preprocessed dataset of the data roots; else a phantom"
+    )
     parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     on_one_thread("benchmarks.monitor", argv)
@@ -38,25 +41,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _print_first()
     import torch
 
-    import headctssl
-
     torch.set_num_threads(1)
     began = time.perf_counter()
+    dataset = arguments.dataset or 1
     with tempfile.TemporaryDirectory() as folder:
-        for name in ("raw", "preprocessed", "results"):
-            (Path(folder) / name).mkdir()
-            os.environ[f"headctssl_{name}"] = str(Path(folder) / name)
-        headctssl.make_phantom(1, n=CASES, seed=1, profile="laptop", quiet=True)
-        headctssl.plan_and_preprocess([1], quiet=True)
+        if arguments.dataset is None:
+            _make_data(Path(folder))
         command = [sys.executable, "-m", "benchmarks.monitor", "--first"]
         first = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
-        rows = [row for method, config in PAIRS for row in _pair(method, config, arguments.runs, first)]
+        rows = [row for method, config in PAIRS for row in _pair(dataset, method, config, arguments.runs, first)]
     rows.append(value("libraries that the first probe loads", [first], "s"))
     title = f"monitors: share of a run's time, medians of {arguments.runs} runs"
     return finish(title, rows, arguments.output, ("torch", "scikit-learn"), began)
 
 
-def _pair(method: str, config: str, runs: int, first: float) -> list[Row]:
+def _make_data(folder: Path) -> None:
+    import headctssl
+
+    for name in ("raw", "preprocessed", "results"):
+        (folder / name).mkdir()
+        os.environ[f"headctssl_{name}"] = str(folder / name)
+    headctssl.make_phantom(1, n=CASES, seed=1, profile="laptop", quiet=True)
+    headctssl.plan_and_preprocess([1], quiet=True)
+
+
+def _pair(dataset: int, method: str, config: str, runs: int, first: float) -> list[Row]:
     import torch
 
     from headctssl.training.distributed import Process
@@ -66,7 +75,7 @@ def _pair(method: str, config: str, runs: int, first: float) -> list[Row]:
     from headctssl.training.run_log import RunLog
 
     device, process = torch.device("cpu"), Process()
-    request = Request((1,), method, config, "plans", None, "train", 0, ())
+    request = Request((dataset,), method, config, "plans", None, "train", 0, ())
     call = open_call(request, device, process)
     settings = call.settings
     learner, _ = build_learner(call)
