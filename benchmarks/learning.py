@@ -37,7 +37,7 @@ TEST_CASES = 100
 SCANS, BATCH = 3200, 8
 """Of every run: 33 runs of 400 steps are about 5 hours of one core, measured in the first of them."""
 ENCODERS = ("vit_tiny", "resenc_s")
-THRICE = ("dino", "mae", "lejepa")
+THRICE = ("mae", "dino", "lejepa")
 """Methods with three seeds; the others have one."""
 RANDOM_SEEDS = tuple(range(5))
 BASELINES = ("histogram", "random")
@@ -103,12 +103,11 @@ def jobs() -> Iterator[Job]:
     from headctssl.methods import METHODS
 
     yield Job("histogram")
-    for seed in RANDOM_SEEDS:
-        yield from (Job("random", config, seed) for config in ENCODERS)
-    others = [name for name in METHODS if name not in THRICE]
-    yield from (Job(method, config) for method in (*THRICE, *others) for config in ENCODERS)
-    for seed in (1, 2):
-        yield from (Job(method, config, seed) for method in THRICE for config in ENCODERS)
+    yield from (Job("random", config, seed) for seed in RANDOM_SEEDS[:2] for config in ENCODERS)
+    yield from (Job(method, config) for config in ENCODERS for method in THRICE)
+    yield from (Job("random", config, seed) for seed in RANDOM_SEEDS[2:] for config in ENCODERS)
+    yield from (Job(method, config) for method in METHODS if method not in THRICE for config in ENCODERS)
+    yield from (Job(method, config, seed) for seed in (1, 2) for method in THRICE for config in ENCODERS)
 
 
 def read_rows() -> list[dict[str, Any]]:
