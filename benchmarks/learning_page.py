@@ -45,7 +45,9 @@ def tables(told: Row) -> str:
     rows, differences = told["rows"], told["differences"]
     lines = [*_state(told), "", "### Baselines", "", *_baselines(rows)]
     encoders = list(dict.fromkeys(d["config"] for d in differences))
-    for readout in ("linear", "attentive"):
+    if not differences:
+        lines += ["", "No method is measured yet: nothing is said of any."]
+    for readout in ("linear", "attentive") if differences else ():
         lines += ["", f"### {readout.capitalize()} readout of frozen features", ""]
         lines += [
             "| encoder | method | seeds | AUROC | minus random encoder [95 %] | minus histogram [95 %] | |",
@@ -56,7 +58,7 @@ def tables(told: Row) -> str:
             for method in dict.fromkeys(d["method"] for d in of):
                 beside = {d["beside"]: d for d in of if d["method"] == method}
                 lines.append(_line(encoder, method, beside))
-    lines += ["", *_verdicts(differences)]
+    lines += ["", *_verdicts(differences)] if differences else []
     refused = [r for r in rows if "refused" in r]
     if refused:
         lines += ["", "### Pairs that are refused", ""]
@@ -89,10 +91,11 @@ def _state(told: Row) -> list[str]:
     missing = [job for job in wanted if (job.method, job.config, job.seed) not in have]
     text = f"{len(wanted) - len(missing)} of {len(wanted)} rows are measured."
     if missing:
-        text += " **The table is partial.** Missing: " + ", ".join(
-            f"{j.method} {j.config} seed {j.seed}" for j in missing
-        )
-        text += ". `make learning` goes on with them."
+        names: dict[str, list[str]] = {}
+        for job in missing:
+            names.setdefault(f"{job.method} {job.config}".strip(), []).append(str(job.seed))
+        listed = "; ".join(f"{name} seed {', '.join(seeds)}" for name, seeds in names.items())
+        text += f" **The table is partial.** Missing: {listed}. `make learning` goes on with them."
     return [text]
 
 

@@ -1,6 +1,6 @@
 """Monitor: the share of a run's time that its monitors take, as planned, on the laptop phantom.
 
-Run as ``python -m benchmarks.monitor``. For each pair the run is resolved at its planned length; a step, a look and a
+Run as ``python -m benchmarks.monitor``. For each pair a run of 800 steps is resolved; a step, a look and a
 probe are timed in turn by processor time on one thread, so that other work on the machine counts little, and the share
 is that of as many looks and probes as are planned. The first probe, which loads libraries, is timed in a process of its
 own. Ends with 1 when a target is missed.
@@ -24,6 +24,8 @@ RESULT = Path(__file__).with_suffix(".json")
 PAIRS = (("dino", "vit_tiny"), ("mae", "vit_tiny"), ("dino", "resenc_s"), ("mae", "resenc_s"))
 TARGET = 3.0  # percent
 CASES, STEPS = 240, 5
+LENGTH = 800
+"""Steps of a run: what ten minutes allow on two quiet cores; left to the planner, a busy machine would shorten it."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +77,7 @@ def _pair(dataset: int, method: str, config: str, runs: int, first: float) -> li
     from headctssl.training.run_log import RunLog
 
     device, process = torch.device("cpu"), Process()
-    request = Request((dataset,), method, config, "plans", None, "train", 0, ())
+    request = Request((dataset,), method, config, "plans", None, "train", 0, (f"training.num_steps={LENGTH}",))
     call = open_call(request, device, process)
     settings = call.settings
     learner, _ = build_learner(call)
