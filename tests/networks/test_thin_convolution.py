@@ -22,19 +22,20 @@ def gradients(layer: nn.Module, x: torch.Tensor, outer: torch.Tensor) -> tuple[t
     return weight.grad, x.grad
 
 
-@pytest.mark.parametrize("shape", [(2, 4, 4), (2, 2, 2), (1, 4, 4), (3, 2, 4)])
-def test_bf16_gradients_are_those_of_float64(shape: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize("channels", [16, 12, 3])
+@pytest.mark.parametrize("shape", [(2, 4, 4), (2, 2, 2), (1, 4, 4), (1, 2, 3), (3, 2, 4)])
+def test_bf16_gradients_are_those_of_float64(shape: tuple[int, int, int], channels: int) -> None:
     torch.manual_seed(0)
-    layer = nn.Conv3d(16, 32, 3, padding=1)
+    layer = nn.Conv3d(channels, 32, 3, padding=1)
     guard_convolutions(layer)
     assert isinstance(layer, GuardedConv3d)
-    x, outer = torch.randn(2, 16, *shape), torch.randn(2, 32, *shape)
+    x, outer = torch.randn(2, channels, *shape), torch.randn(2, 32, *shape)
     with torch.no_grad():
         expected = functional.conv3d(x, layer.weight, layer.bias, padding=1)
         torch.testing.assert_close(layer(x), expected)
         with torch.autocast("cpu", torch.bfloat16):
             assert (layer(x) - expected).abs().max() < 0.05
-    exact = nn.Conv3d(16, 32, 3, padding=1).double()
+    exact = nn.Conv3d(channels, 32, 3, padding=1).double()
     exact.load_state_dict(layer.state_dict())
     wanted = gradients(exact, x.double(), outer.double())
     for size in range(20_000, 220_000, 20_000):
