@@ -19,7 +19,7 @@ from headctssl.evaluation.comparison import Comparison, Ranked
 from headctssl.reporting.comparison_words import does_not_show, does_show
 from headctssl.settings import read_json
 
-__all__ = ["call", "content", "main", "table", "write_page"]
+__all__ = ["call", "content", "main", "part_of", "table", "write_page"]
 
 DOCUMENTATION = Path(__file__).parents[1] / "documentation"
 PAGE = DOCUMENTATION / "comparing.md"
@@ -105,12 +105,38 @@ def content(evidence: Path = EVIDENCE) -> str:
     found = read_json(evidence / "compare.json", Comparison)
     done = sum(cell.status != "failed" for cell in found.cells)
     lines = [f"{done} of {len(found.cells)} runs; {found.grid.seeds} seed(s), {found.grid.draws} draw(s) each.", ""]
+    lines += part_of(found)
     lines += [table(found), "What it shows:", "", *(f"- {text}" for text in does_show(found)), ""]
     lines += ["What it does not show:", "", *(f"- {text}" for text in does_not_show(found, True)), ""]
     lines += [f"- {note}" for note in found.notes]
     lines += ["", "![Mean AUROC over the label budget](evidence/compare-curves.png)", ""]
     lines += ["![AUROC per label](evidence/compare-radar.png)", ""]
     return "\n".join(lines)
+
+
+def part_of(found: Comparison) -> list[str]:
+    """A paragraph on what a smaller run than the whole one lacks; nothing where it lacks nothing.
+
+    Args:
+        found: the content of comparison.json.
+    """
+    lacking = [
+        f"{name} {', '.join(missing)}"
+        for name, missing in (
+            ("encoders", [e for e in learning.ENCODERS if e not in found.grid.encoders]),
+            ("objectives", [m for m in METHODS if m not in found.grid.methods]),
+            ("seeds", [str(seed) for seed in range(found.grid.seeds, SEEDS)]),
+        )
+        if missing
+    ]
+    others = sorted(set(found.grid.pretrain_overrides) ^ set(learning._SETTINGS))
+    if not lacking and not others:
+        return []
+    words = f"**A part of what `make compare` runs**; not run: {'; '.join(lacking) or 'nothing'}."
+    ours = [text for text in found.grid.pretrain_overrides if text in others]
+    if ours:
+        words += f" Pretraining was another one than in `make learning`: {', '.join(ours)}."
+    return [words, ""]
 
 
 def table(comparison: Comparison) -> str:

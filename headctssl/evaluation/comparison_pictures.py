@@ -104,7 +104,7 @@ def radar_figure(comparison: Comparison) -> Figure:
         axes.set_ylim(0.3, 1.0)
         axes.set_yticks([0.5, 0.75, 1.0], ["0.5", "0.75", "1"], fontsize=6)
         count = "all labels" if budget is None else f"{budget} per class"
-        axes.set_title(f"{_title(dataset, encoder)}, {count}", fontsize=10)
+        axes.set_title(f"{_title(dataset, encoder)}, {count}", fontsize=10, pad=20)
         axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.12, 0.5), frameon=False)
     return figure
 

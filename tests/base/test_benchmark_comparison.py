@@ -76,6 +76,7 @@ def test_a_comparison_becomes_a_table(comparison, tmp_path: Path) -> None:  # ty
     comparison.write_page(page, tmp_path)
     text = page.read_text()
     assert line in text
+    assert "**A part of what `make compare` runs**; not run: encoders resenc_s; objectives" in text
     assert "written before" not in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
