@@ -133,7 +133,8 @@ def test_draws_and_sizes_make_a_learning_curve_of_nested_draws(small, command):
     curve = read_json(folder / "learning_curve.json", LearningCurve)
     assert [point.few_shots for point in curve.points] == [1, 2, None]
     assert [point.num_train for point in curve.points[:2]] == [(2, 2), (4, 4)]
-    assert {p.name for p in folder.iterdir()} == {f"learning_curve.{x}" for x in ("json", "csv", "png")}
+    curve_files = {f"learning_curve.{x}" for x in ("json", "csv", "png")}
+    assert {p.name for p in folder.iterdir()} == curve_files | {"report.html"}
     task = next(folder.parent.glob("bleed-2shots__linear__*"))
     draws = read_json(task / "draws.json", Draws)
     assert draws.draws == (0, 1)

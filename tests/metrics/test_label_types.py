@@ -174,4 +174,4 @@ def test_few_patients_of_a_class_are_told():
     ids = tuple(f"c{k}" for k in range(41))
     found = Outcome((GRADE,), ids, ids, truth, np.full((41, 3), 1 / 3))
     (sentence,) = interval_warnings(found)
-    assert "9 of 'mild':" in sentence
+    assert "few patients, 9 of 'mild', 12 of 'severe':" in sentence

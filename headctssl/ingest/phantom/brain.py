@@ -54,8 +54,8 @@ def brain_shares(
     return BrainShares(brain, ribbon)
 
 
-def _everywhere(_part: Part) -> tuple[slice, slice, slice]:
-    return (slice(None), slice(None), slice(None))
+def _everywhere(_part: Part) -> tuple[slice, ...]:
+    return ()  # the whole of an array of any number of axes
 
 
 def subarachnoid_share(
@@ -65,7 +65,7 @@ def subarachnoid_share(
     ventricle: Array,
     position: Position,
     width: float,
-    where: Callable[[Part], tuple[slice, slice, slice] | None] = _everywhere,
+    where: Callable[[Part], tuple[slice, ...] | None] = _everywhere,
 ) -> Array:
     """Share of each place that is CSF outside the ventricles: what is inside the skull and no brain, and the cisterns.
 
