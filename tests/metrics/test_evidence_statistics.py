@@ -14,7 +14,6 @@ from scipy.special import expit
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, f1_score, recall_score, roc_auc_score, roc_curve
 from sklearn.metrics import log_loss as sklearn_log_loss
 
-from benchmarks import coverage
 from headctssl.contract import LabelSpec
 from headctssl.metrics.abstention import abstention, area_under_risk
 from headctssl.metrics.calibration import fit_temperature, log_loss, reliability
@@ -25,6 +24,16 @@ from headctssl.metrics.delong import areas, logit_interval, moderated_interval, 
 from headctssl.metrics.operating import OPERATING, operating_points
 from headctssl.metrics.paired import difference, holm, permutation_p_value
 from headctssl.metrics.statistics import bootstrap, weighted_auroc
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def coverage(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks import coverage
+
+    return coverage
 
 
 def slow_placements(positive, score):
@@ -277,7 +286,7 @@ def test_few_patients_are_told_the_coverage_that_was_measured():
     assert measured_coverage(5000, 5000).positives == 100
 
 
-def test_the_measured_coverage_is_what_was_promised():
+def test_the_measured_coverage_is_what_was_promised(coverage):
     """At 20 positives and 80 negatives or more, within 2 points of 95 % for scores of equal spread."""
     cells = [c for c in coverage_cells()["cells"] if c["shape"] == "equal"]
     for cell in cells:
@@ -285,11 +294,11 @@ def test_the_measured_coverage_is_what_was_promised():
             assert cell["printed"] == pytest.approx(0.95, abs=0.02), cell
         if (cell["positives"], cell["negatives"]) in ((20, 80), (50, 200), (100, 400)):
             assert cell["bca"] == pytest.approx(0.95, abs=0.02), cell
-    text = (Path(__file__).parents[2] / "documentation" / "statistics.md").read_text(encoding="utf-8")
+    text = (ROOT / "documentation" / "statistics.md").read_text(encoding="utf-8")
     assert coverage.tables() in text, "run: python -m benchmarks.coverage --page"
 
 
-def test_the_simulation_makes_the_intervals_that_are_printed():
+def test_the_simulation_makes_the_intervals_that_are_printed(coverage):
     """One cohort by the matrix products of the simulation and by the functions that metrics.json is made with."""
     rng = np.random.default_rng(8)
     positive = np.arange(60) < 15
@@ -307,7 +316,7 @@ def test_the_simulation_makes_the_intervals_that_are_printed():
 
 
 @pytest.mark.evidence
-def test_intervals_cover_within_two_points_at_20_positives_and_80_negatives(capsys):
+def test_intervals_cover_within_two_points_at_20_positives_and_80_negatives(coverage, capsys):
     """Other seeds than those of the table."""
     for positives, negatives in ((20, 80), (50, 200), (20, 400)):
         for area in (0.7, 0.85, 0.95):
