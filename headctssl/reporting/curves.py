@@ -12,6 +12,7 @@ from headctssl.errors import DataError
 from headctssl.reporting.charts import Line, line_chart
 from headctssl.reporting.page import Table, as_table
 from headctssl.reporting.svg import Chart
+from headctssl.training.collapse import CollapseGuard
 
 __all__ = [
     "CUT_SHORT",
@@ -23,24 +24,19 @@ __all__ = [
     "pretrain_charts",
 ]
 
-COLLAPSE_SHARE = 1 / 3
-"""Share of its first value below which a spread suspects a run of having collapsed (documentation/collapse.md)."""
-
-LEAST_RANK = 1.3
-"""Directions that embeddings use; runs made to collapse ended at 1.0 to 1.12 or, voco, 2.2, healthy ones at 1.7 up."""
-
 CUT_SHORT = "The last line of metrics.jsonl was cut short, as after a crash, and is left out."
 
 MOST_OTHERS = 12
 """Further quantities that are drawn."""
 
-_FEWEST = 20  # lines before anything is said of collapse
-_SPREADS = {
+_SIGNS = {
     "feature_std": "spread of the encoder's features over the views of a step",
     "embedding_std": "spread of what the loss compares",
     "target_std": "spread of the teacher's tokens",
+    "embedding_rank": "number of directions that the embeddings use",
+    "monitor_feature_std": "spread of the features of whole heads",
+    "monitor_rank_me": "effective rank of the features of whole heads (RankMe)",
 }
-_RANKS = {"embedding_rank": "number of directions that the embeddings use"}
 _TITLES = {
     "feature_std": "Spread of features",
     "embedding_std": "Spread of embeddings",
@@ -49,9 +45,10 @@ _TITLES = {
     "monitor_feature_std": "Spread of features, whole heads",
     "monitor_rank_me": "RankMe, whole heads",
 }
-_WATCHED = {
-    "monitor_feature_std": "spread of the features of whole heads",
-    "monitor_rank_me": "effective rank of the features of whole heads (RankMe)",
+_SAYS = {
+    "fell": "suspicious: far nearer to a single point than at first",
+    "held": "no sign of collapse",
+    "not judged": "not judged",
 }
 _KNOWN = {
     "step",
@@ -137,7 +134,9 @@ def pretrain_charts(run: RunLines) -> tuple[Chart, ...]:
         charts.append(_over_steps(run, "loss", "Loss", "Of the objective; lower is not better features."))
     probes = _probe_chart(run)
     charts += [] if probes is None else [probes]
-    charts += [_over_steps(run, name, _titled(name), f"{name}: {text}.") for name, text in _signs() if run.has(name)]
+    charts += [
+        _over_steps(run, name, _titled(name), f"{name}: {text}.") for name, text in _SIGNS.items() if run.has(name)
+    ]
     for name, title, text in (
         ("lr", "Learning rate", "As used, warm-up included."),
         ("gradient_norm", "Gradient norm", "Before clipping."),
@@ -146,7 +145,7 @@ def pretrain_charts(run: RunLines) -> tuple[Chart, ...]:
     ):
         if run.has(name):
             charts.append(_over_steps(run, name, title, text, smooth=name != "lr"))
-    drawn = _KNOWN | {name for name, _ in _signs()} | set(_VALIDATION)
+    drawn = _KNOWN | set(_SIGNS) | set(_VALIDATION)
     logged = {name for line in run.lines for name in line if not name.startswith("probe_") and "." not in name}
     charts += [_over_steps(run, name, _titled(name), "") for name in sorted(logged - drawn)[:MOST_OTHERS]]
     return tuple(charts)
@@ -201,10 +200,6 @@ def finetune_charts(run: RunLines, best_step: float | None = None) -> tuple[Char
     return tuple(charts)
 
 
-def _signs() -> list[tuple[str, str]]:
-    return [*_SPREADS.items(), *_RANKS.items(), *_WATCHED.items()]
-
-
 def _titled(name: str) -> str:
     return _TITLES.get(name, name.replace("_", " ").capitalize())
 
@@ -214,53 +209,34 @@ def _over_steps(run: RunLines, name: str, title: str, text: str, *, smooth: bool
 
 
 def collapse_note(run: RunLines) -> tuple[str, ...]:
-    """Sentences on signs that scans are no longer told apart; none where all is well or the run is too short.
+    """What the guard of the run saw of features that become the same for all scans; none where all is well.
 
     Args:
         run: what it logged.
     """
-    found = []
-    for name, text in _SPREADS.items():
-        values = run.line(name).y
-        if len(values) < _FEWEST:
-            continue
-        first, last = median(values[:3]), median(values[-10:])
-        if last < COLLAPSE_SHARE * first:
-            found.append(f"the {text} fell from {first:.3g} to {last:.3g}")
-    for name, text in _RANKS.items():
-        values = run.line(name).y
-        if len(values) >= _FEWEST and median(values[-10:]) < LEAST_RANK:
-            found.append(f"the {text} ended at {median(values[-10:]):.3g}")
+    found = CollapseGuard().take_up(run.lines)
     if not found:
         return ()
     return (
-        f"Scans may no longer be told apart: {'; '.join(found)}. The encoder may have collapsed. More steps, a larger "
-        "batch or another method (mae does not collapse this way) are what to try.",
+        f"Scans may no longer be told apart: {'; '.join(finding.text for finding in found)}. The encoder may have "
+        "collapsed. train.log names the likeliest cause. More steps, a larger batch or another method (mae does not "
+        "collapse this way) are what to try.",
     )
 
 
 def collapse_table(run: RunLines) -> Table | None:
-    """First and last values of every sign of collapse, and what they say.
+    """First and last values of every sign of collapse, and what the guard of the run says of them.
 
     Args:
         run: what it logged.
     """
+    guard = CollapseGuard()
+    guard.take_up(run.lines)
     rows = []
-    for name, text in _signs():
+    for name, text in _SIGNS.items():
         values = run.line(name).y
-        if not values:
-            continue
-        first, last = median(values[:3]), median(values[-10:])
-        rows.append((name, text, f"{first:.3g}", f"{last:.3g}", _says(name, len(values), first, last)))
+        if values:
+            ends = (f"{median(values[:3]):.3g}", f"{median(values[-10:]):.3g}")
+            rows.append((name, text, *ends, _SAYS[guard.state(name)]))
     columns = ("sign", "what it is", "first (median of 3)", "last (median of 10)", "says")
     return as_table(columns, rows, "Signs of collapse") if rows else None
-
-
-def _says(name: str, count: int, first: float, last: float) -> str:
-    if name in _WATCHED:
-        return "for comparison; not judged"
-    if count < _FEWEST:
-        return f"not judged: {count} of at least {_FEWEST} lines"
-    if name in _RANKS:
-        return "suspicious: near 1" if last < LEAST_RANK else "no sign of collapse"
-    return "suspicious: a third or less" if last < COLLAPSE_SHARE * first else "no sign of collapse"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import mean
+from typing import Literal
 
 __all__ = ["SIGNS", "CollapseGuard", "Finding"]
 
@@ -54,6 +55,7 @@ class CollapseGuard:
 
     first: dict[str, list[float]] = field(default_factory=dict)
     since: dict[str, list[float]] = field(default_factory=dict)  # values since the last look
+    looks: dict[str, int] = field(default_factory=dict)
     below: dict[str, int] = field(default_factory=dict)  # looks in a row
     told: bool = False
 
@@ -79,11 +81,29 @@ class CollapseGuard:
                     self.since.setdefault(sign, []).append(float(value))
         return self._judge(int(line["step"] or 0)) if look else ()
 
+    def take_up(self, lines: Iterable[Mapping[str, float | int | None]]) -> tuple[Finding, ...]:
+        """Take the lines of a metrics.jsonl; the monitor looked where one has its rank.
+
+        Args:
+            lines: in order.
+
+        Returns:
+            Nothing, or what was seen.
+        """
+        return tuple(finding for line in lines for finding in self.add(line, look="monitor_rank_me" in line))
+
+    def state(self, sign: str) -> Literal["fell", "held", "not judged"]:
+        """How a sign stood at the last looks; not judged before the second one, and where no scans are compared."""
+        if self.looks.get(sign, 0) < _LOOKS_IN_A_ROW:
+            return "not judged"
+        return "fell" if self.below[sign] >= _LOOKS_IN_A_ROW else "held"
+
     def _judge(self, step: int) -> tuple[Finding, ...]:
         found = []
         for sign, values in self.since.items():
             point, first, now = SIGNS[sign], mean(self.first[sign]), mean(values)
             meant = first - point > (_LEAST_SPREAD if point else 0.0)
+            self.looks[sign] = self.looks.get(sign, 0) + 1
             self.below[sign] = self.below.get(sign, 0) + 1 if meant and now - point < SHARE * (first - point) else 0
             if self.below[sign] >= _LOOKS_IN_A_ROW:
                 found.append(Finding(sign, step, first, now))

@@ -71,8 +71,8 @@ class Monitor:
 
     def take_up(self, lines: Sequence[Line]) -> None:
         """Remember the lines that a continued run has already."""
+        self.guard.take_up(lines)
         for line in lines:
-            self.guard.add(line, look="monitor_rank_me" in line)
             self._is_best(line)
 
     def due(self, step: int) -> bool:

@@ -31,6 +31,7 @@ from headctssl.reporting.metrics_parts import metrics_table, threshold_section
 from headctssl.reporting.page import CaseCard, Page, Picture, Section, as_table, data_uri, without_paths, write_page
 from headctssl.reporting.report import report
 from headctssl.reporting.run_parts import interval_text, setting_rows
+from headctssl.training.collapse import CollapseGuard
 
 EVIL = "<script>alert(1)</script>"
 
@@ -50,19 +51,31 @@ def lines_of(**curves: list[float]) -> RunLines:
     )
 
 
-def test_collapse_is_told_and_health_is_not() -> None:
+def looked_at(every: int = 10, **curves: list[float]) -> RunLines:
+    """Lines from step 1 on; the monitor looked at every tenth, with a rank that says nothing."""
+    lines = [{**line, "step": line["step"] + 1} for line in lines_of(**curves).lines]
+    return RunLines(tuple({**line, "monitor_rank_me": 1.05} if line["step"] % every == 0 else line for line in lines))
+
+
+def test_the_page_says_of_collapse_what_the_guard_of_the_run_says() -> None:
     healthy, falling = [0.1] * 40, [0.1 * 0.9**i for i in range(40)]
-    assert collapse_note(lines_of(feature_std=healthy, embedding_rank=[2.0] * 40)) == ()
-    assert "fell from" in collapse_note(lines_of(feature_std=falling))[0]
-    assert "ended at 1.1" in collapse_note(lines_of(feature_std=healthy, embedding_rank=[1.1] * 40))[0]
-    assert collapse_note(lines_of(feature_std=falling[:5])) == ()
-    table = collapse_table(lines_of(feature_std=falling, embedding_rank=[1.9] * 40, monitor_rank_me=[1.0] * 40))
+    assert collapse_note(looked_at(embedding_std=healthy, embedding_rank=[2.0] * 40)) == ()
+    for fallen in ({"feature_std": falling}, {"embedding_rank": [3.0] * 10 + [1.1] * 30}):
+        logged = looked_at(embedding_std=healthy, **fallen)
+        (finding,) = CollapseGuard().take_up(logged.lines)
+        (note,) = collapse_note(logged)
+        assert finding.text in note
+        assert finding.sign in fallen
+    assert collapse_note(looked_at(embedding_std=falling[:15])) == (), "one look is noise"
+    assert collapse_note(looked_at(feature_std=falling)) == (), "a method that compares no scans"
+    table = collapse_table(looked_at(feature_std=falling, embedding_std=healthy, monitor_feature_std=falling))
     assert table is not None
-    assert [row[-1].split(":")[0] for row in table.rows] == [
-        "suspicious",
-        "no sign of collapse",
-        "for comparison; not judged",
-    ]
+    assert {row[0]: row[-1].split(":")[0] for row in table.rows} == {
+        "feature_std": "suspicious",
+        "embedding_std": "no sign of collapse",
+        "monitor_feature_std": "not judged",
+        "monitor_rank_me": "no sign of collapse",
+    }
     assert collapse_table(lines_of(loss=healthy)) is None
 
 
