@@ -61,14 +61,14 @@ def call(methods: Sequence[str], encoders: Sequence[str], seeds: int, num_jobs: 
     words = ["-d", str(learning.DATASET), "--encoders", *encoders, "--methods", *methods, "--adapt", "linear"]
     words += ["--few_shots", *BUDGETS, "--seeds", str(seeds), "--num_jobs", str(num_jobs), "--device", "cpu"]
     # The settings of benchmarks.learning, so that its runs are this comparison's.
-    return [*words, *(word for text in learning._SETTINGS for word in ("--set", f"pretrain.{text}"))]
+    return [*words, *(word for text in learning.SETTINGS for word in ("--set", f"pretrain.{text}"))]
 
 
 def _compare(args: argparse.Namespace) -> int:
     from headctssl.cli.main import main as headct
     from headctssl.paths import results_dataset
 
-    learning._ensure_data()
+    learning.ensure_data()
     began = time.monotonic()
     code = headct(["compare", *call(args.methods, args.encoders, args.seeds, args.num_jobs)])
     print(f"headct_compare took {(time.monotonic() - began) / 60:.1f} minutes")
@@ -129,7 +129,7 @@ def part_of(found: Comparison) -> list[str]:
         )
         if missing
     ]
-    others = sorted(set(found.grid.pretrain_overrides) ^ set(learning._SETTINGS))
+    others = sorted(set(found.grid.pretrain_overrides) ^ set(learning.SETTINGS))
     if not lacking and not others:
         return []
     words = f"**A part of what `make compare` runs**; not run: {'; '.join(lacking) or 'nothing'}."

@@ -41,7 +41,7 @@ THRICE = ("mae", "dino", "lejepa")
 """Methods with three seeds; the others have one."""
 RANDOM_SEEDS = tuple(range(5))
 BASELINES = ("histogram", "random")
-_SETTINGS = (
+SETTINGS = (
     f"training.batch_size={BATCH}",
     f"training.num_steps={SCANS // BATCH}",
     "training.precision=bf16",  # not what this machine is good at: a row is of the settings, on any machine
@@ -127,7 +127,7 @@ def task_digest() -> str:
     """SHA-256 over what all rows share, first 16 hex digits: phantom, length, settings."""
     from headctssl.ingest.phantom.profiles import find_profile
 
-    told = [CASES, TEST_CASES, PHANTOM_SEED, repr(find_profile(PROFILE)), _SETTINGS]
+    told = [CASES, TEST_CASES, PHANTOM_SEED, repr(find_profile(PROFILE)), SETTINGS]
     return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:16]
 
 
@@ -143,7 +143,7 @@ def _one(job: Job) -> int:
     with held:
         began = time.perf_counter()
         with lock_file(_folder() / "data.lock", wait=True):
-            _ensure_data()
+            ensure_data()
         try:
             row = _baseline(job) if job.method in BASELINES else _run(job)
         except UsageError as error:
@@ -171,7 +171,7 @@ def _claimed(job: Job) -> bool:
     return False
 
 
-def _ensure_data() -> None:
+def ensure_data() -> None:
     """The phantom, planned and preprocessed."""
     import headctssl
     from headctssl.errors import UsageError
@@ -264,7 +264,7 @@ def _begun(job: Job) -> bool:
 
 
 def _overrides(seed: int) -> tuple[str, ...]:
-    return (*_SETTINGS, f"training.seed={seed}")
+    return (*SETTINGS, f"training.seed={seed}")
 
 
 def _settings(method: str, config: str, seed: int) -> RunSettings:

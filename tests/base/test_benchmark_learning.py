@@ -26,7 +26,7 @@ def learning(monkeypatch: pytest.MonkeyPatch, roots: Path):  # type: ignore[no-u
         ("THRICE", ("mae",)),
         ("RANDOM_SEEDS", (0, 1)),
         (
-            "_SETTINGS",
+            "SETTINGS",
             (
                 "training.batch_size=8",
                 "training.num_steps=4",
