@@ -293,13 +293,13 @@ def _finite(line: Line) -> Line:
     """A line without points that are not finite, at most `MOST_POINTS`, each the median of its neighbours."""
     keep = [i for i in range(len(line.x)) if np.isfinite(line.x[i]) and np.isfinite(line.y[i])]
 
-    def of(values: Sequence[float] | None, merge: Callable[[Floats], object]) -> list[float] | None:
+    def of(values: Sequence[float] | None, merge: Callable[[Floats], float]) -> list[float] | None:
         if values is None:
             return None
         kept = np.array([values[i] for i in keep], np.float64)
         if len(kept) <= MOST_POINTS:
             return [float(v) for v in kept]
-        return [float(merge(part)) for part in np.array_split(kept, MOST_POINTS)]  # type: ignore[arg-type]
+        return [float(merge(part)) for part in np.array_split(kept, MOST_POINTS)]
 
     x, y = of(line.x, np.median), of(line.y, np.median)
     return Line(line.name, x or [], y or [], of(line.low, np.min), of(line.high, np.max))

@@ -198,14 +198,14 @@ def _learning_curves(found: Comparison) -> Section:
     if len(budgets) < 2:
         return Section(title, ("Only one label budget was compared, so there is no curve.",))
     numbers = [b for b in budgets if b is not None]
-    place = {b: float(b) for b in numbers}
+    place: dict[int | None, float] = {b: float(b) for b in numbers}
     if None in budgets:
-        place[None] = 2.0 * max(numbers)  # type: ignore[index]
-    ticks = [(place[b], budget_text(b)) for b in budgets]  # type: ignore[index]
+        place[None] = 2.0 * max(numbers)
+    ticks = [(place[b], budget_text(b)) for b in budgets]
     charts: list[Chart] = []
     for test in found.tests:
         for name, arms in _groups(found):
-            lines = [_curve(found, test, arm, place) for arm in arms]  # type: ignore[arg-type]
+            lines = [_curve(found, test, arm, place) for arm in arms]
             charts.append(
                 line_chart(
                     [line for line in lines if line.x],

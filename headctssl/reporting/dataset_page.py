@@ -7,7 +7,7 @@ from pathlib import Path
 from headctssl.dataset.manifest import open_raw_dataset
 from headctssl.dataset.splits import Splits
 from headctssl.errors import HeadCTSSLError
-from headctssl.paths import data_root
+from headctssl.paths import RootKind, data_root
 from headctssl.planning.fingerprint import FINGERPRINT_NAME, DatasetFingerprint
 from headctssl.planning.plans import Plans
 from headctssl.preprocessing.index import CaseIndex
@@ -57,9 +57,9 @@ def _sides(folder: Path) -> tuple[Path | None, Path | None]:
     return raw, made
 
 
-def _under(kind: str, name: str, file: str) -> Path | None:
+def _under(kind: RootKind, name: str, file: str) -> Path | None:
     try:
-        found = data_root(kind) / name  # type: ignore[arg-type]
+        found = data_root(kind) / name
     except HeadCTSSLError:
         return None
     return found if (found / file).is_file() else None

@@ -134,7 +134,8 @@ def environment_section(run: Path) -> Section:
     content = read_object(run / "environment.json")
     packages = content.pop("packages", [])
     rows = setting_rows(content)
-    pairs = [(str(p[0]), str(p[1])) for p in packages if isinstance(p, list) and len(p) == 2] if packages else []  # type: ignore[union-attr]
+    listed = packages if isinstance(packages, list) else []
+    pairs = [(str(p[0]), str(p[1])) for p in listed if isinstance(p, list) and len(p) == 2]
     tables = (as_table(("item", "value"), rows, "Machine"), as_table(("package", "version"), pairs, "Packages"))
     return Section(title, tables=tables, folded=True)
 
