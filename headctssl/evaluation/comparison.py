@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field
 
 from headctssl.errors import unknown_name
+from headctssl.finetuning.settings import Adaptation
 from headctssl.settings import Settings
 
 __all__ = [
+    "REGRESSION",
     "TIDY_COLUMNS",
     "Arm",
     "ArmKind",
@@ -24,6 +26,9 @@ __all__ = [
 ]
 
 Interval = tuple[float, float]
+
+REGRESSION: Final = "logistic regression"
+"""How an arm learns whose features are no encoder's of ours."""
 
 ArmKind = Literal["pretrained", "given", "scratch", "random", "histogram", "embeddings"]
 """Where the features of an arm come from: pretrained here, weights or vectors given by the user, or a baseline."""
@@ -43,7 +48,9 @@ class Arm(Settings):
     kind: ArmKind = Field(description="Where its features come from.")
     method: str = Field(description="Objective, name of given weights or vectors, or the name of the baseline.")
     encoder: str = Field("", description="Encoder preset; '' where there is no encoder of ours.")
-    adapt: str = Field(description="full, linear, ...; 'logistic regression' where scikit-learn learns.")
+    adapt: Adaptation | Literal["logistic regression"] = Field(
+        description="full, linear, ...; 'logistic regression' where scikit-learn learns."
+    )
 
 
 class Grid(Settings):

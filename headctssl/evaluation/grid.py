@@ -10,7 +10,7 @@ from typing import get_args
 
 import headctssl
 from headctssl.errors import UsageError, unknown_name
-from headctssl.evaluation.comparison import Arm, Grid
+from headctssl.evaluation.comparison import REGRESSION, Arm, Grid
 from headctssl.finetuning.settings import Adaptation
 from headctssl.methods import list_methods
 from headctssl.presets import encoder_preset, pair_refusal
@@ -36,7 +36,6 @@ FROZEN = tuple(name for name in get_args(Adaptation) if name in ("linear", "atte
 """Ways of adaptation that leave the encoder as it is: what they find in random weights needs no learning."""
 
 HISTOGRAM = "histogram"
-REGRESSION = "logistic regression"
 
 
 @dataclass(frozen=True)
@@ -200,12 +199,13 @@ def reference_of(arm: Arm, arms: Sequence[Arm]) -> Arm | None:
     return next((other for other in scratch if other.encoder == arm.encoder), scratch[0])
 
 
-def cell_key(cell: Cell, *, grid: Grid, start: Mapping[str, JsonValue], cases: str) -> str:
+def cell_key(cell: Cell, *, grid: Grid, labels: Sequence[str], start: Mapping[str, JsonValue], cases: str) -> str:
     """The digest of everything that decides what a run gives, first 16 hex digits.
 
     Args:
         cell: the run.
-        grid: fold, labels and settings of adaptation count; which other runs there are does not.
+        grid: fold and settings of adaptation count; which other runs there are does not.
+        labels: names of the labels that are learnt, in order.
         start: what the arm begins with: hash of the weights or vectors, encoder, storage and input.
         cases: digest over the ids, sources, labels and parts of all cases that it learns from and is judged by.
     """
@@ -219,7 +219,7 @@ def cell_key(cell: Cell, *, grid: Grid, start: Mapping[str, JsonValue], cases: s
         "seed": cell.seed,
         "draw": cell.draw,
         "fold": grid.fold,
-        "labels": grid.labels,
+        "labels": labels,
         "overrides": sorted(grid.finetune_overrides),
         "start": dict(start),
         "cases": cases,

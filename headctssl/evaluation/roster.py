@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from headctssl.contract import LabelSpec, StorageRule
 from headctssl.dataset.manifest import RawDataset, load_raw_dataset
 from headctssl.dataset.splits import Splits, load_splits
-from headctssl.errors import DataError, UsageError, unknown_name
-from headctssl.finetuning.cohort import Cohort, make_cohort
+from headctssl.errors import DataError
+from headctssl.finetuning.cohort import Cohort, choose_labels, make_cohort
 from headctssl.finetuning.few_shot import FewShots
 from headctssl.paths import preprocessed_dataset
 from headctssl.preprocessing.index import CaseIndex
@@ -45,28 +45,21 @@ class Roster:
             HeadCTSSLError: there is no such dataset or label, or a label is not binary.
         """
         raw = load_raw_dataset(dataset_id)
-        known = {spec.name: spec for spec in raw.info.labels}
-        if labels is None:
-            labels = [spec.name for spec in raw.info.labels if spec.type == "binary"]
-        for name in labels:
-            if name not in known:
-                raise unknown_name("label", name, known)
-        if len(set(labels)) < len(labels):
-            raise UsageError("A label is given twice.", got=" ".join(labels), expected="each once", do="Remove one.")
-        specs = tuple(known[name] for name in labels)
-        left_out = [
-            f"{raw.folder.name}: label '{spec.name}' is {spec.type}: left out"
-            for spec in raw.info.labels
-            if spec.type != "binary"
-        ]
+        binary = [spec.name for spec in raw.info.labels if spec.type == "binary"]
+        specs = choose_labels(raw.info.labels, binary if labels is None else labels)
         other = [f"{spec.name} ({spec.type})" for spec in specs if spec.type != "binary"]
         if other:
             raise DataError(
-                "A comparison is of binary labels.",
+                "A comparison ranks by AUROC, which only binary labels have.",
                 got=", ".join(other),
                 expected="binary labels",
-                do="Choose binary labels with --labels.",
+                do=f"Name some of {', '.join(binary)} with --labels, or fine-tune and evaluate the others one by one.",
             )
+        left_out = [
+            f"{raw.folder.name}: label '{spec.name}' is {spec.type}: left out, since a comparison ranks by AUROC"
+            for spec in raw.info.labels
+            if labels is None and spec.type != "binary"
+        ]
         return cls(raw, specs, fold, left_out)
 
     @property

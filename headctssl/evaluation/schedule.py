@@ -9,7 +9,7 @@ from pathlib import Path
 
 from headctssl.contract import StorageRule
 from headctssl.evaluation.cells import is_kept
-from headctssl.evaluation.comparison import Arm, Grid
+from headctssl.evaluation.comparison import REGRESSION, Arm, Grid
 from headctssl.evaluation.embeddings import Embeddings
 from headctssl.evaluation.encoders import PretrainingRun
 from headctssl.evaluation.grid import Cell, cell_key
@@ -107,7 +107,9 @@ class Schedule:
             roster = self.rosters[cell.dataset_id]
             index = roster.index(self.storage(cell))
             cases = roster.cohort(index, cell.label_budget, cell.draw).digest(index)
-            self._keys[cell] = cell_key(cell, grid=self.grid, start=self._identity(cell), cases=cases)
+            self._keys[cell] = cell_key(
+                cell, grid=self.grid, labels=roster.labels, start=self._identity(cell), cases=cases
+            )
         return self._keys[cell]
 
     def _identity(self, cell: Cell) -> dict[str, JsonValue]:
@@ -154,13 +156,14 @@ class Schedule:
             yield self._probe_job(dataset_id, name, placed)
 
     def _call(self, cell: Cell, key: str) -> Call:
-        weights = self.weights_of(cell)
+        weights, adapt = self.weights_of(cell), cell.arm.adapt
         assert weights is not None, "a cell that is fine-tuned"
+        assert adapt != REGRESSION, "a cell that is fine-tuned"
         return Call(
             dataset_id=cell.dataset_id,
             weights=weights,
             config=cell.arm.encoder if weights == "scratch" else None,
-            adapt=cell.arm.adapt,  # type: ignore[arg-type]  # checked against the ways there are
+            adapt=adapt,
             few_shots=cell.label_budget,
             fold=self.grid.fold,
             labels=self.rosters[cell.dataset_id].labels_asked,

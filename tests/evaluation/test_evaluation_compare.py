@@ -10,6 +10,7 @@ import time
 from collections import Counter
 
 import numpy as np
+import pandas as pd
 import pytest
 from small_heads import make_dataset, make_encoder
 
@@ -18,6 +19,8 @@ from headctssl.errors import DataError, UsageError
 from headctssl.evaluation.cells import read_predictions
 from headctssl.evaluation.compare import compare
 from headctssl.evaluation.comparison import TIDY_COLUMNS, Comparison
+from headctssl.evaluation.roster import Roster
+from headctssl.metrics.paired import holm
 from headctssl.paths import ROOT_KINDS
 from headctssl.preprocessing.plan_and_preprocess import plan_and_preprocess
 from headctssl.settings import read_json
@@ -169,6 +172,58 @@ def test_a_run_with_other_settings_is_refused_and_the_field_named(finished, kill
     with pytest.raises(UsageError, match=r"training\.num_steps") as caught:
         compare(2, **{**asked, "overrides": ("pretrain.training.num_steps=3", FAST[1])})
     assert "--set pretrain" in caught.value.do
+
+
+def test_p_values_are_corrected_for_all_comparisons_of_the_file(finished):
+    raw = {(e.label_budget, e.arm): e.p_value for e in finished.comparison.ranking if e.p_value is not None}
+    found = {(e.label_budget, e.arm): e.p_holm for e in finished.comparison.ranking if e.p_holm is not None}
+    assert found.keys() == raw.keys()
+    assert len(raw) == 2 * 8  # every arm but the two from scratch, at both budgets
+    assert found == dict(zip(raw, holm(list(raw.values())), strict=True))
+    assert found != raw
+
+
+def test_a_changed_label_makes_new_runs(roots):
+    raw = make_dataset(3, 24)
+    plan_and_preprocess([3], num_workers=1, quiet=True)
+    first = compare(3, **ONE)
+    test = json.loads(next((roots / "preprocessed").glob("*/splits.json")).read_text())["test"][0]
+    table = pd.read_csv(raw / "cases.csv", dtype=str, keep_default_na=False)
+    row = table["case_id"] == test
+    table.loc[row, "noise"] = {"0": "1", "1": "0"}[table.loc[row, "noise"].item()]
+    table.to_csv(raw / "cases.csv", index=False)
+    second = compare(3, **ONE)
+    assert {cell.status for cell in second.comparison.cells} == {"done"}, "no kept result is of the old labels"
+    assert second.comparison.tests[0].positives != first.comparison.tests[0].positives
+    info = json.loads((raw / "dataset.json").read_text())
+    info["labels"] = {{"noise": "sound"}.get(name, name): spec for name, spec in info["labels"].items()}
+    (raw / "dataset.json").write_text(json.dumps(info))
+    table.rename(columns={"noise": "sound"}).to_csv(raw / "cases.csv", index=False)
+    third = compare(3, **ONE)
+    assert {cell.status for cell in third.comparison.cells} == {"done"}, "nor of the old name of a label"
+    assert {score.label for entry in third.comparison.ranking for score in entry.labels} == {"bleed", "sound"}
+
+
+def test_labels_without_an_auroc_are_left_out_and_told_or_refused(roots):
+    raw = make_dataset(4, 8)
+    info = json.loads((raw / "dataset.json").read_text())
+    info["labels"]["noise"] = {"type": "continuous"}
+    (raw / "dataset.json").write_text(json.dumps(info))
+    roster = Roster.open(4, None, "0")
+    assert roster.labels == ("bleed",)
+    assert roster.left_out == (
+        "Dataset004_Small: label 'noise' is continuous: left out, since a comparison ranks by AUROC",
+    )
+    assert Roster.open(4, ("bleed",), "0").left_out == ()
+    with pytest.raises(DataError, match="ranks by AUROC") as caught:
+        Roster.open(4, ("bleed", "noise"), "0")
+    assert caught.value.got == "noise (continuous)"
+    assert "bleed" in caught.value.do
+    info["labels"]["bleed"] = {"type": "continuous"}
+    (raw / "dataset.json").write_text(json.dumps(info))
+    plan_and_preprocess([4], num_workers=1, quiet=True)
+    with pytest.raises(UsageError, match="None of the datasets has a binary label"):
+        compare(4, **ONE)
 
 
 def test_overlap_is_refused_then_marked(finished, small, capsys):
