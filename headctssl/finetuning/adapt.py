@@ -18,7 +18,7 @@ from headctssl.finetuning.label_loss import LabelLoss
 from headctssl.finetuning.mirror import mirror_of
 from headctssl.finetuning.phases import Phases, head_steps
 from headctssl.finetuning.settings import FinetuneSettings
-from headctssl.finetuning.tasks import Classifier, ClassifyTask, HeadInputs
+from headctssl.finetuning.tasks import Classifier, ClassifyTask, Features
 from headctssl.finetuning.whole_head import encode, encode_stored, stored_views
 from headctssl.loading.loader import BatchLoader
 from headctssl.networks.heads import ClassifierHead
@@ -234,7 +234,7 @@ def inputs_of(lesson: Lesson, index: CaseIndex, module: nn.Module | None = None)
     """
     classifier = lesson.classifier
     return encode_stored(
-        module or HeadInputs(classifier.encoder.to(lesson.device), classifier.head.reads_tokens),
+        module or Features(classifier.encoder.to(lesson.device), tokens=classifier.head.reads_tokens),
         index,
         lesson.settings.input,
         batch_size=lesson.settings.task.eval_batch_size,

@@ -87,14 +87,16 @@ class Members(nn.Module):
 
     def __init__(self, members: Sequence[Classifier], *, features: bool) -> None:
         super().__init__()
-        self.members = nn.ModuleList(members)
+        self.classifiers = tuple(members)
+        self.members = nn.ModuleList(members)  # the same, for `to` and `eval`
         self.features = features
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs of all members, float32."""
-        parts = [member(x) for member in self.members]
+        found = [classifier.with_features(x) for classifier in self.classifiers]
+        parts = [outputs for outputs, _ in found]
         if self.features:
-            parts += [member.encoder.features_only(x).float() for member in self.members]  # type: ignore[union-attr,operator]
+            parts += [features.float() for _, features in found]
         return torch.cat(parts, dim=1)
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from headctssl.finetuning.adapt import Labelled, Lesson, inputs_of, settle_norm
-from headctssl.finetuning.tasks import HeadInputs
+from headctssl.finetuning.tasks import Features
 from headctssl.finetuning.whole_head import encode, stored_views
 from headctssl.networks.encoder import Encoder
 from headctssl.training.distributed import gather_shares, share_of
@@ -56,7 +56,7 @@ class ComputedInputs:
         parts = [rows.tolist() for rows in torch.split(order, batch_size)]
         mine = [share_of(rows, lesson.process) for rows in parts]
         wanted = [row for share in mine for row in share]
-        module = HeadInputs(lesson.classifier.encoder, lesson.classifier.head.reads_tokens)
+        module = Features(lesson.classifier.encoder, tokens=lesson.classifier.head.reads_tokens)
         computed: Iterator[Tensor] = iter(())
         if wanted:
             views = stored_views(

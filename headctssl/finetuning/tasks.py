@@ -22,23 +22,24 @@ from headctssl.networks.encoder import Encoder
 from headctssl.networks.heads import ClassifierHead, build_head
 from headctssl.networks.lora import lora_layers
 from headctssl.planning.run_settings import ViewSettings
-from headctssl.types import Clock, StepResult, Views
+from headctssl.types import Clock, EncoderOutput, StepResult, Views
 
-__all__ = ["Classifier", "ClassifyTask", "Features", "HeadInputs", "classifier_from", "with_prior"]
+__all__ = ["Classifier", "ClassifyTask", "Features", "classifier_from", "with_prior"]
 
 Weights = Mapping[str, Tensor]
 
 
 class Features(nn.Module):
-    """An encoder reduced to its features, (B, C, D, H, W) -> (B, F)."""
+    """An encoder reduced to its features, (B, C, D, H, W) -> (B, F), or to its tokens, (B, N, F)."""
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, *, tokens: bool = False) -> None:
         super().__init__()
         self.encoder = encoder
+        self.tokens = tokens
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features of a batch of views in [0, 1]."""
-        return self.encoder.features_only(x)
+        """Features or tokens of a batch of views in [0, 1]."""
+        return _read(self.encoder, x, tokens=self.tokens)[0]
 
 
 class Classifier(nn.Module):
@@ -51,27 +52,26 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Outputs (B, O) float32, see `outputs.predictions`, of views (B, C, D, H, W) in [0, 1]."""
-        outputs: Tensor = self.head(self.read(x))
-        return outputs
+        return self.with_features(x)[0]
 
-    def read(self, x: Tensor) -> Tensor:
-        """What the head reads of views: features (B, F), or tokens (B, N, F)."""
-        read: Tensor = self.encoder(x).tokens if self.head.reads_tokens else self.encoder.features_only(x)
-        return read
+    def with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs (B, O) float32 and the encoder's features (B, F), from one pass of the encoder."""
+        read, features = self.read(x)
+        outputs: Tensor = self.head(read)
+        return outputs, features
+
+    def read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the head reads of views, features (B, F) or tokens (B, N, F), and the features in either case."""
+        return _read(self.encoder, x, tokens=self.head.reads_tokens)
 
 
-class HeadInputs(nn.Module):
-    """An encoder reduced to what a head reads, (B, C, D, H, W) -> (B, F), or (B, N, F) for one that reads tokens."""
-
-    def __init__(self, encoder: Encoder, reads_tokens: bool) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.reads_tokens = reads_tokens
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Features or tokens of a batch of views in [0, 1]."""
-        read: Tensor = self.encoder(x).tokens if self.reads_tokens else self.encoder.features_only(x)
-        return read
+def _read(encoder: Encoder, x: Tensor, *, tokens: bool) -> tuple[Tensor, Tensor]:
+    """Tokens, where they are asked for, or features; and the features."""
+    if tokens:
+        found: EncoderOutput = encoder(x)
+        return found.tokens, found.features
+    features = encoder.features_only(x)
+    return features, features
 
 
 def classifier_from(contract: Contract, tensors: Weights) -> Classifier:
@@ -195,7 +195,7 @@ class ClassifyTask(nn.Module):
         rests = self.phases is not None and self.phases.frozen(clock.step)
         self.classifier.encoder.train(self.training and not rests)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not rests):
-            read = self.classifier.read(view)
+            read, _ = self.classifier.read(view)
         outputs: Tensor = self.classifier.head(read)
         return outputs
 

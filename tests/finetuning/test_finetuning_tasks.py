@@ -1,4 +1,4 @@
-"""Tests of finetuning/tasks.py: the prior correction, independence of batch mates, parameter groups."""
+"""Tests of finetuning/tasks.py and ensemble.py: the prior correction, independence of batch mates, parameter groups."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import torch
 from small_heads import INPUT
 
 from headctssl.contract import HeadSettings, LabelSpec
+from headctssl.finetuning.ensemble import Members
 from headctssl.finetuning.label_loss import LabelLoss
 from headctssl.finetuning.settings import TaskSettings
-from headctssl.finetuning.tasks import Classifier, ClassifyTask, with_prior
+from headctssl.finetuning.tasks import Classifier, ClassifyTask, Features, with_prior
 from headctssl.finetuning.whole_head import encode
 from headctssl.networks import build_encoder
 from headctssl.networks.heads import build_head
@@ -20,10 +21,10 @@ from headctssl.training.optimizer import check_groups
 CPU = torch.device("cpu")
 
 
-def small_classifier(outputs=2, seed=0):
+def small_classifier(outputs=2, seed=0, kind="linear"):
     torch.manual_seed(seed)
     encoder = build_encoder("vit_test")
-    return Classifier(encoder, build_head(HeadSettings(), encoder.embed_dim, outputs))
+    return Classifier(encoder, build_head(HeadSettings(kind=kind), encoder.embed_dim, outputs))
 
 
 def test_prior_correction_restores_the_share_of_positives():
@@ -66,6 +67,25 @@ def test_a_prediction_does_not_depend_on_batch_mates_order_or_batch_size():
     with torch.no_grad():
         mixed = classifier(views[:2])
     assert not torch.allclose(mixed, whole[:2], atol=1e-3)  # in train mode it would depend
+
+
+@pytest.mark.parametrize("kind", ["linear", "attentive"])
+def test_members_give_outputs_and_features_of_each_from_one_pass_of_its_encoder(kind):
+    members = [small_classifier(seed=seed, kind=kind).eval() for seed in (0, 1)]
+    views = torch.rand(3, 3, 24, 24, 24)
+    with torch.no_grad():
+        outputs = [member(views) for member in members]
+        features = [Features(member.encoder)(views) for member in members]
+    passes = [0, 0]
+    for k, member in enumerate(members):
+        # Every pass of an encoder, of tokens or of features alone, goes through its first block.
+        member.encoder.blocks[0].register_forward_hook(lambda *_, k=k: passes.__setitem__(k, passes[k] + 1))
+    assert torch.allclose(
+        encode(Members(members, features=True), [views], CPU), torch.cat([*outputs, *features], 1), atol=1e-5
+    )
+    assert passes == [1, 1]
+    assert torch.equal(encode(Members(members, features=False), [views], CPU), torch.cat(outputs, 1))
+    assert not torch.allclose(features[0], features[1], atol=0.1)
 
 
 def test_a_task_gives_every_parameter_one_group_and_the_head_its_rate():
