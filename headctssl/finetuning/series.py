@@ -43,7 +43,12 @@ def number_of(shots: Shots) -> int | None:
     if shots is None or isinstance(shots, int):
         return shots
     if shots != ALL:
-        raise UsageError("The number of shots is none.", got=shots, expected="a number or 'all'", do="Correct it.")
+        raise UsageError(
+            "This is not a number of shots.",
+            got=f"--few_shots {shots}",
+            expected=f"patients per class, as 8, or '{ALL}' for every training case",
+            do="Correct --few_shots.",
+        )
     return None
 
 

@@ -60,7 +60,12 @@ def test_no_subject_is_in_two_parts_of_any_fold_or_draw(dataset, shots, draw, ne
             # What an encoder pretrained on this dataset saw: training and validation cases of the splits.
             assert not {who[c] for f in splits.folds for c in (*f.train, *f.val)} & test
             assert set(cohort.train) <= {c for f in splits.folds for c in (*f.train, *f.val)}
-            assert not np.isnan(cohort.labels(cohort.train)).all(axis=1).any()
+            labels = cohort.labels(cohort.train)
+            assert not np.isnan(labels).all(axis=1).any()
+            if few is not None:
+                # A patient drawn for one label shows nothing of the other.
+                assert (labels == 1).sum(axis=0).max() <= shots
+                assert negatives == "all" or (labels == 0).sum(axis=0).max() <= shots
         if number < len(splits.folds):
             validated += splits.folds[number].val
     assert len(set(validated)) == len(validated)  # out-of-fold: each case once
