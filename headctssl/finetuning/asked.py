@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from headctssl.errors import UsageError
-from headctssl.finetuning.settings import Adaptation
+from headctssl.finetuning.mirror import mirror_of
+from headctssl.finetuning.phases import head_steps
+from headctssl.finetuning.settings import Adaptation, FinetuneSettings
+from headctssl.finetuning.situation import Situation
+from headctssl.settings import JsonValue, with_overrides
 
-__all__ = ["check_asked"]
+__all__ = ["check_asked", "check_start", "with_asked"]
 
 _NOT_IN_FROZEN = (
     "views.",
@@ -74,3 +78,84 @@ def check_asked(keys: Iterable[str], *, adapt: Adaptation, pretrained: bool) -> 
                 expected="a setting that changes this run",
                 do=f"Remove it{elsewhere}.",
             )
+
+
+def check_start(situation: Situation, overrides: Mapping[str, JsonValue]) -> None:
+    """Refuse to spare an encoder that knows nothing yet.
+
+    Args:
+        situation: start and adaptation.
+        overrides: what is asked for.
+
+    Raises:
+        UsageError: a schedule or LoRA that begins from random weights.
+    """
+    spares = overrides.get("task.schedule") in ("warmup", "sawtooth", "valley")
+    if situation.pretrained or not (spares or situation.adapt == "lora"):
+        return
+    raise UsageError(
+        "An encoder that begins from random weights has to learn from the first step, at its full rate.",
+        got="-w scratch with " + ("--adapt lora" if situation.adapt == "lora" else f"{overrides['task.schedule']}"),
+        expected="a pretrained encoder: these spare its weights",
+        do="Give a checkpoint to -w, or leave out task.schedule and --adapt lora.",
+    )
+
+
+def with_asked(settings: FinetuneSettings, overrides: Mapping[str, JsonValue]) -> FinetuneSettings:
+    """The settings with what is asked for in place of what was derived.
+
+    Args:
+        settings: as derived.
+        overrides: dotted keys.
+
+    Raises:
+        UsageError: a key or value that the settings do not have, or one that leaves itself or the run without effect.
+    """
+    changed = with_overrides(settings, overrides)
+    training = changed.training
+    if changed.head.batch_norm and training.batch_size // training.accumulation < 2:
+        raise UsageError(
+            "The head's BatchNorm needs two scans in a forward pass.",
+            got=f"training.batch_size={training.batch_size} over training.accumulation={training.accumulation}",
+            expected="at least 2",
+            do="Set another batch size, or head.batch_norm=false.",
+        )
+    if changed.views.flip_lr:
+        mirror_of(settings.labels)
+    elif "views.flip_probability" in overrides:
+        raise UsageError(
+            "The setting 'views.flip_probability' has no effect: views are flipped left and right or not at all.",
+            got="views.flip_probability without views.flip_lr",
+            expected="views.flip_lr=true beside it",
+            do="Add --set views.flip_lr=true, or remove it.",
+        )
+    _check_effects(changed, overrides)
+    return changed
+
+
+def _check_effects(settings: FinetuneSettings, overrides: Mapping[str, JsonValue]) -> None:
+    """Refuse what the other settings leave without effect, and phases that leave nothing of the run."""
+    task, training = settings.task, settings.training
+    alone = head_steps(task, training.num_steps)
+    idle = {
+        "lora.": (settings.adapt != "lora", "--adapt lora"),
+        "task.head_share": (alone == 0, "task.schedule=sawtooth or valley"),
+        "task.max_ratio": (task.balance != "weights", "task.balance=weights"),
+        "head.heads": (settings.head.kind != "attentive", "head.kind=attentive"),
+    }
+    for key in overrides:
+        for prefix, (is_idle, needs) in idle.items():
+            if key.startswith(prefix) and is_idle:
+                raise UsageError(
+                    f"The setting '{key}' has no effect here.",
+                    got=key,
+                    expected=needs,
+                    do=f"Add {needs}, or remove it.",
+                )
+    if alone + training.warmup_steps >= training.num_steps and alone:
+        raise UsageError(
+            "The phases of the schedule leave no step for learning after the warm-up.",
+            got=f"{alone} steps of the head alone and {training.warmup_steps} of warm-up in {training.num_steps}",
+            expected=f"{alone + training.warmup_steps + 1} steps or more",
+            do="Set more training.num_epochs, or a smaller task.head_share.",
+        )

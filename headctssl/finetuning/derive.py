@@ -7,14 +7,12 @@ from collections.abc import Mapping
 
 from headctssl.contract import HeadSettings, InputSpec
 from headctssl.errors import UsageError
-from headctssl.finetuning.asked import check_asked
-from headctssl.finetuning.mirror import mirror_of
-from headctssl.finetuning.phases import head_steps
+from headctssl.finetuning.asked import check_asked, check_start, with_asked
 from headctssl.finetuning.rates import HEADCT, OPENMIND, choose_rates
 from headctssl.finetuning.settings import FinetuneSettings, TaskSettings, token_gb
 from headctssl.finetuning.situation import Situation, Steps
 from headctssl.planning.run_settings import TrainingSettings, ViewSettings
-from headctssl.settings import JsonValue, with_overrides
+from headctssl.settings import JsonValue
 
 __all__ = ["Situation", "derive_settings"]
 
@@ -42,7 +40,7 @@ def derive_settings(
             expected="at least 2, better 20 or more",
             do="Choose labels that are known for more cases with --labels, or another fold with -f.",
         )
-    _check_start(situation, overrides)
+    check_start(situation, overrides)
     overrides = dict(overrides)
     frozen = situation.frozen
     batch = _batch_size(steps, situation, overrides)
@@ -87,20 +85,7 @@ def derive_settings(
             "decisions": tuple(steps.decisions),
         }
     )
-    return _with_asked(settings, overrides)
-
-
-def _check_start(situation: Situation, overrides: Mapping[str, JsonValue]) -> None:
-    """Refuse to spare an encoder that knows nothing yet."""
-    spares = overrides.get("task.schedule") in ("warmup", "sawtooth", "valley")
-    if situation.pretrained or not (spares or situation.adapt == "lora"):
-        return
-    raise UsageError(
-        "An encoder that begins from random weights has to learn from the first step, at its full rate.",
-        got="-w scratch with " + ("--adapt lora" if situation.adapt == "lora" else f"{overrides['task.schedule']}"),
-        expected="a pretrained encoder: these spare its weights",
-        do="Give a checkpoint to -w, or leave out task.schedule and --adapt lora.",
-    )
+    return with_asked(settings, overrides)
 
 
 def _tokens_fit(base: Mapping[str, object], situation: Situation, overrides: Mapping[str, JsonValue]) -> bool:
@@ -256,54 +241,3 @@ def _views(steps: Steps, frozen: bool, flip_lr: bool) -> ViewSettings:
         "features are computed without augmentation" if frozen else "labels belong to the whole scan",
     )
     return views
-
-
-def _with_asked(settings: FinetuneSettings, overrides: Mapping[str, JsonValue]) -> FinetuneSettings:
-    changed = with_overrides(settings, overrides)
-    training = changed.training
-    if changed.head.batch_norm and training.batch_size // training.accumulation < 2:
-        raise UsageError(
-            "The head's BatchNorm needs two scans in a forward pass.",
-            got=f"training.batch_size={training.batch_size} over training.accumulation={training.accumulation}",
-            expected="at least 2",
-            do="Set another batch size, or head.batch_norm=false.",
-        )
-    if changed.views.flip_lr:
-        mirror_of(settings.labels)
-    elif "views.flip_probability" in overrides:
-        raise UsageError(
-            "The setting 'views.flip_probability' has no effect: views are flipped left and right or not at all.",
-            got="views.flip_probability without views.flip_lr",
-            expected="views.flip_lr=true beside it",
-            do="Add --set views.flip_lr=true, or remove it.",
-        )
-    _check_effects(changed, overrides)
-    return changed
-
-
-def _check_effects(settings: FinetuneSettings, overrides: Mapping[str, JsonValue]) -> None:
-    """Refuse what the other settings leave without effect, and phases that leave nothing of the run."""
-    task, training = settings.task, settings.training
-    alone = head_steps(task, training.num_steps)
-    idle = {
-        "lora.": (settings.adapt != "lora", "--adapt lora"),
-        "task.head_share": (alone == 0, "task.schedule=sawtooth or valley"),
-        "task.max_ratio": (task.balance != "weights", "task.balance=weights"),
-        "head.heads": (settings.head.kind != "attentive", "head.kind=attentive"),
-    }
-    for key in overrides:
-        for prefix, (is_idle, needs) in idle.items():
-            if key.startswith(prefix) and is_idle:
-                raise UsageError(
-                    f"The setting '{key}' has no effect here.",
-                    got=key,
-                    expected=needs,
-                    do=f"Add {needs}, or remove it.",
-                )
-    if alone + training.warmup_steps >= training.num_steps and alone:
-        raise UsageError(
-            "The phases of the schedule leave no step for learning after the warm-up.",
-            got=f"{alone} steps of the head alone and {training.warmup_steps} of warm-up in {training.num_steps}",
-            expected=f"{alone + training.warmup_steps + 1} steps or more",
-            do="Set more training.num_epochs, or a smaller task.head_share.",
-        )
