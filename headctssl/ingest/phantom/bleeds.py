@@ -2,66 +2,75 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
 
 from headctssl.ingest.phantom.fields import Array, Ranges, Waves, coverage
-from headctssl.ingest.phantom.findings import Blob, Local, Side, side_share
-from headctssl.ingest.phantom.shapes import Triple
+from headctssl.ingest.phantom.findings import Local, Side, side_share, side_sign
+from headctssl.ingest.phantom.lump import Lump
+from headctssl.ingest.phantom.shapes import Triple, cube
 
-__all__ = ["Epidural", "Intraparenchymal", "Intraventricular", "Subarachnoid", "Subdural"]
+__all__ = ["Epidural", "Intraparenchymal", "Intraventricular", "Subarachnoid", "Subdural", "UnderSkull"]
 
 
 @dataclass(frozen=True)
-class Intraparenchymal:
-    """A bleed in the brain: a lumpy ellipsoid with a rim of oedema."""
+class Intraparenchymal(Lump):
+    """A bleed in the brain."""
+
+    kind: str = "IPH"
+
+
+@dataclass(frozen=True)
+class UnderSkull(ABC):
+    """Blood under the inner table of one side, as thick as its profile says, which pushes the brain inwards."""
 
     side: Side
     volume_ml: float
     hu: float
-    blob: Blob
-    level: float
-    oedema_mm: float
-    gap_mm: float
-    kind: str = "IPH"
+    thickness: float
 
-    @property
-    def ranges(self) -> Ranges:
-        """Bounding box with the oedema."""
-        return self.blob.box(self.level + 1.15 * self.oedema_mm)
+    @abstractmethod
+    def profile(self, local: Local) -> Array:
+        """Relative thickness: 1 in the middle, 0 at the edge, negative beyond."""
 
     def grow(self, local: Local) -> Array:
-        """Distance from the centre in mm, deformed."""
-        return self.blob.grow(local.position)
+        """The thickness that is needed to reach a place."""
+        profile = self.profile(local)
+        return np.where(profile > 0.02, np.maximum(-local.inner, 0) / np.maximum(profile, 0.02), np.float32(1e6))
 
     def allowed(self, local: Local, width: float) -> Array:
-        """Share of each place that is brain on this side."""
-        inside = coverage(local.surface + np.float32(self.gap_mm + 1), width)
-        inside *= 1 - coverage(local.ventricle - np.float32(0.7), width)
-        inside *= side_share(local, self.side, width)
-        return inside
+        """Share of each place that is inside the skull on this side."""
+        return coverage(local.inner, width) * self._aside(local, 2.0, width)
 
     def cover(self, local: Local, width: float) -> Array:
         """Share of each place that is blood."""
-        return coverage(self.grow(local) - np.float32(self.level), width) * self.allowed(local, width)
+        return coverage(-local.inner - self.depth(local), width) * self.allowed(local, width)
 
-    def oedema(self, local: Local, width: float) -> Array:
-        """Weight of oedema around the blood in [0, 1]."""
-        far = (self.grow(local) - np.float32(self.level)) * np.float32(1 / max(self.oedema_mm, 0.5))
-        return np.asarray(np.clip(1.15 - far, 0, 0.85) * self.allowed(local, width), np.float32)
+    def depth(self, local: Local) -> Array:
+        """How far it reaches under the inner table in mm; 0 or less where there is none."""
+        return np.asarray(np.float32(self.thickness) * self.profile(local), np.float32)
+
+    def pushed_mm(self, local: Local) -> Array:
+        """How far it pushes the surface of the brain inwards."""
+        return np.asarray(np.clip(self.depth(local), 0, None) * self.pushes(local), np.float32)
+
+    def pushes(self, local: Local) -> Array:
+        """Share of its depth by which it pushes: all on its side, none towards the midline."""
+        return self._aside(local, -1.0, 6.0)
+
+    def _aside(self, local: Local, over_mm: float, width: float) -> Array:
+        """Share of each place that is on this side of the skull, reaching `over_mm` beyond the middle."""
+        return coverage(np.float32(over_mm) - local.position[2] * np.float32(side_sign(self.side)), width)
 
 
 @dataclass(frozen=True)
-class Subdural:
+class Subdural(UnderSkull):
     """A bleed between dura and brain: a crescent along the inner table of one side."""
 
-    side: Side
-    volume_ml: float
-    hu: float
     centre: tuple[float, float]  # z, y
     extent: tuple[float, float]  # half extents in z, y
-    thickness: float
     floor_mm: float  # nothing below this z
     bounds: Ranges
     chronic: bool = False
@@ -79,53 +88,30 @@ class Subdural:
         q = ((z - np.float32(self.centre[0])) / self.extent[0]) ** 2
         return np.asarray(1 - q - ((y - np.float32(self.centre[1])) / self.extent[1]) ** 2, np.float32)
 
-    def grow(self, local: Local) -> Array:
-        """The thickness that is needed to reach a place."""
-        profile = self.profile(local)
-        return np.where(profile > 0.02, np.maximum(-local.inner, 0) / np.maximum(profile, 0.02), np.float32(1e6))
-
     def allowed(self, local: Local, width: float) -> Array:
         """Share of each place that is under the vault on this side."""
-        inside = coverage(local.inner, width)
-        sign = np.float32(1.0 if self.side == "left" else -1.0)
-        inside *= coverage(np.float32(2) - local.position[2] * sign, width)
-        inside *= coverage(np.float32(self.floor_mm) - local.position[0], width)
-        return inside
+        return super().allowed(local, width) * self._above(local, width)
 
-    def cover(self, local: Local, width: float) -> Array:
-        """Share of each place that is blood."""
-        return coverage(-local.inner - self.depth(local), width) * self.allowed(local, width)
+    def pushes(self, local: Local) -> Array:
+        """As that of any blood here, and none below its floor."""
+        return super().pushes(local) * self._above(local, 4.0)
 
-    def depth(self, local: Local) -> Array:
-        """How far it reaches under the inner table in mm; 0 or less where there is none."""
-        return np.asarray(np.float32(self.thickness) * self.profile(local), np.float32)
-
-    def pushed_mm(self, local: Local) -> Array:
-        """How far it pushes the surface of the brain inwards."""
-        sign = np.float32(1.0 if self.side == "left" else -1.0)
-        aside = coverage(np.float32(-1) - local.position[2] * sign, 6.0)
-        aside *= coverage(np.float32(self.floor_mm) - local.position[0], 4.0)
-        return np.asarray(np.clip(self.depth(local), 0, None) * aside, np.float32)
+    def _above(self, local: Local, width: float) -> Array:
+        return coverage(np.float32(self.floor_mm) - local.position[0], width)
 
 
 @dataclass(frozen=True)
-class Epidural:
+class Epidural(UnderSkull):
     """A bleed between skull and dura: a lens under one place of the vault."""
 
-    side: Side
-    volume_ml: float
-    hu: float
     centre: Triple  # on the inner table
     radius_mm: float
-    thickness: float
     kind: str = "EDH"
 
     @property
     def ranges(self) -> Ranges:
         """Bounding box."""
-        r = self.radius_mm + self.thickness + 3
-        z, y, x = ((c - r, c + r) for c in self.centre)
-        return (z, y, x)
+        return cube(self.centre, self.radius_mm + self.thickness + 3)
 
     def profile(self, local: Local) -> Array:
         """Relative thickness: 1 in the middle, 0 at the edge, negative beyond.
@@ -135,30 +121,6 @@ class Epidural:
         square = sum((p - np.float32(c)) ** 2 for p, c in zip(local.position, self.centre, strict=True))
         along = np.maximum(square - local.inner**2, 0)
         return np.asarray(1 - along * np.float32(1 / self.radius_mm**2), np.float32)
-
-    def grow(self, local: Local) -> Array:
-        """The thickness that is needed to reach a place."""
-        profile = self.profile(local)
-        return np.where(profile > 0.02, np.maximum(-local.inner, 0) / np.maximum(profile, 0.02), np.float32(1e6))
-
-    def allowed(self, local: Local, width: float) -> Array:
-        """Share of each place that is inside the skull on this side."""
-        sign = np.float32(1.0 if self.side == "left" else -1.0)
-        return coverage(local.inner, width) * coverage(np.float32(2) - local.position[2] * sign, width)
-
-    def cover(self, local: Local, width: float) -> Array:
-        """Share of each place that is blood."""
-        return coverage(-local.inner - self.depth(local), width) * self.allowed(local, width)
-
-    def depth(self, local: Local) -> Array:
-        """How far it reaches under the inner table in mm; 0 or less where there is none."""
-        return np.asarray(np.float32(self.thickness) * self.profile(local), np.float32)
-
-    def pushed_mm(self, local: Local) -> Array:
-        """How far it pushes the surface of the brain inwards."""
-        sign = np.float32(1.0 if self.side == "left" else -1.0)
-        aside = coverage(np.float32(-1) - local.position[2] * sign, 6.0)
-        return np.asarray(np.clip(self.depth(local), 0, None) * aside, np.float32)
 
 
 @dataclass(frozen=True)

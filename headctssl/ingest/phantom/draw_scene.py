@@ -16,6 +16,7 @@ from headctssl.ingest.phantom.growth_dura import make_edh, make_sah, make_sdh
 from headctssl.ingest.phantom.growth_lesions import make_infarct, make_tumour
 from headctssl.ingest.phantom.growth_skull import make_fracture, make_rod_fracture, surface_point
 from headctssl.ingest.phantom.head_shape import HeadShape
+from headctssl.ingest.phantom.lesions import Fracture
 from headctssl.ingest.phantom.profiles import Limits, Profile
 from headctssl.ingest.phantom.scene import Scene
 from headctssl.ingest.phantom.warp import Mass, Warp
@@ -141,8 +142,6 @@ def _fractures(subject: _Subject, anatomy: HeadShape) -> list[Finding]:
 
 def _swellings(subject: _Subject, anatomy: HeadShape, findings: tuple[Finding, ...]) -> tuple[Swelling, ...]:
     """A scalp haematoma over most fractures of the vault, and over some heads without one."""
-    from headctssl.ingest.phantom.lesions import Fracture
-
     rng = subject.rng["swelling"]
     height, spread, coin = float(rng.uniform(2.5, 9)), float(rng.uniform(16, 26)), rng.uniform()
     direction = np.append(rng.uniform(0, 0.6), rng.normal(size=2))

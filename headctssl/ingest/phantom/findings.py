@@ -13,9 +13,9 @@ from typing import Literal, Protocol
 import numpy as np
 
 from headctssl.ingest.phantom.fields import Array, Position, Ranges, Waves, coverage
-from headctssl.ingest.phantom.shapes import Triple
+from headctssl.ingest.phantom.shapes import Triple, cube
 
-__all__ = ["BLEEDS", "FINDING_IDS", "Blob", "Finding", "Local", "Side", "Swelling", "side_share"]
+__all__ = ["BLEEDS", "FINDING_IDS", "Blob", "Finding", "Local", "Side", "Swelling", "side_share", "side_sign"]
 
 Side = Literal["left", "right", "both"]
 FINDING_IDS: dict[str, int] = {
@@ -32,8 +32,6 @@ FINDING_IDS: dict[str, int] = {
 
 BLEEDS = ("IPH", "SDH", "IVH", "EDH", "SAH")
 """Findings that are blood inside the skull."""
-
-_SIGN: dict[str, float] = {"left": 1.0, "right": -1.0}
 
 
 @dataclass(frozen=True)
@@ -76,9 +74,14 @@ class Finding(Protocol):
         """Share of each place that it takes."""
 
 
+def side_sign(side: Side) -> float:
+    """Sign of x on one side: it grows to the left of the patient."""
+    return 1.0 if side == "left" else -1.0
+
+
 def side_share(local: Local, side: Side, width: float, over_mm: float = 2.0) -> Array:
     """Share of each place that is on a side of the brain, reaching `over_mm` beyond the midline."""
-    x = np.abs(local.brain[2]) if side == "both" else local.brain[2] * np.float32(_SIGN[side])
+    x = np.abs(local.brain[2]) if side == "both" else local.brain[2] * np.float32(side_sign(side))
     return coverage(np.asarray(np.float32(over_mm) - x, np.float32), width)
 
 
@@ -114,5 +117,4 @@ class Blob:
         """A box that holds every place that grows up to a radius."""
         stretch = 1 / min(np.linalg.norm(row) for row in self.axes)
         r = (radius_mm + 2.5 * self.lumps.amplitude) * float(stretch) + 2
-        z, y, x = ((c - r, c + r) for c in self.centre)
-        return (z, y, x)
+        return cube(self.centre, r)

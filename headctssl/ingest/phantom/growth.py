@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from headctssl.ingest.phantom.bleeds import Epidural, Intraparenchymal, Intraventricular, Subdural
+from headctssl.ingest.phantom.bleeds import Intraparenchymal, Intraventricular, UnderSkull
 from headctssl.ingest.phantom.fields import Array, Frame, Position, Ranges, Waves
-from headctssl.ingest.phantom.findings import Blob, Local, Side
+from headctssl.ingest.phantom.findings import Blob, Local, Side, side_sign
 from headctssl.ingest.phantom.head_shape import HeadShape
 from headctssl.ingest.phantom.shapes import Triple
 from headctssl.ingest.phantom.warp import Mass, Shift, Warp
@@ -24,7 +25,9 @@ __all__ = [
     "make_ivh",
     "make_mass",
     "make_shift",
+    "outwards",
     "pushed_mm",
+    "ray_point",
     "solve_level",
     "triple",
     "unit",
@@ -37,7 +40,7 @@ class Inside:
 
     head: HeadShape
     warp: Warp = field(default_factory=Warp)
-    dural: tuple[Subdural | Epidural, ...] = ()  # bleeds under the skull, which push the brain inwards
+    dural: tuple[UnderSkull, ...] = ()  # bleeds under the skull, which push the brain inwards
 
     def local(self, position: Position, *, csf: bool = False) -> Local:
         """Evaluate at positions what a finding may ask for.
@@ -57,7 +60,7 @@ class Inside:
         return replace(bare, surface=surface, subarachnoid=spaces)
 
 
-def pushed_mm(dural: tuple[Subdural | Epidural, ...], local: Local) -> Array:
+def pushed_mm(dural: tuple[UnderSkull, ...], local: Local) -> Array:
     """How far all bleeds under the skull push the surface of the brain inwards, in mm."""
     total = np.zeros_like(local.inner)
     for bleed in dural:
@@ -92,6 +95,33 @@ def unit(vector: NDArray[np.float64]) -> NDArray[np.float64]:
 def triple(vector: NDArray[np.float64]) -> Triple:
     """Three numbers."""
     return (float(vector[0]), float(vector[1]), float(vector[2]))
+
+
+def outwards(side: Side, turn: float, rise: float) -> Triple:
+    """Unit vector from the middle of the head to a side.
+
+    Args:
+        side: of the patient.
+        turn: radians towards the back.
+        rise: radians upwards.
+    """
+    away = side_sign(side) * np.cos(rise)
+    return (float(np.sin(rise)), float(np.cos(rise) * np.sin(turn)), float(away * np.cos(turn)))
+
+
+def ray_point(direction: Triple, reach_mm: tuple[int, int], distance: Callable[[Position], Array]) -> Triple:
+    """Where a ray from the middle of the head leaves a surface, to a quarter of a mm.
+
+    Args:
+        direction: unit vector.
+        reach_mm: where to begin and to end.
+        distance: signed distance to the surface.
+    """
+    first, last = reach_mm
+    r = np.linspace(first, last, 4 * (last - first) + 1, dtype=np.float32)
+    position = (r * np.float32(direction[0]), r * np.float32(direction[1]), r * np.float32(direction[2]))
+    at = float(r[int(np.argmax(distance(position) > 0))])
+    return (direction[0] * at, direction[1] * at, direction[2] * at)
 
 
 def ball_radius_mm(volume_ml: float) -> float:
@@ -164,9 +194,8 @@ def lobar_place(rng: np.random.Generator) -> tuple[float, float, float]:
 def inside_place(head: HeadShape, centre: tuple[float, float, float], side: Side, radius_mm: float) -> Triple:
     """A nominal place brought to a head and a side, clear of the midline and of the skull when the finding is large."""
     sz, sy, sx = head.scale
-    sign = 1.0 if side == "left" else -1.0
     aside = float(np.clip(centre[2], min(radius_mm * 0.9 + 4, 33), 50))
-    place = (float(centre[0] * sz), float(centre[1] * sy), float(sign * aside * sx))
+    place = (float(centre[0] * sz), float(centre[1] * sy), float(side_sign(side) * aside * sx))
     return away_from_skull(head, place, 0.85 * radius_mm + head.gap_mm + 2)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from headctssl.ingest.phantom.bleeds import Epidural, Subarachnoid, Subdural
 from headctssl.ingest.phantom.fields import Ranges, Waves
 from headctssl.ingest.phantom.findings import Side
-from headctssl.ingest.phantom.growth import Inside, fill_nodes, solve_level
+from headctssl.ingest.phantom.growth import Inside, fill_nodes, outwards, ray_point, solve_level
 from headctssl.ingest.phantom.head_shape import HeadShape
 from headctssl.ingest.phantom.shapes import Triple
 
@@ -27,13 +27,12 @@ def make_sdh(
 ) -> Subdural:
     """A crescent over the convexity of one hemisphere; a chronic one is darker than brain, denser at the back."""
     hz, hy, hx = head.half_mm
-    sign = 1.0 if side == "left" else -1.0
     wanted = float(np.clip(2.1 * volume_ml**0.4 * rng.uniform(0.85, 1.15), 3.0, 16.0))
     area = 1000 * volume_ml / wanted * 2.0
     long = float(np.clip(np.sqrt(area / np.pi) * rng.uniform(1.0, 1.35), 12, 0.93 * hy))
     high = float(np.clip(area / np.pi / long, 10, 46))
     centre = (float(rng.uniform(16, 30)), float(rng.uniform(-0.35, 0.35) * max(hy - long, 8) * 2))
-    x_range = (1.0, hx + 6) if sign > 0 else (-hx - 6, -1.0)
+    x_range = (1.0, hx + 6) if side == "left" else (-hx - 6, -1.0)
     hu = float(rng.uniform(12, 26) if chronic else rng.uniform(54, 74))
     settled = float(rng.uniform(0, 26)) if chronic and rng.uniform() < 0.5 else 0.0
     bleed = Subdural(
@@ -57,19 +56,14 @@ def make_sdh(
 
 def inner_point(head: HeadShape, direction: Triple) -> Triple:
     """Where a ray from the middle of the head meets the inner table."""
-    r = np.linspace(20, 115, 381, dtype=np.float32)
-    position = (r * np.float32(direction[0]), r * np.float32(direction[1]), r * np.float32(direction[2]))
-    at = float(r[int(np.argmax(head.inner_table(position) > 0))])
-    return (direction[0] * at, direction[1] * at, direction[2] * at)
+    return ray_point(direction, (20, 115), head.inner_table)
 
 
 def make_edh(rng: np.random.Generator, head: HeadShape, side: Side, volume_ml: float, nodes: int = 60_000) -> Epidural:
     """A lens under the temporal or parietal bone, seldom the frontal or occipital."""
-    sign = 1.0 if side == "left" else -1.0
     turn = float(rng.normal(0, 0.5))  # 0 = straight to the side
     rise = float(rng.uniform(-0.1, 0.75))
-    direction = (np.sin(rise), np.cos(rise) * np.sin(turn), sign * np.cos(rise) * np.cos(turn))
-    centre = inner_point(head, direction)
+    centre = inner_point(head, outwards(side, turn, rise))
     # A paraboloid of height h over a disc of radius R holds pi R^2 h / 2; a lens is about half as high as it is wide.
     radius = float((1000 * volume_ml / (np.pi / 2 * rng.uniform(0.5, 0.8))) ** (1 / 3))
     bleed = Epidural(
@@ -93,11 +87,8 @@ def make_sah(
     if side == "both":
         source: Triple = (float(rng.uniform(-28, -22)) * sz, -10.0 * sy, float(rng.normal(0, 4)) * sx)
     else:
-        sign = 1.0 if side == "left" else -1.0
         turn, rise = float(rng.uniform(-1.0, 1.0)), float(rng.uniform(0.0, 0.7))
-        source = inner_point(
-            inside.head, (np.sin(rise), np.cos(rise) * np.sin(turn), sign * np.cos(rise) * np.cos(turn))
-        )
+        source = inner_point(inside.head, outwards(side, turn, rise))
     bleed = Subarachnoid(
         side=side, volume_ml=volume_ml, hu=float(rng.uniform(48, 66)), source=source,
         lumps=Waves.draw(rng, 3.0, 15, 50), level=0.0, bounds=bounds,

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from headctssl.ingest.phantom.findings import Side
+from headctssl.ingest.phantom.findings import Side, side_sign
 from headctssl.ingest.phantom.growth import (
     Inside,
     ball_radius_mm,
@@ -14,6 +14,7 @@ from headctssl.ingest.phantom.growth import (
     fill_nodes,
     inside_place,
     lobar_place,
+    outwards,
     solve_level,
 )
 from headctssl.ingest.phantom.growth_dura import inner_point
@@ -35,7 +36,6 @@ def make_infarct(
 ) -> Infarct:
     """An infarct in the territory of an artery, or a lacune in the basal ganglia."""
     sz, sy, sx = inside.head.scale
-    sign = 1.0 if side == "left" else -1.0
     radius = ball_radius_mm(volume_ml)
     if volume_ml < _LACUNE_ML:
         centre = (float(rng.normal(7, 4)), float(rng.normal(-2, 10)), float(rng.normal(23, 3)))
@@ -44,7 +44,7 @@ def make_infarct(
         places = _TERRITORIES[name]
         middle = places[int(rng.integers(len(places)))]
         centre = (middle[0] + float(rng.normal(0, 4)), middle[1] + float(rng.normal(0, 4)), middle[2])
-    place = (centre[0] * sz, centre[1] * sy, sign * centre[2] * sx)
+    place = (centre[0] * sz, centre[1] * sy, side_sign(side) * centre[2] * sx)
     infarct = Infarct(
         side=side, volume_ml=volume_ml, hu=float(rng.uniform(14, 25)), blob=draw_blob(rng, place, radius, 0.12, 0.15),
         level=1.9 * radius + 4, blur_mm=float(rng.uniform(2.0, 5.0)), gap_mm=inside.head.gap_mm,
@@ -60,10 +60,8 @@ def make_tumour(rng: np.random.Generator, inside: Inside, side: Side, volume_ml:
     radius = ball_radius_mm(volume_ml)
     dural = bool(rng.uniform() < 0.33)
     if dural:
-        sign = 1.0 if side == "left" else -1.0
         turn, rise = float(rng.uniform(-1.2, 1.2)), float(rng.uniform(0.0, 1.0))
-        direction = (np.sin(rise), np.cos(rise) * np.sin(turn), sign * np.cos(rise) * np.cos(turn))
-        z, y, x = inner_point(inside.head, direction)
+        z, y, x = inner_point(inside.head, outwards(side, turn, rise))
         length = float(np.sqrt(z * z + y * y + x * x))
         inward = 1 - 0.55 * radius / length
         place = (z * inward, y * inward, x * inward)

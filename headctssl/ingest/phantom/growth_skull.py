@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from headctssl.ingest.phantom.fields import Waves
-from headctssl.ingest.phantom.findings import Side
-from headctssl.ingest.phantom.growth import triple, unit
+from headctssl.ingest.phantom.findings import Side, side_sign
+from headctssl.ingest.phantom.growth import outwards, ray_point, triple, unit
 from headctssl.ingest.phantom.head_shape import HeadShape
 from headctssl.ingest.phantom.lesions import Fracture, RodFracture
 from headctssl.ingest.phantom.shapes import Triple
@@ -16,19 +16,14 @@ __all__ = ["make_fracture", "make_rod_fracture", "surface_point"]
 
 def surface_point(head: HeadShape, direction: Triple) -> Triple:
     """Where a ray from the middle of the head leaves the outer table."""
-    r = np.linspace(40, 125, 341, dtype=np.float32)
-    position = (r * np.float32(direction[0]), r * np.float32(direction[1]), r * np.float32(direction[2]))
-    outer = head.inner_table(position) - head.skull_thickness(position)
-    at = float(r[int(np.argmax(outer > 0))])
-    return (direction[0] * at, direction[1] * at, direction[2] * at)
+    return ray_point(direction, (40, 125), lambda p: head.inner_table(p) - head.skull_thickness(p))
 
 
 def make_fracture(rng: np.random.Generator, head: HeadShape, side: Side, length_mm: float, width_mm: float) -> Fracture:
     """A gap in the vault, roughly across the slices."""
-    sign = 1.0 if side == "left" else -1.0
     turn = rng.uniform(-0.75, 0.75) * np.pi / 2  # 0 = straight to the side, towards front or back
     rise = rng.uniform(0.0, 0.6)
-    direction = unit(np.array([np.sin(rise), np.cos(rise) * np.sin(turn), sign * np.cos(rise) * np.cos(turn)]))
+    direction = unit(np.array(outwards(side, turn, rise)))
     centre = surface_point(head, triple(direction))
     lean = rng.uniform(-0.6, 0.6)
     up = np.array([1.0, 0.0, 0.0]) - direction[0] * direction
@@ -56,7 +51,7 @@ def make_rod_fracture(rng: np.random.Generator, head: HeadShape, side: Side, wid
         side: of the patient.
         width_mm: of the gap.
     """
-    sign = 1.0 if side == "left" else -1.0
+    sign = side_sign(side)
     rods = [
         part
         for part in (*head.face_parts, *head.base_parts)

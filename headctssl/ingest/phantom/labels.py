@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from headctssl.ingest.phantom.bleeds import Intraparenchymal, Subdural
+from headctssl.ingest.phantom.bleeds import Subdural
 from headctssl.ingest.phantom.findings import BLEEDS, Finding
-from headctssl.ingest.phantom.lesions import Fracture, RodFracture, Tumour
+from headctssl.ingest.phantom.lesions import Fracture, RodFracture
+from headctssl.ingest.phantom.lump import Lump
 from headctssl.ingest.phantom.scene import Scene
 
 __all__ = ["EDEMA_MM", "MASS_EFFECT_MM", "MIDLINE_MM", "labels_of", "mass_effect_mm"]
@@ -54,4 +55,4 @@ def labels_of(scene: Scene) -> dict[str, int]:
 
 
 def _oedema_mm(finding: Finding) -> float:
-    return finding.oedema_mm if isinstance(finding, Intraparenchymal | Tumour) else 0.0
+    return finding.oedema_mm if isinstance(finding, Lump) else 0.0

@@ -8,7 +8,8 @@ import numpy as np
 
 from headctssl.ingest.phantom.fields import Array, Ranges, Waves, coverage, sheet_coverage
 from headctssl.ingest.phantom.findings import Blob, Local, Side, side_share
-from headctssl.ingest.phantom.shapes import Part, Triple
+from headctssl.ingest.phantom.lump import Lump
+from headctssl.ingest.phantom.shapes import Part, Triple, cube
 
 __all__ = ["Fracture", "Infarct", "RodFracture", "Tumour"]
 
@@ -50,50 +51,22 @@ class Infarct:
 
 
 @dataclass(frozen=True)
-class Tumour:
+class Tumour(Lump):
     """A mass of its own density: with a core that died and oedema in the brain, or on the dura and of one density."""
 
-    side: Side
-    volume_ml: float
-    hu: float
-    blob: Blob
-    level: float
     core_level: float  # the dead core reaches this far; 0: none
     core_hu: float
-    oedema_mm: float
     dural: bool
-    gap_mm: float
     kind: str = "Tumor"
 
     @property
-    def ranges(self) -> Ranges:
-        """Bounding box with the oedema."""
-        return self.blob.box(self.level + 1.15 * self.oedema_mm)
-
-    def grow(self, local: Local) -> Array:
-        """Distance from the centre in mm, deformed."""
-        return self.blob.grow(local.position)
-
-    def allowed(self, local: Local, width: float) -> Array:
-        """Share of each place where it may grow: up to the dura, or in the brain."""
-        inside = coverage(local.surface + np.float32(0.0 if self.dural else self.gap_mm + 1), width)
-        inside *= 1 - coverage(local.ventricle - np.float32(0.7), width)
-        inside *= side_share(local, self.side, width)
-        return inside
-
-    def cover(self, local: Local, width: float) -> Array:
-        """Share of each place that is tumour."""
-        return coverage(self.grow(local) - np.float32(self.level), width) * self.allowed(local, width)
+    def depth_mm(self) -> float:
+        """How far it stays below the surface that the brain lies under: one on the dura reaches up to it."""
+        return 0.0 if self.dural else super().depth_mm
 
     def core(self, local: Local, width: float) -> Array:
         """Share of each place that is dead core."""
         return coverage(self.grow(local) - np.float32(self.core_level), max(width, 2.0)) * self.allowed(local, width)
-
-    def oedema(self, local: Local, width: float) -> Array:
-        """Weight of oedema in the brain around it in [0, 1]."""
-        far = (self.grow(local) - np.float32(self.level)) * np.float32(1 / max(self.oedema_mm, 0.5))
-        weight = np.clip(1.15 - far, 0, 0.85) * self.allowed(local, width) * (1 - local.subarachnoid)
-        return np.asarray(weight, np.float32)
 
 
 @dataclass(frozen=True)
@@ -115,9 +88,7 @@ class Fracture:
     @property
     def ranges(self) -> Ranges:
         """Bounding box."""
-        r = self.length_mm / 2 + 6
-        z, y, x = ((c - r, c + r) for c in self.centre)
-        return (z, y, x)
+        return cube(self.centre, self.length_mm / 2 + 6)
 
     def cover(self, local: Local, width: float) -> Array:
         """Share of each place that is gap."""
@@ -150,9 +121,7 @@ class RodFracture:
     @property
     def ranges(self) -> Ranges:
         """Bounding box."""
-        r = 1.6 * max(self.part.radii) + self.width_mm + 2
-        z, y, x = ((c - r, c + r) for c in self.centre)
-        return (z, y, x)
+        return cube(self.centre, 1.6 * max(self.part.radii) + self.width_mm + 2)
 
     def cover(self, local: Local, width: float) -> Array:
         """Share of each place that is gap."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -97,8 +97,6 @@ def make_case(
         rng = _generator(seed, case, f"phantom scan {profile}")
         acquisition = draw_acquisition(rng, chosen, scene.anatomy)
     if acquisition.sheared and not allow_shear:
-        from dataclasses import replace
-
         acquisition = replace(acquisition, sheared=False)
     scan = acquire(scene, acquisition, tissues=tissues)
     masks = {f.kind: scan.segmentation == FINDING_IDS[f.kind] for f in scene.findings}
@@ -135,8 +133,6 @@ def _base(path: Path) -> BaseHead:
 
 def _write_case(job: _Job) -> dict[str, str]:
     """Make and write one case; returns its line of cases.csv."""
-    from dataclasses import replace
-
     from headctssl.dataset.image_io import write_nifti
 
     base = None if job.base is None else _base(job.base)

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from headctssl.ingest.phantom.anatomy import Anatomy
 from headctssl.ingest.phantom.base_head import BaseHead
-from headctssl.ingest.phantom.bleeds import Epidural, Intraparenchymal, Subdural
+from headctssl.ingest.phantom.bleeds import Subdural, UnderSkull
 from headctssl.ingest.phantom.canvas import Canvas, Window
 from headctssl.ingest.phantom.fields import Array, Block, CoarseGrid, Frame, Position, index_box
 from headctssl.ingest.phantom.findings import Finding, Local, Swelling
 from headctssl.ingest.phantom.growth import Inside, pushed_mm
 from headctssl.ingest.phantom.lesions import Tumour
+from headctssl.ingest.phantom.lump import Lump
 from headctssl.ingest.phantom.paint_base import paint_base
 from headctssl.ingest.phantom.paint_brain import paint_brain
 from headctssl.ingest.phantom.paint_head import paint_skull, paint_soft_tissue
@@ -39,9 +40,9 @@ class Scene:
     hydrocephalus_mm: float = 0.0  # by which the ventricles were widened
 
     @property
-    def dural(self) -> tuple[Subdural | Epidural, ...]:
+    def dural(self) -> tuple[UnderSkull, ...]:
         """Bleeds under the skull, which push the brain inwards."""
-        return tuple(f for f in self.findings if isinstance(f, Subdural | Epidural))
+        return tuple(f for f in self.findings if isinstance(f, UnderSkull))
 
     @property
     def inside(self) -> Inside:
@@ -125,7 +126,7 @@ def _findings(canvas: Canvas) -> Iterator[tuple[Finding, Window, Array]]:
         if window is None:
             continue
         local = canvas.local(window, csf=finding.kind in _NEEDS_CSF)
-        if isinstance(finding, Intraparenchymal | Tumour):
+        if isinstance(finding, Lump):
             wet = max(canvas.scene.anatomy.white_hu - 12.0, 10.0)
             block.paint(window, finding.oedema(local, w), wet, TISSUES["oedema"])
         cover = finding.cover(local, w)

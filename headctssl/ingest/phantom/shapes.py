@@ -9,7 +9,7 @@ import numpy as np
 
 from headctssl.ingest.phantom.fields import Array, Position, Ranges
 
-__all__ = ["TISSUES", "Part", "Triple", "ellipsoid_distance", "rod_distance"]
+__all__ = ["TISSUES", "Part", "Triple", "cube", "ellipsoid_distance", "rod_distance"]
 
 Triple = tuple[float, float, float]
 
@@ -42,6 +42,12 @@ TISSUES: dict[str, int] = {
     "infarct": 25,
 }
 """Tissue ids of `PhantomCase.tissues`."""
+
+
+def cube(centre: Triple, r: float) -> Ranges:
+    """The cube that reaches `r` mm from its centre."""
+    z, y, x = ((c - r, c + r) for c in centre)
+    return (z, y, x)
 
 
 @dataclass(frozen=True)
