@@ -38,13 +38,12 @@ __all__ = ["Trainer"]
 class _Forward(nn.Module):
     """Lets a training step go through DistributedDataParallel, whose hooks sit on `forward`."""
 
-    def __init__(self, learner: nn.Module) -> None:
+    def __init__(self, module: nn.Module, training_step: Callable[[Views, Clock], StepResult]) -> None:
         super().__init__()
-        self.learner = learner
+        self.module, self.training_step = module, training_step
 
     def forward(self, views: Views, clock: Clock) -> StepResult:
-        result: StepResult = self.learner.training_step(views, clock)  # type: ignore[operator]  # a Learner
-        return result
+        return self.training_step(views, clock)
 
 
 @final
@@ -139,7 +138,7 @@ class Trainer:
         if self.device.type == "cpu":
             keep_freed_memory()
         step_through = wrap(
-            _Forward(self.module),
+            _Forward(self.module, learner.training_step),
             self.process,
             find_unused=bool(getattr(learner, "find_unused_parameters", False)),
         )
