@@ -32,7 +32,7 @@ from headctssl.metrics.outcome import Outcome, interval_warnings, measure
 from headctssl.metrics.paired import holm
 from headctssl.metrics.statistics import subject_codes
 from headctssl.paths import data_root
-from headctssl.training.run_log import read_metrics
+from headctssl.training.run_lines import read_metrics
 
 __all__ = ["State", "assemble"]
 

@@ -34,6 +34,7 @@ from headctssl.training.checkpoint import load_weights
 from headctssl.training.pretrain import run_pretraining
 from headctssl.training.pretrain_call import Request
 from headctssl.training.run_folder import is_finished
+from headctssl.training.run_lines import read_metrics
 
 __all__ = ["FinetuneTask", "PretrainTask", "ProbeTask", "Task", "work"]
 
@@ -139,8 +140,6 @@ def _finetune(task: FinetuneTask) -> None:
 
 def _seconds_so_far(folder: Path) -> float:
     """Seconds of training of a run that was stopped, as its log has them."""
-    from headctssl.training.run_log import read_metrics
-
     lines = read_metrics(folder / "metrics.jsonl")
     return float(lines[-1].get("seconds") or 0.0) if lines else 0.0
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from headctssl.errors import DataError
 from headctssl.reporting.charts import Line, line_chart
 from headctssl.reporting.page import Table, as_table
 from headctssl.reporting.svg import Chart
 from headctssl.training.collapse import CollapseGuard
+from headctssl.training.run_lines import read_lines
 
 __all__ = [
     "CUT_SHORT",
@@ -99,28 +98,14 @@ def metric_lines(path: Path) -> RunLines:
         path: the file; no file gives no lines.
 
     Raises:
-        DataError: a line before the last is not a JSON object; it is named.
+        DataError: a line before the last is not a JSON object; file and line are named.
     """
-    if not path.is_file():
-        return RunLines(())
-    lines: list[dict[str, float]] = []
-    texts = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    for number, text in enumerate(texts, start=1):
-        try:
-            values = json.loads(text)
-            if not isinstance(values, dict):
-                raise ValueError
-        except ValueError:
-            if number == len(texts):
-                return RunLines(tuple(lines), cut_short=True)
-            raise DataError(
-                f"Line {number} of metrics.jsonl is damaged.",
-                got=text[:80],
-                expected="one JSON object",
-                do="Remove it.",
-            ) from None
-        lines.append({k: float(v) for k, v in values.items() if isinstance(v, int | float) and not isinstance(v, bool)})
-    return RunLines(tuple(lines))
+    logged = read_lines(path)
+    return RunLines(tuple(_numbers(line) for line in logged.lines), logged.cut_short)
+
+
+def _numbers(line: Mapping[str, object]) -> dict[str, float]:
+    return {k: float(v) for k, v in line.items() if isinstance(v, int | float) and not isinstance(v, bool)}
 
 
 def pretrain_charts(run: RunLines) -> tuple[Chart, ...]:

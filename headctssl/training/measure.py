@@ -16,7 +16,8 @@ from headctssl.planning.run_settings import RunSettings
 from headctssl.training.distributed import Process
 from headctssl.training.pretrain_call import Request, open_call
 from headctssl.training.pretrain_parts import build_learner, make_trainer
-from headctssl.training.run_log import RunLog, read_metrics
+from headctssl.training.run_lines import read_metrics
+from headctssl.training.run_log import RunLog
 
 __all__ = ["Measured", "measure", "steps_to_measure"]
 

@@ -16,7 +16,8 @@ from headctssl.training.monitor import Monitor
 from headctssl.training.pretrain_call import PretrainCall
 from headctssl.training.probe import Probe
 from headctssl.training.probe_cases import choose_probe_cases
-from headctssl.training.run_log import RunLog, read_metrics
+from headctssl.training.run_lines import read_metrics
+from headctssl.training.run_log import RunLog
 from headctssl.training.stored_run import settings_of_weights
 from headctssl.training.trainer import Trainer
 

@@ -16,6 +16,7 @@ from headctssl.console import say as print_line
 from headctssl.paths import atomic_path
 from headctssl.settings import JsonValue
 from headctssl.training.progress_picture import draw_progress
+from headctssl.training.run_lines import read_metrics
 from headctssl.training.tracking import Tracking
 
 __all__ = ["RunLog", "read_metrics"]
@@ -23,25 +24,6 @@ __all__ = ["RunLog", "read_metrics"]
 _SECONDS_BETWEEN_LINES = 30.0
 _SECONDS_BETWEEN_PICTURES = 120.0
 Line = Mapping[str, float | int | None]
-
-
-def read_metrics(path: Path) -> list[dict[str, float | int | None]]:
-    """The lines of a metrics.jsonl, in order; a last line cut short by a crash is left out.
-
-    Args:
-        path: the file; no file gives no lines.
-    """
-    if not path.exists():
-        return []
-    lines = []
-    texts = path.read_text(encoding="utf-8").splitlines()
-    for number, text in enumerate(texts, start=1):
-        try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            if number < len(texts):
-                raise
-    return lines
 
 
 class RunLog:

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from headctssl.errors import UsageError
+from headctssl.errors import DataError, UsageError
 from headctssl.training.distributed import Process
 from headctssl.training.environment import describe_environment
 from headctssl.training.meter import Meter
 from headctssl.training.progress_picture import draw_progress
 from headctssl.training.run_folder import first_difference, open_run_folder, require_same_settings
-from headctssl.training.run_log import RunLog, progress_text, read_metrics
+from headctssl.training.run_lines import read_lines, read_metrics
+from headctssl.training.run_log import RunLog, progress_text
 from headctssl.types import StepResult, Views
 
 LINE = {
@@ -75,6 +76,20 @@ def test_reopening_drops_later_lines_and_what_is_not_a_number_is_null(tmp_path: 
     text = (tmp_path / "metrics.jsonl").read_text()
     assert [json.loads(line)["step"] for line in text.splitlines()] == [1, 2, 3]
     assert json.loads(text.splitlines()[0])["loss"] is None
+
+
+def test_a_line_that_is_cut_short_is_left_out_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    assert read_metrics(path) == []
+    path.write_text('{"step": 1, "loss": null}\n{"step": 2')
+    assert read_metrics(path) == [{"step": 1, "loss": None}]
+    assert read_lines(path).cut_short
+    for damaged in ('{"step": ', "7"):
+        path.write_text(f'{{"step": 1}}\n{damaged}\n{{"step": 3}}\n')
+        with pytest.raises(DataError, match=r"Line 2 of .*metrics\.jsonl is damaged") as caught:
+            read_metrics(path)
+        assert (caught.value.got, caught.value.expected) == (damaged, "one JSON object")
+        assert "Remove the line" in str(caught.value.do)
 
 
 def test_only_the_main_process_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
