@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -157,12 +158,16 @@ def standardised(labels: Sequence[LabelSpec], truth: NDArray[np.floating]) -> tu
     return tuple(found)
 
 
-class _Term(nn.Module):
+class _Term(nn.Module, ABC):
     """The loss of one label, from its outputs (B, O) and its known truth (B,)."""
 
+    @abstractmethod
+    def forward(self, outputs: Tensor, target: Tensor, smoothing: float) -> Tensor:
+        """(B,): the loss of each case; a share `smoothing` of the label goes to the other classes."""
+
+    @abstractmethod
     def shift(self) -> Tensor:
         """(O,) what its weights add to the best outputs."""
-        raise NotImplementedError
 
 
 class _Binary(_Term):
