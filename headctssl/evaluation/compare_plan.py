@@ -14,6 +14,7 @@ from headctssl.evaluation.comparison import Overlap
 from headctssl.evaluation.grid import Cell
 from headctssl.evaluation.schedule import Schedule
 from headctssl.families import FamilySettings
+from headctssl.finetuning.derive import epochs_of_encoder, validation_interval
 from headctssl.finetuning.leakage import pretraining_overlap
 from headctssl.planning.budget import ATTENTION_EFFICIENCY, BACKWARD, MATMUL_EFFICIENCY
 from headctssl.planning.encoder_cost import encoder_cost
@@ -31,9 +32,6 @@ __all__ = [
     "require_vectors",
 ]
 
-_VALIDATIONS = 25  # of a full fine-tuning run
-_FEWEST_SCANS = 960  # that a full fine-tuning run of a small data set is shown
-_EPOCHS = 15
 _START_S = 3.0  # seconds that a run takes before and after its network computes, about
 
 
@@ -87,7 +85,9 @@ def _seconds(schedule: Schedule, cell: Cell, machine: Machine) -> float:
     train, validation, test = len(cohort.train), len(cohort.validation), len(cohort.test)
     scans = float(train + validation + test)
     if cell.arm.adapt in ("full", "lora"):
-        scans = max(_FEWEST_SCANS, _EPOCHS * train) * (1 + BACKWARD[encoder.kind]) + _VALIDATIONS * validation + test
+        epochs = epochs_of_encoder(train, small_profile=roster.raw.info.profile != "real")
+        judged = epochs / validation_interval(epochs) * validation
+        scans = epochs * train * (1 + BACKWARD[encoder.kind]) + judged + test
     return _START_S + scans * forward_seconds(encoder, tuple(shape), machine)
 
 

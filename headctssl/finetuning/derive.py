@@ -14,7 +14,10 @@ from headctssl.finetuning.situation import Situation, Steps
 from headctssl.planning.run_settings import TrainingSettings, ViewSettings
 from headctssl.settings import JsonValue
 
-__all__ = ["Situation", "derive_settings"]
+__all__ = ["Situation", "derive_settings", "epochs_of_encoder", "validation_interval"]
+
+_VALIDATIONS = 25
+"""Validations of a run whose encoder learns, about."""
 
 
 def derive_settings(
@@ -51,8 +54,9 @@ def derive_settings(
     warmup = 0 if frozen else max(1, num_steps // 10)
     steps.add("warm-up", f"{warmup} steps", "a tenth of the steps, linear; none for a frozen encoder", OPENMIND, "")
     _schedule(steps, situation, overrides)
-    every = 1 if frozen else max(1, round(num_steps / per_epoch / 25))
-    steps.add("validation", f"every {every} epoch(s)", "about 25 times in the run", "convention", f"{epochs} epochs")
+    every = 1 if frozen else validation_interval(num_steps / per_epoch)
+    rule = f"about {_VALIDATIONS} times in the run"
+    steps.add("validation", f"every {every} epoch(s)", rule, "convention", f"{epochs} epochs")
     _imbalance(steps, overrides.get("task.balance", "weights"))
     views = _views(steps, frozen, overrides.get("views.flip_lr") is True)
     training = TrainingSettings(
@@ -162,12 +166,36 @@ def _epochs(steps: Steps, situation: Situation, overrides: Mapping[str, JsonValu
         epochs = 200
         rule, source = "200: a step on stored features or tokens costs next to nothing", "convention of probing"
     else:
-        budget = 960 if situation.small_profile else 2400
-        epochs = min(60, max(15, round(budget / n)))
+        budget = _budget(small_profile=situation.small_profile)
+        epochs = epochs_of_encoder(n, small_profile=situation.small_profile)
         rule = f"15, or as many as show {budget} scans, at most 60"
         source = f"15 from {HEADCT}; the budget keeps few-shot runs from ending after a handful of steps"
     steps.add("epochs", str(epochs), rule, source, f"{n} labelled training cases")
     return epochs
+
+
+def _budget(*, small_profile: bool) -> int:
+    """Scans that a run whose encoder learns shows at least, unless that takes more than 60 epochs."""
+    return 960 if small_profile else 2400
+
+
+def epochs_of_encoder(num_train: int, *, small_profile: bool) -> int:
+    """Step 2 of a run whose encoder learns: how many epochs it lasts.
+
+    Args:
+        num_train: labelled training cases.
+        small_profile: a synthetic laptop or template dataset.
+    """
+    return min(60, max(15, round(_budget(small_profile=small_profile) / num_train)))
+
+
+def validation_interval(epochs: float) -> int:
+    """Epochs between the validations of a run whose encoder learns.
+
+    Args:
+        epochs: how long the run is.
+    """
+    return max(1, round(epochs / _VALIDATIONS))
 
 
 def _num_steps(overrides: dict[str, JsonValue], epochs: int, per_epoch: int) -> int:

@@ -12,7 +12,7 @@ from headctssl.dataset.manifest import DatasetInfo, RawDataset
 from headctssl.dataset.splits import Fold, Splits
 from headctssl.errors import DataError, UsageError
 from headctssl.finetuning.cohort import choose_labels, make_cohort
-from headctssl.finetuning.derive import Situation, derive_settings
+from headctssl.finetuning.derive import Situation, derive_settings, epochs_of_encoder, validation_interval
 from headctssl.planning.run_settings import ViewSettings
 from headctssl.presets import encoder_preset
 from headctssl.settings import with_overrides
@@ -56,6 +56,8 @@ def test_length_follows_the_number_of_cases(n, small, epochs):
     settings = derived(n=n, small=small)
     assert settings.epochs == epochs
     assert settings.training.num_steps == epochs * max(1, n // settings.training.batch_size)
+    assert epochs_of_encoder(n, small_profile=small) == epochs
+    assert settings.task.validate_every == validation_interval(epochs)
 
 
 def test_every_decision_has_a_reason_and_overrides_are_shown():
