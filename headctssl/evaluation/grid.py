@@ -207,7 +207,7 @@ def cell_key(cell: Cell, *, grid: Grid, labels: Sequence[str], start: Mapping[st
         grid: fold and settings of adaptation count; which other runs there are does not.
         labels: names of the labels that are learnt, in order.
         start: what the arm begins with: hash of the weights or vectors, encoder, storage and input.
-        cases: digest over the ids, sources, labels and parts of all cases that it learns from and is judged by.
+        cases: digest over ids, subjects, sources, labels and parts of all cases that it learns from and is judged by.
     """
     content = {
         "format": 1,

@@ -45,7 +45,9 @@ class Cohort:
         return subject_codes([self.subject[c] for c in case_ids], case_ids)
 
     def digest(self, index: CaseIndex) -> str:
-        """SHA-256 over id, source, labels and part of every case in order, first 16 hex digits.
+        """SHA-256 over id, subject, source, labels and part of every case in order, first 16 hex digits.
+
+        Subjects belong to it: draws, class-balanced sampling and every interval go by them.
 
         Args:
             index: the stored cases, all of the cohort's among them.
@@ -54,7 +56,8 @@ class Cohort:
         sha = hashlib.sha256()
         for part, case_ids in (("train", self.train), ("val", self.validation), ("test", self.test)):
             for case_id in case_ids:
-                sha.update(json.dumps([part, case_id, source[case_id], self.table[case_id].tolist()]).encode())
+                what = [part, case_id, self.subject[case_id], source[case_id], self.table[case_id].tolist()]
+                sha.update(json.dumps(what).encode())
         return sha.hexdigest()[:16]
 
 

@@ -103,7 +103,7 @@ class FinetuneSettings(Settings):
     num_train: int = Field(ge=1, description="Labelled training cases.")
     num_validation: int = Field(ge=0, description="Labelled validation cases.")
     cases_digest: str = Field(
-        "", description="SHA-256 over id, source, labels and part of every case used, first 16 hex digits."
+        "", description="SHA-256 over id, subject, source, labels and part of every case used, first 16 hex digits."
     )
     overrides: tuple[str, ...] = Field((), description="What --set changed, as typed.")
     decisions: tuple[Decision, ...] = ()

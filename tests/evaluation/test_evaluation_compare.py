@@ -183,11 +183,12 @@ def test_p_values_are_corrected_for_all_comparisons_of_the_file(finished):
     assert found != raw
 
 
-def test_a_changed_label_makes_new_runs(roots):
+def test_a_changed_label_or_subject_makes_new_runs(roots):
     raw = make_dataset(3, 24)
     plan_and_preprocess([3], num_workers=1, quiet=True)
     first = compare(3, **ONE)
-    test = json.loads(next((roots / "preprocessed").glob("*/splits.json")).read_text())["test"][0]
+    (splits,) = (roots / "preprocessed").glob("*/splits.json")
+    test = json.loads(splits.read_text())["test"][0]
     table = pd.read_csv(raw / "cases.csv", dtype=str, keep_default_na=False)
     row = table["case_id"] == test
     table.loc[row, "noise"] = {"0": "1", "1": "0"}[table.loc[row, "noise"].item()]
@@ -202,6 +203,13 @@ def test_a_changed_label_makes_new_runs(roots):
     third = compare(3, **ONE)
     assert {cell.status for cell in third.comparison.cells} == {"done"}, "nor of the old name of a label"
     assert {score.label for entry in third.comparison.ranking for score in entry.labels} == {"bleed", "sound"}
+    table = table.rename(columns={"noise": "sound"})
+    subjects = table.loc[table["case_id"].isin(json.loads(splits.read_text())["test"]), "subject_id"]
+    table["subject_id"] = table["subject_id"].replace(subjects.iloc[0], subjects.iloc[-1])
+    table.to_csv(raw / "cases.csv", index=False)
+    fourth = compare(3, **ONE)
+    assert fourth.comparison.tests[0].num_subjects == third.comparison.tests[0].num_subjects - 1
+    assert {cell.status for cell in fourth.comparison.cells} == {"done"}, "nor of subjects that were grouped otherwise"
 
 
 def test_labels_without_an_auroc_are_left_out_and_told_or_refused(roots):
