@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headctssl.loading.draws import Grid
-from headctssl.loading.separable import Taps, along_axes, together
+from headctssl.loading.separable import Taps, along_axes, in_blocks, together
 from headctssl.volume.geometry import AIR_HU, axis_taps
 
-__all__ = ["Cover", "crop_and_resize", "crop_and_resize_together"]
+__all__ = ["Cover", "crop_and_resize", "crop_and_resize_in_blocks", "crop_and_resize_together"]
 
 Cover = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 """Per axis (z, y, x) the share (n,) of each sample that lies on stored voxels; of a voxel it is their product."""
@@ -34,6 +34,26 @@ def crop_and_resize(volume: Tensor, grid: Grid, box: NDArray[np.float64], fill: 
     Returns:
         HU, float32 of the grid's shape, and which share of each sample lies in the box.
     """
+    volume, taps, cover = _under(volume, grid, box)
+    if taps is None:
+        return torch.full(grid.shape, fill, device=volume.device), cover
+    return along_axes(volume, taps, fill), cover
+
+
+def crop_and_resize_in_blocks(
+    volume: Tensor, grid: Grid, box: NDArray[np.float64], fill: float = AIR_HU
+) -> tuple[Iterable[tuple[slice, Tensor]], Cover]:
+    """As `crop_and_resize` on a CPU, with the planes of the result block by block, as `separable.in_blocks`."""
+    volume, taps, cover = _under(volume, grid, box)
+    if taps is None:
+        return [(slice(0, grid.shape[0]), torch.full(grid.shape, fill))], cover
+    return in_blocks(volume, taps, fill), cover
+
+
+def _under(
+    volume: Tensor, grid: Grid, box: NDArray[np.float64]
+) -> tuple[Tensor, tuple[Taps, Taps, Taps] | None, Cover]:
+    """The stored voxels under a grid, the weights on them, None where there are no such voxels, and the cover."""
     columns, weights = _taps([grid], box[None])
     taps: list[Taps] = []
     for axis, count in enumerate(grid.shape):
@@ -42,12 +62,12 @@ def crop_and_resize(volume: Tensor, grid: Grid, box: NDArray[np.float64], fill: 
         used = place[share != 0.0]
         if not used.size:
             z, y, x = (np.zeros(n, np.float32) for n in grid.shape)
-            return torch.full(grid.shape, fill, device=volume.device), (z, y, x)
-        first, length = int(used.min()), int(used.max() - used.min()) + 1
-        volume = volume.narrow(axis, first, length)
-        taps.append(Taps(np.clip(place - first, 0, length - 1), share, length))
+            return volume, None, (z, y, x)
+        first, last = int(used.min()), int(used.max())
+        volume = volume.narrow(axis, first, last - first + 1)
+        taps.append(Taps(np.minimum(np.maximum(place, first), last) - first, share, last - first + 1))
     z, y, x = (np.minimum(axis.sums, 1.0) for axis in taps)
-    return along_axes(volume, (taps[0], taps[1], taps[2]), fill), (z, y, x)
+    return volume, (taps[0], taps[1], taps[2]), (z, y, x)
 
 
 def crop_and_resize_together(

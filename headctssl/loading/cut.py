@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +15,17 @@ from torch import Tensor
 
 from headctssl.contract import InputSpec, Window
 from headctssl.loading import augment
-from headctssl.loading.crop_resize import Cover, crop_and_resize, crop_and_resize_together
+from headctssl.loading.crop_resize import (
+    Cover,
+    crop_and_resize,
+    crop_and_resize_in_blocks,
+    crop_and_resize_together,
+)
 from headctssl.loading.draws import ViewDraw
 from headctssl.planning.cost import CUT_TOGETHER
 from headctssl.types import PretrainBatch, Triple
 from headctssl.volume.geometry import AIR_HU
-from headctssl.volume.windows import to_input
+from headctssl.volume.windows import WindowMap, through_windows, to_input, window_maps
 
 __all__ = ["CutView", "InsideShares", "cut_view", "full_precision"]
 
@@ -76,7 +81,7 @@ class InsideShares(Sequence[Tensor]):
 def cut_view(
     batch: PretrainBatch, draws: list[ViewDraw], boxes: _Edges, spacing: _Edges, spec: InputSpec, *, tissue: bool
 ) -> CutView:
-    """One view of every sample.
+    """One view of every sample, without gradients and in full precision, which the caller sees to.
 
     Args:
         batch: int16 HU volumes on any device.
@@ -91,22 +96,60 @@ def cut_view(
     view = _empty((len(draws), len(spec.windows), *shape), device)
     marks = torch.empty((len(draws), 1, *shape), dtype=torch.bool, device=device) if tissue else None
     at_once = _at_once(device)
+    maps = window_maps(spec.windows)
     covers: list[_Covered] = []
     shares: list[Tensor] = []
-    with torch.no_grad(), full_precision(device.type):
-        for first in range(0, len(draws), at_once):
-            some = slice(first, first + at_once)
-            hu, covered = _sampled(volume[some, 0], draws[some], boxes[some], spacing[some])
-            covers += covered
-            # Every 16th line is enough for a share that is only logged.
-            z, y = (slice(min(2, n // 2), None, 4) for n in shape[:2])
+    for first in range(0, len(draws), at_once):
+        some = slice(first, first + at_once)
+        part = None if marks is None else marks[some, 0]
+        if at_once == 1:
+            blocks, covered = _in_blocks(volume[first, 0], draws[first], boxes[first], spacing[first])
+            changed = maps if _is_plain(draws[first]) else window_maps(_windows(draws[first], spec))
+            shares.append(_fill(view[first], blocks, draws[first], changed, None if part is None else part[0]))
+            covers.append(covered)
+        else:
+            hu, more = _sampled(volume[some, 0], draws[some], boxes[some], spacing[some])
+            covers += more
+            z, y = _seen(shape)
             shares.append((hu[:, z, y] > FOREGROUND_HU).float().mean(dim=(1, 2, 3)))
-            if marks is not None:
-                torch.gt(hu, FOREGROUND_HU, out=marks[some, 0])
+            if part is not None:
+                torch.gt(hu, FOREGROUND_HU, out=part)
             _to_channels(hu, draws[some], spec, view[some])
             for one, draw in zip(view[some], draws[some], strict=True):
-                _change_intensity(one, draw)
+                _change_voxels(one, draw)
+        for one, draw in zip(view[some], draws[some], strict=True):
+            _change_neighbourhoods(one, draw)
     return CutView(view, partial(_inside, covers, device), torch.cat(shares), marks)
+
+
+def _seen(shape: tuple[int, ...]) -> tuple[slice, slice]:
+    """Planes and lines that tell the foreground: every 16th line is enough for a share that is only logged."""
+    z, y = (slice(min(2, n // 2), None, 4) for n in shape[:2])
+    return z, y
+
+
+def _fill(
+    view: Tensor, blocks: Iterable[tuple[slice, Tensor]], draw: ViewDraw, maps: list[WindowMap], marks: Tensor | None
+) -> Tensor:
+    """Make one view (C, d, h, w) of its planes in HU on a CPU, each block while it is in the caches.
+
+    Returns:
+        (1,), the share of voxels above -500 HU.
+    """
+    shape = view.shape[1:]
+    z, y = _seen(shape)
+    above = 0
+    for rows, hu in blocks:
+        # Planes that are seen lie alike in every block.
+        assert rows.start % z.step == 0, rows
+        above += int(np.count_nonzero(hu.numpy()[z, y] > FOREGROUND_HU))
+        if marks is not None:
+            torch.gt(hu, FOREGROUND_HU, out=marks[rows])
+        channels = view[:, rows].unbind()
+        through_windows(hu, maps, channels)
+        for channel in channels:
+            _change_voxels(channel, draw)
+    return torch.tensor([above / (len(range(shape[0])[z]) * len(range(shape[1])[y]) * shape[2])])
 
 
 def _at_once(device: torch.device) -> int:
@@ -149,17 +192,33 @@ def _one(volume: Tensor, draw: ViewDraw, box: _Edges, voxel_mm: Triple) -> tuple
     return augment.rotate(wide[None], draw.grid.shape, voxel_mm, draw.rotation_deg, AIR_HU)[0], cover
 
 
+def _in_blocks(
+    volume: Tensor, draw: ViewDraw, box: _Edges, spacing: NDArray[np.float64]
+) -> tuple[Iterable[tuple[slice, Tensor]], _Covered]:
+    """Planes of one view of one sample on a CPU, HU float32 (k, h, w), and what it takes to make its share inside."""
+    voxel_mm = _voxel_mm(draw, spacing)
+    if draw.rotation_deg is None:
+        blocks, cover = crop_and_resize_in_blocks(volume, draw.grid, box)
+        return blocks, (cover, draw, voxel_mm)
+    hu, cover = _one(volume, draw, box, voxel_mm)
+    return [(slice(0, len(hu)), hu)], (cover, draw, voxel_mm)
+
+
 def _to_channels(hu: Tensor, draws: list[ViewDraw], spec: InputSpec, out: Tensor) -> None:
     """HU (b, d, h, w) through the windows, moved and stretched as drawn, to (b, C, d, h, w)."""
     if all(_is_plain(draw) for draw in draws):
         to_input(hu[:, None], spec.windows, out=out)
         return
     for values, draw, one in zip(hu, draws, out, strict=True):
-        windows: Sequence[Window] = spec.windows
-        if not _is_plain(draw):
-            shift, stretch = draw.window_shift, draw.window_stretch
-            windows = [Window(level=w.level + shift * w.width, width=w.width * stretch) for w in windows]
-        to_input(values[None, None], windows, out=one[None])
+        to_input(values[None, None], _windows(draw, spec), out=one[None])
+
+
+def _windows(draw: ViewDraw, spec: InputSpec) -> Sequence[Window]:
+    """The windows, moved and stretched as drawn."""
+    if _is_plain(draw):
+        return spec.windows
+    shift, stretch = draw.window_shift, draw.window_stretch
+    return [Window(level=w.level + shift * w.width, width=w.width * stretch) for w in spec.windows]
 
 
 def _is_plain(draw: ViewDraw) -> bool:
@@ -181,12 +240,16 @@ def _inside(covers: list[_Covered], device: torch.device) -> Tensor:
     return out
 
 
-def _change_intensity(view: Tensor, draw: ViewDraw) -> None:
-    """Do the drawn intensity operations to one view (C, d, h, w) in place; it stays in [0, 1]."""
+def _change_voxels(values: Tensor, draw: ViewDraw) -> None:
+    """Do the drawn operations that change each voxel by itself, in place; any part of a view; it stays in [0, 1]."""
     if draw.shift != 0.0:
-        augment.shift_(view, draw.shift)
+        augment.shift_(values, draw.shift)
     if draw.gamma != 1.0:
-        augment.gamma_(view, draw.gamma)
+        augment.gamma_(values, draw.gamma)
+
+
+def _change_neighbourhoods(view: Tensor, draw: ViewDraw) -> None:
+    """Do the drawn operations that come after those, on one whole view (C, d, h, w), in place."""
     if draw.blur_sigma > 0.0:
         augment.blur_(view, draw.blur_sigma)
     if draw.noise_sigma > 0.0:

@@ -42,7 +42,7 @@ def make_views(batch: PretrainBatch, plan: ViewPlan, spec: InputSpec) -> Views:
         Float views in [0, 1] on the batch's device, and the share of stored voxels under each of their voxels; of
         masks and segmentations what the batch has.
     """
-    boxes, frames, spacing = batch.inside_box.double().numpy(), _frames(batch, spec), _spacing(batch)
+    boxes, frames = batch.inside_box.double().numpy(), _frames(batch, spec)
     heads = batch.head_box.cpu().double().numpy()
     groups: dict[str, list[list[ViewDraw]]] = {group.name: [[] for _ in range(group.count)] for group in plan.groups}
     empty = Views({}, {}, batch.sample_index, batch.seed, batch.epoch, batch.labels)
@@ -57,6 +57,16 @@ def make_views(batch: PretrainBatch, plan: ViewPlan, spec: InputSpec) -> Views:
                 drawn.setdefault(group.name, []).append(draw)
                 groups[group.name][position].append(draw)
     out = empty
+    with torch.no_grad(), full_precision(batch.volume.device.type):
+        _cut_groups(batch, plan, spec, groups, out)
+    return out
+
+
+def _cut_groups(
+    batch: PretrainBatch, plan: ViewPlan, spec: InputSpec, groups: dict[str, list[list[ViewDraw]]], out: Views
+) -> None:
+    """Cut what was drawn, group by group."""
+    boxes, spacing = batch.inside_box.double().numpy(), _spacing(batch)
     out.known_classes = batch.known_classes
     for name, views in groups.items():
         cut = [cut_view(batch, draws, boxes, spacing, spec, tissue=plan.tissue) for draws in views]
@@ -68,7 +78,6 @@ def make_views(batch: PretrainBatch, plan: ViewPlan, spec: InputSpec) -> Views:
         if plan.tissue:
             out.tissue[name] = tuple(one.tissue for one in cut if one.tissue is not None)
         _cut_masks(batch, name, views, boxes, spacing, out)
-    return out
 
 
 class _Focus:
@@ -116,22 +125,21 @@ def _cut_masks(
 ) -> None:
     """What the batch has of masks, seen through the views of one group; nothing when it has none."""
     anonymised, labels = batch.masks.get("anonymization"), batch.segmentation
-    with torch.no_grad(), full_precision(batch.volume.device.type):
-        if anonymised is not None:
-            marked = anonymised.flatten(1).any(dim=1).tolist()
-            shares = [torch.zeros((len(d), 1, *d[0].grid.shape), device=anonymised.device) for d in views]
-            for share, draws in zip(shares, views, strict=True):
-                for sample, draw in enumerate(draws):
-                    if marked[sample]:
-                        mask = anonymised[sample, 0]
-                        share_in_view(mask, draw, boxes[sample], spacing[sample], share[sample, 0])
-            out.anonymised[name] = tuple(shares)
-        if labels is not None:
-            maps = [labels.new_empty((len(d), 1, *d[0].grid.shape)) for d in views]
-            for seen, draws in zip(maps, views, strict=True):
-                for sample, draw in enumerate(draws):
-                    labels_in_view(labels[sample, 0], draw, boxes[sample], spacing[sample], seen[sample, 0])
-            out.segmentation[name] = tuple(maps)
+    if anonymised is not None:
+        marked = anonymised.flatten(1).any(dim=1).tolist()
+        shares = [torch.zeros((len(d), 1, *d[0].grid.shape), device=anonymised.device) for d in views]
+        for share, draws in zip(shares, views, strict=True):
+            for sample, draw in enumerate(draws):
+                if marked[sample]:
+                    mask = anonymised[sample, 0]
+                    share_in_view(mask, draw, boxes[sample], spacing[sample], share[sample, 0])
+        out.anonymised[name] = tuple(shares)
+    if labels is not None:
+        maps = [labels.new_empty((len(d), 1, *d[0].grid.shape)) for d in views]
+        for seen, draws in zip(maps, views, strict=True):
+            for sample, draw in enumerate(draws):
+                labels_in_view(labels[sample, 0], draw, boxes[sample], spacing[sample], seen[sample, 0])
+        out.segmentation[name] = tuple(maps)
 
 
 def whole_head_view(batch: PretrainBatch, spec: InputSpec) -> Views:
@@ -146,7 +154,8 @@ def whole_head_view(batch: PretrainBatch, spec: InputSpec) -> Views:
     """
     boxes, frames, spacing = batch.inside_box.double().numpy(), _frames(batch, spec), _spacing(batch)
     draws = [ViewDraw(centred_grid(frame, spec.shape)) for frame in frames]
-    cut = cut_view(batch, draws, boxes, spacing, spec, tissue=False)
+    with torch.no_grad(), full_precision(batch.volume.device.type):
+        cut = cut_view(batch, draws, boxes, spacing, spec, tissue=False)
     return Views(
         groups={"global": (cut.view,)},
         inside={"global": InsideShares([cut.inside])},

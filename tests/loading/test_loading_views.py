@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from headctssl.contract import InputSpec
 from headctssl.loading import cut, separable
 from headctssl.loading.augment import rotation_matrix
-from headctssl.loading.crop_resize import crop_and_resize, crop_and_resize_together
+from headctssl.loading.crop_resize import crop_and_resize, crop_and_resize_in_blocks, crop_and_resize_together
 from headctssl.loading.draws import Grid, draw_view, frame_of
 from headctssl.loading.view_plan import ViewGroup, ViewPlan, view_plan
 from headctssl.loading.views import make_views, whole_head_view
@@ -89,6 +89,33 @@ def test_the_ways_of_a_cpu_and_of_other_devices_agree(monkeypatch: pytest.Monkey
     dense, _ = crop_and_resize(volume, grid, box, fill)
     assert dense.shape == found.shape
     assert torch.allclose(found, dense, atol=2e-3)
+
+
+@pytest.mark.parametrize(("slab", "planes"), [(16, 8), (3, 4), (1, 1)])
+@pytest.mark.parametrize(
+    ("start", "step", "flip"),
+    [(1.0, 1.3, False), (1.0, 1.3, True), (3.0, 0.2, True), (0.0, 2.4, False), (-40.0, 2.5, False), (60.0, 1.0, True)],
+)
+def test_blocks_are_the_planes_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch, slab: int, planes: int, start: float, step: float, flip: bool
+) -> None:
+    """Each plane once, with planes kept or thrown away between blocks, some or all of them outside the volume."""
+    monkeypatch.setattr(separable, "_SLAB", slab)
+    monkeypatch.setattr(separable, "_PLANES", planes)
+    volume = torch.from_numpy(random_volumes(1, (50, 20, 25))[0])
+    grid = Grid((start, -2.0, 0.5), (step, 0.8, 0.9), (35, 18, 20), (flip, True, False))
+    box = np.array([[0, 50], [0, 20], [2, 25]], float)
+    whole, cover = crop_and_resize(volume, grid, box)
+    monkeypatch.setattr(separable, "_on_cpu", separable._on_device)
+    assert torch.allclose(whole, crop_and_resize(volume, grid, box)[0], atol=2e-3)
+    blocks, again = crop_and_resize_in_blocks(volume, grid, box)
+    found, seen = torch.full(grid.shape, torch.nan), []
+    for rows, values in blocks:
+        found[rows] = values
+        seen += range(35)[rows]
+    assert sorted(seen) == list(range(35))
+    assert torch.equal(found, whole)
+    assert all(np.array_equal(a, b) for a, b in zip(cover, again, strict=True))
 
 
 def test_several_volumes_at_once_are_as_each_alone() -> None:
