@@ -152,6 +152,11 @@ class HeadSettings(Settings):
         True, description="BatchNorm without affine parameters on the features, or on every channel of the tokens."
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the linear layer.")
+    scans: Literal["single", "attention"] = Field(
+        "single",
+        description="single: every scan is learnt from by itself; attention: the scans of a study, by attention.",
+    )
+    scan_width: int = Field(128, ge=1, description="Hidden units of the attention over scans, scans=attention only.")
 
 
 class Contract(Settings):

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from headctssl.errors import HeadCTSSLError, TrainingError, UsageError
 from headctssl.loading.crop_masks import NO_MASKS, MaskReads
-from headctssl.loading.sampler import SampleRef, StepSampler
+from headctssl.loading.sampler import BagSampler, SampleRef, StepSampler
 from headctssl.loading.volume_dataset import CropBatch, Shape, VolumeDataset, collate
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.types import PretrainBatch
@@ -51,6 +51,9 @@ class BatchLoader:
         labels: float32 (N, L), one row per case, NaN = unknown.
         sample_weights: (N,) chance of each case, for class-balanced sampling.
         masks: which masks are read beside the voxels; none costs nothing.
+        bags: rows of cases that are read together, as the scans of a study; a sample is then one of them, what is said
+            of scans above is said of bags, and a weight is that of a bag.
+        most_of_bag: cases read of a bag at most, see `BagSampler`.
 
     Attributes:
         wait_seconds: time spent waiting for batches so far.
@@ -78,6 +81,8 @@ class BatchLoader:
         labels: NDArray[np.float32] | None = None,
         sample_weights: NDArray[np.floating] | None = None,
         masks: MaskReads = NO_MASKS,
+        bags: Sequence[Sequence[int]] | None = None,
+        most_of_bag: int = 1,
     ) -> None:
         self.dataset = VolumeDataset(_indexes(index), read_shape, seed, masks)
         if labels is not None:
@@ -87,8 +92,8 @@ class BatchLoader:
         self.num_workers = num_workers
         self.read_shape = read_shape
         self.wait_seconds = 0.0
-        self.sampler = StepSampler(
-            len(self.dataset),
+        steps = StepSampler(
+            len(self.dataset) if bags is None else len(bags),
             batch_size=batch_size,
             samples_per_epoch=samples_per_epoch,
             seed=seed,
@@ -99,6 +104,7 @@ class BatchLoader:
             accumulation=accumulation,
             weights=sample_weights,
         )
+        self.sampler = steps if bags is None else BagSampler(steps, bags, most_of_bag)
 
     @property
     def steps_per_epoch(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from headctssl.seeding import sample_generator
 
-__all__ = ["SampleRef", "StepSampler", "epoch_order", "steps_per_epoch"]
+__all__ = ["BagSampler", "SampleRef", "StepSampler", "draw_from_bag", "epoch_order", "steps_per_epoch"]
 
 
 class SampleRef(NamedTuple):
@@ -128,3 +128,53 @@ class StepSampler:
             for part in range(self.accumulation):
                 first = base + (part * self.world_size + self.rank) * self.batch_size
                 yield [SampleRef(int(order[i]), i, epoch) for i in range(first, first + self.batch_size)]
+
+
+def draw_from_bag(bag: Sequence[int], most: int, seed: int, epoch: int, sample_index: int) -> list[int]:
+    """The cases of a bag that one sample reads: all of them, or `most` drawn without replacement, in their order.
+
+    Args:
+        bag: rows of the cases in the index.
+        most: how many are read at most.
+        seed: the run's seed.
+        epoch: the epoch, from 0.
+        sample_index: position of the sample in the order of the epoch.
+    """
+    if len(bag) <= most:
+        return list(bag)
+    generator = sample_generator(seed, epoch, sample_index, "scans of a study")
+    return [bag[k] for k in sorted(generator.choice(len(bag), most, replace=False).tolist())]
+
+
+class BagSampler:
+    """Reads bags of cases, such as the scans of a study, where `StepSampler` reads cases.
+
+    Sample i of the epoch is a bag; its cases are samples ``i * most``, ``i * most + 1``, ... of the epoch, which follow
+    each other in the batch.
+
+    Args:
+        steps: draws the bags.
+        bags: rows of the cases of each bag in the index.
+        most: cases read of a bag at most.
+    """
+
+    def __init__(self, steps: StepSampler, bags: Sequence[Sequence[int]], most: int) -> None:
+        assert steps.num_cases == len(bags), "one sample per bag"
+        self.steps, self.bags, self.most = steps, bags, most
+        self.batch_size = steps.batch_size * most  # at most
+        self.steps_per_epoch = steps.steps_per_epoch
+
+    def __len__(self) -> int:
+        """Forward passes this process makes."""
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[SampleRef]]:
+        """One list of samples per forward pass."""
+        for refs in self.steps:
+            yield [
+                SampleRef(row, ref.sample_index * self.most + k, ref.epoch)
+                for ref in refs
+                for k, row in enumerate(
+                    draw_from_bag(self.bags[ref.case_index], self.most, self.steps.seed, ref.epoch, ref.sample_index)
+                )
+            ]

@@ -11,6 +11,7 @@ from torch.nn import functional
 from headctssl.contract import HeadSettings
 from headctssl.errors import UsageError
 from headctssl.networks.batch_norm import GlobalBatchNorm1d
+from headctssl.networks.scan_attention import ScanAttention
 from headctssl.networks.transformer import init_linear
 
 __all__ = ["AttentiveHead", "ClassifierHead", "DinoHead", "LinearHead", "build_head"]
@@ -69,22 +70,31 @@ class LinearHead(nn.Module):
         outputs: logits L.
         batch_norm: whether the features are normalised by BatchNorm without affine parameters, eps 1e-6.
         dropout: chance that a feature is zeroed while training.
+        scans: gives the score of a scan among those of its study.
     """
 
     reads_tokens: ClassVar[bool] = False
 
-    def __init__(self, in_features: int, outputs: int, *, batch_norm: bool = True, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        outputs: int,
+        *,
+        batch_norm: bool = True,
+        dropout: float = 0.0,
+        scans: ScanAttention | None = None,
+    ) -> None:
         super().__init__()
         self.norm = GlobalBatchNorm1d(in_features, affine=False, eps=1e-6) if batch_norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(in_features, outputs)
         init_linear(self.linear)
+        self.scans = scans
 
     def forward(self, features_BC: Tensor) -> Tensor:
-        """Logits (B, L) float32."""
+        """Logits (B, L) float32; with `scans` the score of each scan follows in a last column."""
         with torch.autocast(features_BC.device.type, enabled=False):
-            logits: Tensor = self.linear(self.dropout(self.norm(features_BC.float())))
-        return logits
+            return _of_vectors(self, self.norm(features_BC.float()))
 
 
 class AttentiveHead(nn.Module):
@@ -100,6 +110,7 @@ class AttentiveHead(nn.Module):
         heads: attention heads H; they share out the channels.
         batch_norm: whether each channel is normalised by BatchNorm without affine parameters over samples and tokens.
         dropout: chance that a pooled feature is zeroed while training.
+        scans: gives the score of a scan among those of its study, by its pooled feature.
 
     Raises:
         UsageError: the channels cannot be shared out.
@@ -109,7 +120,14 @@ class AttentiveHead(nn.Module):
     no_weight_decay = ("query",)
 
     def __init__(
-        self, in_features: int, outputs: int, *, heads: int = 1, batch_norm: bool = True, dropout: float = 0.0
+        self,
+        in_features: int,
+        outputs: int,
+        *,
+        heads: int = 1,
+        batch_norm: bool = True,
+        dropout: float = 0.0,
+        scans: ScanAttention | None = None,
     ) -> None:
         super().__init__()
         if in_features % heads:
@@ -128,17 +146,17 @@ class AttentiveHead(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(in_features, outputs)
         init_linear(self.linear)
+        self.scans = scans
 
     def forward(self, tokens_BNC: Tensor) -> Tensor:
-        """Logits (B, L) float32."""
+        """Logits (B, L) float32; with `scans` the score of each scan follows in a last column."""
         with torch.autocast(tokens_BNC.device.type, enabled=False):
             flat = self.norm(tokens_BNC.float().flatten(0, 1))
             tokens_BNC = flat.unflatten(0, tokens_BNC.shape[:2])
             scores_BNH = tokens_BNC @ self._queries().T
             pooled_BHC = scores_BNH.softmax(dim=1).transpose(1, 2) @ tokens_BNC
             values_BHD = torch.einsum("bhc,hdc->bhd", pooled_BHC, self._per_head(self.value))
-            logits: Tensor = self.linear(self.dropout(values_BHD.flatten(1)))
-        return logits
+            return _of_vectors(self, values_BHD.flatten(1))
 
     def _queries(self) -> Tensor:
         """What a token is multiplied with for its score in each head, (H, C)."""
@@ -150,6 +168,12 @@ class AttentiveHead(nn.Module):
 
 
 ClassifierHead = LinearHead | AttentiveHead
+
+
+def _of_vectors(head: ClassifierHead, vectors_BC: Tensor) -> Tensor:
+    """Logits (B, L) of one vector per scan, and with attention over scans their scores in a last column."""
+    logits: Tensor = head.linear(head.dropout(vectors_BC))
+    return logits if head.scans is None else torch.cat([logits, head.scans(vectors_BC)[:, None]], dim=1)
 
 
 def build_head(settings: HeadSettings, in_features: int, outputs: int) -> ClassifierHead:
@@ -164,6 +188,7 @@ def build_head(settings: HeadSettings, in_features: int, outputs: int) -> Classi
         UsageError: the settings do not fit the encoder.
     """
     norm, dropout = settings.batch_norm, settings.dropout
+    scans = ScanAttention(in_features, settings.scan_width) if settings.scans == "attention" else None
     if settings.kind == "attentive":
-        return AttentiveHead(in_features, outputs, heads=settings.heads, batch_norm=norm, dropout=dropout)
-    return LinearHead(in_features, outputs, batch_norm=norm, dropout=dropout)
+        return AttentiveHead(in_features, outputs, heads=settings.heads, batch_norm=norm, dropout=dropout, scans=scans)
+    return LinearHead(in_features, outputs, batch_norm=norm, dropout=dropout, scans=scans)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from headctssl.loading.sampler import SampleRef, StepSampler, epoch_order, steps_per_epoch
+from headctssl.loading.sampler import (
+    BagSampler,
+    SampleRef,
+    StepSampler,
+    draw_from_bag,
+    epoch_order,
+    steps_per_epoch,
+)
 
 
 def of_ranks(world: int, accumulation: int, global_batch: int, **call: object) -> list[list[SampleRef]]:
@@ -83,3 +92,44 @@ def test_weights_set_how_often_a_case_comes() -> None:
     assert share[weights == 0].sum() == 0
     assert np.allclose(share, weights / 8, atol=0.02)
     assert np.array_equal(epoch_order(6, 100, 3, 0, weights), order[:100])
+
+
+@given(
+    sizes=st.lists(st.integers(1, 7), min_size=2, max_size=9),
+    most=st.integers(1, 5),
+    world=st.sampled_from([1, 2, 4]),
+    seed=st.integers(0, 5),
+    start=st.integers(0, 4),
+)
+@settings(max_examples=60, deadline=None)
+def test_bags_are_read_whole_or_in_part_and_the_same_by_any_number_of_processes(
+    sizes: list[int], most: int, world: int, seed: int, start: int
+) -> None:
+    edges = np.cumsum([0, *sizes]).tolist()
+    bags = [range(a, b) for a, b in pairwise(edges)]
+
+    def read(world: int, rank: int, start_step: int) -> list[list[SampleRef]]:
+        steps = StepSampler(
+            len(bags), batch_size=4 // world, samples_per_epoch=8, seed=seed, rank=rank, world_size=world,
+            start_step=start_step, num_steps=6,
+        )  # fmt: skip
+        return list(BagSampler(steps, bags, most))
+
+    alone = read(1, 0, 0)
+    ranks = [read(world, rank, start) for rank in range(world)]
+    assert [[ref for one in parts for ref in one] for parts in zip(*ranks, strict=True)] == alone[start:]
+    for refs in alone:
+        assert len({ref.sample_index for ref in refs}) == len(refs)
+        for sample in {ref.sample_index // most for ref in refs}:
+            rows = [ref.case_index for ref in refs if ref.sample_index // most == sample]
+            (bag,) = [bag for bag in bags if rows[0] in bag]
+            assert sorted(set(rows)) == rows
+            assert set(rows) <= set(bag)
+            assert len(rows) == min(most, len(bag))
+
+
+def test_other_scans_of_a_large_study_are_drawn_in_every_epoch() -> None:
+    drawn = [tuple(draw_from_bag(range(10), 3, 0, epoch, 0)) for epoch in range(40)]
+    assert len(set(drawn)) > 20
+    assert {row for rows in drawn for row in rows} == set(range(10))
+    assert drawn[3] == tuple(draw_from_bag(range(10), 3, 0, 3, 0))
