@@ -26,9 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--aggregate",
-        choices=("mean", "max"),
-        default="mean",
-        help="how scans of one session of a subject become one prediction, measured beside the scans",
+        choices=("mean", "max", "attention"),
+        default=None,
+        help="how scans of one session of a subject become one prediction, measured beside the scans; attention where"
+        " the classifier has learnt it, else mean, when left out",
     )
     add_common(parser, device=True, num_workers=True)
 

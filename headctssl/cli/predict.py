@@ -32,9 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--aggregate",
-        choices=("mean", "max"),
+        choices=("mean", "max", "attention"),
         default=None,
-        help="also one prediction per study, over the DICOM series of one patient and study",
+        help="also one prediction per study, over the DICOM series of one patient and study; attention where the"
+        " classifier has learnt it, when left out",
     )
     add_common(parser, device=True, num_workers=True)
 

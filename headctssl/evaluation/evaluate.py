@@ -18,14 +18,14 @@ from headctssl.dataset.splits import load_splits
 from headctssl.errors import ContractError, DataError, UsageError
 from headctssl.evaluation.examine import examine, print_examination, write_distances
 from headctssl.finetuning.ensemble import Ensemble, open_ensemble
+from headctssl.finetuning.held_out import BY_STUDY
 from headctssl.finetuning.leakage import describe_reuse
-from headctssl.finetuning.outputs import num_outputs
 from headctssl.finetuning.reference import Reference, load_reference
 from headctssl.finetuning.whole_head import encode_stored
 from headctssl.metrics.metrics_file import Metrics
 from headctssl.metrics.outcome import Outcome, interval_warnings, measure, print_metrics, write_predictions
 from headctssl.metrics.statistics import subject_codes
-from headctssl.metrics.studies import Aggregate, measure_studies, write_studies_beside
+from headctssl.metrics.studies import Aggregate, Pooled, measure_studies, write_studies_beside
 from headctssl.paths import preprocessed_dataset, results_dataset
 from headctssl.planning.machine import available_cores
 from headctssl.preprocessing.index import CaseIndex
@@ -44,7 +44,7 @@ def evaluate(
     weights: str | Path,
     *,
     split: Literal["test", "all"] = "test",
-    aggregate: Aggregate = "mean",
+    aggregate: Aggregate | None = None,
     device: str | None = None,
     num_workers: int | None = None,
     quiet: bool = False,
@@ -62,8 +62,8 @@ def evaluate(
         weights: a classifier's file or fine-tuning folder.
         split: 'test' for the test cases of splits.json, 'all' for every case.
         aggregate: how the predictions of the scans of one study (same `subject_id` and `session_id`) become one,
-            'mean' or 'max'; where there are such studies, they are measured beside the scans and written to
-            predictions_studies.csv.
+            'mean', 'max', or 'attention' of a classifier that has learnt it; where there are such studies, they are
+            measured beside the scans and written to predictions_studies.csv. None: attention if learnt, else mean.
         device: 'cpu', 'cuda', 'cuda:1'; found when None.
         num_workers: reader processes; found when None.
         quiet: print nothing.
@@ -75,20 +75,13 @@ def evaluate(
     """
     if split not in ("test", "all"):
         raise UsageError("The split is unknown.", got=split, expected="test or all", do="Correct --split.")
-    if aggregate not in ("mean", "max"):
-        raise UsageError(
-            "Scans cannot be brought together this way.",
-            got=aggregate,
-            expected="mean or max",
-            do="Correct --aggregate.",
-        )
     target = choose_device(device, current_process())
     with processes(target) as process:
         quiet = quiet or not process.is_main
-        asked = settle(lambda: _open(dataset_id, weights, split, num_workers, quiet), process)
+        asked = settle(lambda: _open(dataset_id, weights, split, aggregate, num_workers, quiet), process)
         say(f"{len(asked.index)} {split} cases of {asked.raw.folder.name}", quiet=quiet)
-        outcome, distances = _predict(asked, target, num_workers, process)
-        return settle(lambda: _finish(asked, split, outcome, distances, aggregate, quiet), process)
+        found = _predict(asked, target, num_workers, process)
+        return settle(lambda: _finish(asked, split, found, quiet), process)
 
 
 @dataclass(frozen=True)
@@ -96,6 +89,7 @@ class _Asked:
     """A classifier and the cases it is asked about."""
 
     ensemble: Ensemble  # the classifier, or those of several folds
+    aggregate: Aggregate
     references: tuple[Reference, ...]  # one per classifier, or none
     columns: tuple[int, ...]  # outputs of the classifier that the dataset has a label of
     raw: RawDataset
@@ -107,13 +101,30 @@ class _Asked:
     notes: tuple[str, ...]
 
 
-def _open(dataset_id: int, weights: str | Path, split: str, num_workers: int | None, quiet: bool) -> _Asked:
+@dataclass(frozen=True)
+class _Found:
+    """What the classifier says of them."""
+
+    outcome: Outcome  # of the shared labels, with their truth
+    distances: NDArray[np.float64] | None  # (n,)
+    pooled: Pooled  # of a classifier that weighs scans
+
+
+def _open(
+    dataset_id: int,
+    weights: str | Path,
+    split: str,
+    aggregate: Aggregate | None,
+    num_workers: int | None,
+    quiet: bool,
+) -> _Asked:
     """Open the classifier and the dataset, preprocess what is missing, and choose the cases.
 
     Raises:
         HeadCTSSLError: as `evaluate`.
     """
     ensemble = open_ensemble(weights)
+    aggregate = ensemble.choose(aggregate) or "mean"
     contract = ensemble.contract
     pairs = zip(ensemble.files, ensemble.contracts, strict=True)
     references = [load_reference(file.parent, one.weights_hash) for file, one in pairs]
@@ -148,6 +159,7 @@ def _open(dataset_id: int, weights: str | Path, split: str, num_workers: int | N
     known = [_truth(spec, here_by_name[spec.name], values[:, k]) for k, spec in enumerate(specs)]
     return _Asked(
         ensemble=ensemble,
+        aggregate=aggregate,
         references=tuple(r for r in references if r is not None) if None not in references else (),
         columns=tuple(columns),
         raw=raw,
@@ -160,10 +172,8 @@ def _open(dataset_id: int, weights: str | Path, split: str, num_workers: int | N
     )
 
 
-def _predict(
-    asked: _Asked, device: torch.device, num_workers: int | None, process: Process
-) -> tuple[Outcome, NDArray[np.float64] | None]:
-    """Predictions of the shared labels with their truth, and distances (n,), each case encoded by one process."""
+def _predict(asked: _Asked, device: torch.device, num_workers: int | None, process: Process) -> _Found:
+    """Predictions, and distances where there are references, each case encoded by one process."""
     ensemble, contract = asked.ensemble, asked.ensemble.contract
     found = encode_stored(
         ensemble.build(device, features=bool(asked.references)),
@@ -174,7 +184,7 @@ def _predict(
         device=device,
         process=process,
     )
-    width = num_outputs(contract.labels) * len(ensemble.files)
+    width = ensemble.width * len(ensemble.files)
     where = column_slices(contract.labels)
 
     def shared(table: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -188,26 +198,24 @@ def _predict(
         probability=shared(ensemble.predictions(found[:, :width])),
         uncalibrated=shared(ensemble.predictions(found[:, :width], calibrated=False)),
     )
+
+    def pooled(groups: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        return shared(ensemble.of_studies(found[:, :width], groups))
+
     if not asked.references:
-        return outcome, None
+        return _Found(outcome, None, pooled)
     features = np.split(found[:, width:].double().numpy(), len(asked.references), axis=1)
     away = [one.distances(part) for one, part in zip(asked.references, features, strict=True)]
-    return outcome, np.asarray(np.mean(away, axis=0))
+    return _Found(outcome, np.asarray(np.mean(away, axis=0)), pooled)
 
 
-def _finish(
-    asked: _Asked,
-    split: Literal["test", "all"],
-    outcome: Outcome,
-    distances: NDArray[np.float64] | None,
-    aggregate: Aggregate,
-    quiet: bool,
-) -> Metrics:
+def _finish(asked: _Asked, split: Literal["test", "all"], found: _Found, quiet: bool) -> Metrics:
     """Measure, and write metrics.json, evaluation.json and the tables of cases."""
+    outcome, distances = found.outcome, found.distances
     ensemble = asked.ensemble
     contract, count = ensemble.as_one(), len(ensemble.files)
     entries, mean, interval = measure(outcome)
-    studies = measure_studies(outcome, asked.sessions, aggregate)
+    studies = measure_studies(outcome, asked.sessions, asked.aggregate, found.pooled)
     folds = (f"the mean of the classifiers of {count} folds",) if count > 1 else ()
     metrics = Metrics(
         dataset_name=asked.raw.folder.name,
@@ -218,7 +226,7 @@ def _finish(
         weights_hash=contract.weights_hash,
         temperature=contract.temperature,
         leakage=_leakage(ensemble, asked.index),
-        notes=(*folds, *asked.notes, *interval_warnings(outcome)),
+        notes=(*folds, *([BY_STUDY] if ensemble.weighs_scans else []), *asked.notes, *interval_warnings(outcome)),
         mean_auroc=mean,
         mean_auroc_ci=interval,
         studies=None if studies is None else studies[1],

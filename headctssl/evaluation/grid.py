@@ -72,6 +72,14 @@ def check_grid(grid: Grid) -> None:
         if name not in get_args(Adaptation):
             raise unknown_name("adaptation", name, get_args(Adaptation))
     _no_doubles(grid, known)
+    for text in grid.finetune_overrides:
+        if text.startswith("head.scans="):
+            raise UsageError(
+                "A comparison judges scan by scan: attention over the scans of a study cannot be compared.",
+                got=f"--set finetune.{text}",
+                expected="settings of classifiers of scans",
+                do="Remove it; headct_finetune and headct_evaluate judge such a classifier by study.",
+            )
     for flag, least, values in (
         ("--seeds", 1, (grid.seeds,)),
         ("--draws", 1, (grid.draws,)),
@@ -207,7 +215,7 @@ def cell_key(cell: Cell, *, grid: Grid, labels: Sequence[str], start: Mapping[st
         grid: fold and settings of adaptation count; which other runs there are does not.
         labels: names of the labels that are learnt, in order.
         start: what the arm begins with: hash of the weights or vectors, encoder, storage and input.
-        cases: digest over ids, subjects, sources, labels and parts of all cases that it learns from and is judged by.
+        cases: digest over ids, subjects, sessions, sources, labels and parts of the cases learnt from and judged by.
     """
     content = {
         "format": 1,

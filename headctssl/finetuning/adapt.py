@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from headctssl.finetuning.judging import judge
 from headctssl.finetuning.label_loss import LabelLoss
+from headctssl.finetuning.labelled import Labelled
 from headctssl.finetuning.mirror import mirror_of
 from headctssl.finetuning.phases import Phases, head_steps
 from headctssl.finetuning.settings import FinetuneSettings
@@ -28,22 +29,11 @@ from headctssl.training.run_log import RunLog
 from headctssl.training.trainer import Trainer
 from headctssl.types import Clock, PretrainBatch
 
-__all__ = ["Best", "Labelled", "Lesson", "adapt_full", "inputs_of", "settle_norm"]
+__all__ = ["Best", "Lesson", "adapt_full", "inputs_of", "settle_norm"]
 
 _CACHE_BYTES = 500_000_000  # validation views are kept in memory up to this size
 _SETTLE_CASES = 256  # training cases that the head's BatchNorm is settled on before full fine-tuning
 _SETTLE_CASES_OF_TOKENS = 32  # each gives hundreds of tokens, which also take more memory
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """Stored cases with their labels, row by row."""
-
-    index: CaseIndex
-    labels: NDArray[np.float32]  # (n, L), NaN = unknown
-
-    def __len__(self) -> int:
-        return len(self.index)
 
 
 @dataclass(frozen=True)
@@ -58,7 +48,7 @@ class Lesson:
     log: RunLog
     device: torch.device
     process: Process
-    chances: NDArray[np.float64] | None = None  # (n,) of the training cases in class-balanced sampling
+    chances: NDArray[np.float64] | None = None  # of the scans or studies learnt from in class-balanced sampling
 
 
 class Best:
@@ -118,6 +108,7 @@ def adapt_full(lesson: Lesson, folder: Path, *, resume: bool) -> Best:
         settings.input,
         phases=Phases(settings.task.schedule, head_steps(settings.task, training.num_steps), training),
         mirror=mirror_of(settings.labels) if settings.views.flip_lr else None,
+        most_scans=None if train.studies is None else settings.task.most_scans,
     )
     trainer = Trainer(
         task,
@@ -136,7 +127,7 @@ def adapt_full(lesson: Lesson, folder: Path, *, resume: bool) -> Best:
         lesson.log.say(f"going on after step {trainer.step} of {training.num_steps}")
     else:
         most = _SETTLE_CASES_OF_TOKENS if lesson.classifier.head.reads_tokens else _SETTLE_CASES
-        some = train.index.subset(train.index.case_ids[:: -(-len(train) // most)])
+        some = train.index.subset(train.index.case_ids[:: -(-len(train.index) // most)])
         settle_norm(lesson.classifier.head, inputs_of(lesson, some))
     lesson.log.open(trainer.step)
     trainer.run()
@@ -158,8 +149,10 @@ def _batches(lesson: Lesson, start_step: int) -> Iterable[PretrainBatch]:
         start_step=start_step,
         num_steps=training.num_steps,
         num_workers=training.num_workers,
-        labels=lesson.train.labels,
+        labels=lesson.train.labels_of_scans,
         sample_weights=lesson.chances,
+        bags=lesson.train.studies,
+        most_of_bag=settings.task.most_scans,
     )
 
 
@@ -178,7 +171,7 @@ def _validation(lesson: Lesson, best: Best) -> EpochEnd:
         if validation is None:
             best.offer(lesson.classifier, epoch, None, 0.0)
             return None
-        logits = _validation_logits(lesson, validation.index, cache)
+        logits = validation.outputs(settings.labels, _validation_logits(lesson, validation.index, cache))
         verdict = judge(logits, validation.labels, lesson.loss)
         best.offer(lesson.classifier, epoch, verdict.score, verdict.loss)
         return verdict.line
@@ -187,7 +180,10 @@ def _validation(lesson: Lesson, best: Best) -> EpochEnd:
 
 
 def _validation_logits(lesson: Lesson, index: CaseIndex, cache: list[Tensor]) -> Tensor:
-    """(n, O) of all validation cases, each encoded by one process; small sets of views are kept in `cache`."""
+    """What the head says of all validation cases, row by row, each encoded by one process.
+
+    Small sets of views are kept in `cache`.
+    """
     spec, task = lesson.settings.input, lesson.settings.task
     mine = share_of(index.case_ids, lesson.process)
     rows = None

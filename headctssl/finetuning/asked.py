@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from headctssl.errors import UsageError
 from headctssl.finetuning.mirror import mirror_of
@@ -11,7 +11,7 @@ from headctssl.finetuning.settings import Adaptation, FinetuneSettings
 from headctssl.finetuning.situation import Situation
 from headctssl.settings import JsonValue, with_overrides
 
-__all__ = ["check_asked", "check_start", "with_asked"]
+__all__ = ["by_study", "check_asked", "check_processes", "check_start", "check_studies", "with_asked"]
 
 _NOT_IN_FROZEN = (
     "views.",
@@ -101,6 +101,49 @@ def check_start(situation: Situation, overrides: Mapping[str, JsonValue]) -> Non
     )
 
 
+def by_study(overrides: Mapping[str, JsonValue]) -> bool:
+    """Whether the run learns from the scans of a study together."""
+    return overrides.get("head.scans") == "attention"
+
+
+def check_studies(sizes: Sequence[int]) -> None:
+    """Refuse attention over scans where no study has two of them.
+
+    Args:
+        sizes: scans of every labelled training study.
+
+    Raises:
+        UsageError: all have one scan.
+    """
+    if max(sizes, default=0) < 2:
+        raise UsageError(
+            "Attention over scans needs training studies of several scans.",
+            got=f"head.scans=attention, {len(sizes)} labelled training studies of one scan",
+            expected="cases of one subject that share a session_id in cases.csv, and agree in a label",
+            do="Fill in the columns subject_id and session_id, or remove head.scans.",
+        )
+
+
+def check_processes(settings: FinetuneSettings, number: int) -> None:
+    """Refuse several processes where they would hold different numbers of scans, which no BatchNorm is made for.
+
+    Args:
+        settings: of the run.
+        number: processes.
+
+    Raises:
+        UsageError: studies are learnt from through the training loop.
+    """
+    if number > 1 and settings.head.scans == "attention" and settings.adapt in ("full", "lora"):
+        raise UsageError(
+            "Attention over scans cannot be learnt in several processes with a network that learns: their studies have"
+            " different numbers of scans.",
+            got=f"head.scans=attention, --adapt {settings.adapt}, {number} processes",
+            expected="one process, or --adapt linear or attentive",
+            do="Start it without torchrun, or with another --adapt.",
+        )
+
+
 def with_asked(settings: FinetuneSettings, overrides: Mapping[str, JsonValue]) -> FinetuneSettings:
     """The settings with what is asked for in place of what was derived.
 
@@ -119,6 +162,14 @@ def with_asked(settings: FinetuneSettings, overrides: Mapping[str, JsonValue]) -
             got=f"training.batch_size={training.batch_size} over training.accumulation={training.accumulation}",
             expected="at least 2",
             do="Set another batch size, or head.batch_norm=false.",
+        )
+    if changed.views.flip_lr and changed.head.scans == "attention":
+        raise UsageError(
+            "Views cannot be flipped where the scans of a study are learnt from together: each would be flipped by"
+            " itself, and the study's label would be of neither side.",
+            got="views.flip_lr=true with head.scans=attention",
+            expected="one of them",
+            do="Remove one --set.",
         )
     if changed.views.flip_lr:
         mirror_of(settings.labels)
@@ -142,6 +193,8 @@ def _check_effects(settings: FinetuneSettings, overrides: Mapping[str, JsonValue
         "task.head_share": (alone == 0, "task.schedule=sawtooth or valley"),
         "task.max_ratio": (task.balance != "weights", "task.balance=weights"),
         "head.heads": (settings.head.kind != "attentive", "head.kind=attentive"),
+        "head.scan_width": (settings.head.scans != "attention", "head.scans=attention"),
+        "task.most_scans": (settings.head.scans != "attention", "head.scans=attention"),
     }
     for key in overrides:
         for prefix, (is_idle, needs) in idle.items():

@@ -16,6 +16,7 @@ from headctssl.dataset.splits import Splits
 from headctssl.errors import DataError, UsageError, unknown_name
 from headctssl.finetuning.few_shot import FewShots, draw_few_shots
 from headctssl.metrics.statistics import subject_codes
+from headctssl.metrics.studies import group_scans, study_truth
 from headctssl.preprocessing.index import CaseIndex
 
 __all__ = ["NO_FOLD", "Cohort", "choose_labels", "make_cohort", "value_counts"]
@@ -33,7 +34,8 @@ class Cohort:
     validation: tuple[str, ...]
     test: tuple[str, ...]
     table: dict[str, NDArray[np.float32]]  # case id -> (L,) as `RawDataset.labels`
-    subject: dict[str, str]  # case id -> subject id
+    subject: dict[str, str]  # case id -> subject id, '' = unknown
+    session: dict[str, str]  # case id -> session id, '' = unknown
     notes: tuple[str, ...] = ()
 
     def labels(self, case_ids: Sequence[str]) -> NDArray[np.float32]:
@@ -44,10 +46,17 @@ class Cohort:
         """(n,) subject number per case."""
         return subject_codes([self.subject[c] for c in case_ids], case_ids)
 
-    def digest(self, index: CaseIndex) -> str:
-        """SHA-256 over id, subject, source, labels and part of every case in order, first 16 hex digits.
+    def studies(self, case_ids: Sequence[str]) -> tuple[list[list[int]], NDArray[np.float32]]:
+        """The positions of the scans of each study in `case_ids`, see `group_scans`, and (s, L) as `study_truth`."""
+        groups = group_scans(case_ids, [self.subject[c] for c in case_ids], [self.session[c] for c in case_ids])
+        truth, _ = study_truth(self.specs, self.labels(case_ids), groups)
+        return groups, truth.astype(np.float32)
 
-        Subjects belong to it: draws, class-balanced sampling and every interval go by them.
+    def digest(self, index: CaseIndex) -> str:
+        """SHA-256 over id, subject, session, source, labels and part of every case in order, first 16 hex digits.
+
+        Subjects belong to it: draws, class-balanced sampling and every interval go by them. So do sessions, by which
+        scans are brought together.
 
         Args:
             index: the stored cases, all of the cohort's among them.
@@ -56,8 +65,8 @@ class Cohort:
         sha = hashlib.sha256()
         for part, case_ids in (("train", self.train), ("val", self.validation), ("test", self.test)):
             for case_id in case_ids:
-                what = [part, case_id, self.subject[case_id], source[case_id], self.table[case_id].tolist()]
-                sha.update(json.dumps(what).encode())
+                who = [part, case_id, self.subject[case_id], self.session[case_id]]
+                sha.update(json.dumps([*who, source[case_id], self.table[case_id].tolist()]).encode())
         return sha.hexdigest()[:16]
 
 
@@ -133,9 +142,8 @@ def make_cohort(
             notes.append(f"{len(here) - len(labelled)} {what} cases have none of the labels known and are left out")
         return tuple(labelled)
 
-    cohort = Cohort(
-        specs, usable(train, "training"), usable(validation, "validation"), usable(splits.test, "test"), table, subject
-    )
+    parts = usable(train, "training"), usable(validation, "validation"), usable(splits.test, "test")
+    cohort = Cohort(specs, *parts, table, subject, raw.sessions())
     if not cohort.train:
         raise DataError(
             "No training case has a known label.",

@@ -35,17 +35,18 @@ def derive_settings(
     """
     check_asked(overrides, adapt=situation.adapt, pretrained=situation.pretrained)
     steps = Steps()
-    n = situation.num_train
+    n, what = situation.num_samples, situation.samples
     if n < 2:
         raise UsageError(
-            "There are too few labelled training cases.",
+            f"There are too few labelled training {what}.",
             got=n,
             expected="at least 2, better 20 or more",
-            do="Choose labels that are known for more cases with --labels, or another fold with -f.",
+            do=f"Choose labels that are known for more {what} with --labels, or another fold with -f.",
         )
     check_start(situation, overrides)
     overrides = dict(overrides)
     frozen = situation.frozen
+    _studies(steps, situation, overrides)
     batch = _batch_size(steps, situation, overrides)
     epochs = _epochs(steps, situation, overrides, _tokens_fit(base, situation, overrides))
     peaks = choose_rates(steps, situation, batch, overrides)
@@ -84,7 +85,7 @@ def derive_settings(
             "training": training,
             "views": views,
             "task": TaskSettings(head_lr_scale=peaks.head_scale, validate_every=every),
-            "num_train": n,
+            "num_train": situation.num_train,
             "num_validation": situation.num_validation,
             "decisions": tuple(steps.decisions),
         }
@@ -114,6 +115,25 @@ def _head(steps: Steps, situation: Situation) -> HeadSettings:
     return HeadSettings(kind="attentive", heads=heads)
 
 
+def _most_scans(overrides: Mapping[str, JsonValue]) -> int:
+    """Scans of a study that a training step reads at most."""
+    given = overrides.get("task.most_scans")
+    return given if isinstance(given, int) and given >= 1 else TaskSettings().most_scans
+
+
+def _studies(steps: Steps, situation: Situation, overrides: Mapping[str, JsonValue]) -> None:
+    """What a sample is, where it is not a scan."""
+    if situation.num_studies is None:
+        return
+    rule = (
+        "a sample is a study, of which a training step reads all scans or as many drawn anew; gated attention pools"
+        " them, and a study of one scan is what the head says of it; batch and epochs count studies"
+    )
+    value = f"attention over up to {_most_scans(overrides)} scans of a study"
+    because = f"{situation.num_studies} studies of {situation.num_train} labelled training cases"
+    steps.add("scans", value, rule, "gated attention of arXiv 1802.04712, equation 9", because)
+
+
 def _schedule(steps: Steps, situation: Situation, overrides: Mapping[str, JsonValue]) -> None:
     """Which part learns when, and how fast each layer does."""
     if situation.frozen:
@@ -135,27 +155,31 @@ def _schedule(steps: Steps, situation: Situation, overrides: Mapping[str, JsonVa
 
 def _batch_size(steps: Steps, situation: Situation, overrides: Mapping[str, JsonValue]) -> int:
     """Step 1. The batch."""
-    n = situation.num_train
+    n, what = situation.num_samples, situation.samples
     given = overrides.get("training.batch_size")
     if isinstance(given, int) and not isinstance(given, bool) and given >= 1:
         if given > n or given < 2:
             raise UsageError(
                 "The batch does not fit the training cases.",
-                got=f"training.batch_size={given}, {n} labelled training cases",
-                expected=f"2 to {n}: the head's BatchNorm needs two cases",
+                got=f"training.batch_size={given}, {n} labelled training {what}",
+                expected=f"2 to {n}: the head's BatchNorm needs two {what}",
                 do="Choose another training.batch_size.",
             )
         steps.add("batch", str(given), "given", "--set training.batch_size", "")
         return given
     most = 64 if situation.frozen else (16 if n >= 128 else 8)
+    rule = f"16 from 128 {what} on, else 8; 64 for a frozen encoder"
+    if situation.num_studies is not None and not situation.frozen:
+        most = max(2, most // _most_scans(overrides))
+        rule = f"as many scans at once as without studies, 16 from 128 {what} on, else 8; at least 2 studies"
     batch = min(most, n)
-    steps.add("batch", str(batch), "16 from 128 cases on, else 8; 64 for a frozen encoder", OPENMIND, f"{n} cases")
+    steps.add("batch", str(batch), rule, OPENMIND, f"{n} {what}")
     return batch
 
 
 def _epochs(steps: Steps, situation: Situation, overrides: Mapping[str, JsonValue], tokens_fit: bool) -> int:
     """Step 2. The length."""
-    n = situation.num_train
+    n, what = situation.num_samples, situation.samples
     if "training.num_epochs" in overrides:
         steps.add("epochs", str(overrides["training.num_epochs"]), "given", "--set training.num_epochs", "")
         return 1
@@ -168,9 +192,9 @@ def _epochs(steps: Steps, situation: Situation, overrides: Mapping[str, JsonValu
     else:
         budget = _budget(small_profile=situation.small_profile)
         epochs = epochs_of_encoder(n, small_profile=situation.small_profile)
-        rule = f"15, or as many as show {budget} scans, at most 60"
+        rule = f"15, or as many as show {budget} {'scans' if situation.num_studies is None else what}, at most 60"
         source = f"15 from {HEADCT}; the budget keeps few-shot runs from ending after a handful of steps"
-    steps.add("epochs", str(epochs), rule, source, f"{n} labelled training cases")
+    steps.add("epochs", str(epochs), rule, source, f"{n} labelled training {what}")
     return epochs
 
 

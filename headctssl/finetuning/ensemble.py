@@ -12,10 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from headctssl.contract import Contract
-from headctssl.errors import ContractError
-from headctssl.finetuning.outputs import num_outputs, predictions
+from headctssl.contract import Contract, HeadSettings
+from headctssl.errors import ContractError, UsageError
+from headctssl.finetuning.outputs import num_outputs, pooled_outputs, predictions
 from headctssl.finetuning.tasks import Classifier, classifier_from
+from headctssl.metrics.studies import AGGREGATES, Aggregate
 from headctssl.training.checkpoint import WEIGHTS_FILES, find_weights, load_weights
 
 __all__ = ["Ensemble", "Members", "find_classifiers", "open_ensemble"]
@@ -49,6 +50,41 @@ class Ensemble:
         """The contract with the hash and the temperature of all together."""
         return self.contract.model_copy(update={"weights_hash": self.weights_hash, "temperature": self.temperature})
 
+    @property
+    def weighs_scans(self) -> bool:
+        """Whether the classifiers weigh the scans of a study by attention."""
+        return _head(self.contract).scans == "attention"
+
+    @property
+    def width(self) -> int:
+        """Outputs of one classifier, with the score of the scan where it weighs scans."""
+        return num_outputs(self.contract.labels) + self.weighs_scans
+
+    def choose(self, aggregate: Aggregate | None) -> Aggregate | None:
+        """How scans become a study's prediction: as asked for, else the classifiers' own way if they have learnt one.
+
+        Args:
+            aggregate: what is asked for; None: nothing.
+
+        Raises:
+            UsageError: it is unknown, or attention that the classifiers have not learnt.
+        """
+        if aggregate is None:
+            return "attention" if self.weighs_scans else None
+        if aggregate not in AGGREGATES or (aggregate == "attention" and not self.weighs_scans):
+            unknown = aggregate not in AGGREGATES
+            raise UsageError(
+                "Scans cannot be brought together this way."
+                if unknown
+                else "The classifier has not learnt to weigh the scans of a study.",
+                got=aggregate if unknown else "--aggregate attention, a classifier made without head.scans=attention",
+                expected=" or ".join(AGGREGATES if unknown else AGGREGATES[:2]),
+                do="Correct --aggregate."
+                if unknown
+                else "Use --aggregate mean or max, or fine-tune with --set head.scans=attention.",
+            )
+        return aggregate
+
     def build(self, device: torch.device, *, features: bool = False) -> Members:
         """The networks, in eval mode.
 
@@ -63,22 +99,38 @@ class Ensemble:
         """Mean over the classifiers of what each predicts: probabilities of binary labels and classes, numbers.
 
         Args:
-            outputs: (n, M * O), one classifier after the other.
+            outputs: (n, M * width), one classifier after the other.
             calibrated: whether each divides its outputs by its temperature.
         """
-        width = num_outputs(self.contract.labels)
         parts = [
-            predictions(c.labels, outputs[:, k * width : (k + 1) * width], c.temperature if calibrated else 1.0)
+            predictions(c.labels, outputs[:, self._of(k)], c.temperature if calibrated else 1.0)
             for k, c in enumerate(self.contracts)
         ]
         return np.asarray(np.mean(parts, axis=0))
+
+    def of_studies(self, outputs: Tensor, groups: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        """Mean over the classifiers of what each predicts of studies, whose scans it weighs by its own attention.
+
+        Args:
+            outputs: (n, M * width) of scans.
+            groups: rows of the scans of each study, from `group_scans`.
+        """
+        assert self.weighs_scans, "see `choose`"
+        parts = [
+            predictions(c.labels, pooled_outputs(c.labels, outputs[:, self._of(k)], groups), c.temperature)
+            for k, c in enumerate(self.contracts)
+        ]
+        return np.asarray(np.mean(parts, axis=0))
+
+    def _of(self, number: int) -> slice:
+        return slice(number * self.width, (number + 1) * self.width)
 
     def _pairs(self) -> list[tuple[Path, Contract]]:
         return list(zip(self.files, self.contracts, strict=True))
 
 
 class Members(nn.Module):
-    """Classifiers side by side: (B, C, D, H, W) -> (B, M * O), then the features of each where asked for.
+    """Classifiers side by side: (B, C, D, H, W) -> (B, M * `Ensemble.width`), then the features of each if asked for.
 
     Args:
         members: the classifiers.
@@ -98,6 +150,10 @@ class Members(nn.Module):
         if self.features:
             parts += [features.float() for _, features in found]
         return torch.cat(parts, dim=1)
+
+
+def _head(contract: Contract) -> HeadSettings:
+    return contract.head or HeadSettings()
 
 
 def find_classifiers(path: Path | str) -> list[Path]:
@@ -135,6 +191,13 @@ def open_ensemble(path: Path | str) -> Ensemble:
                     expected=f"{files[0].parent.name}: {getattr(first, field)}",
                     do="Name one of them with -w.",
                 )
+        if _head(contract).scans != _head(first).scans:
+            raise ContractError(
+                f"Some of the classifiers of {path} weigh the scans of a study, others do not.",
+                got=f"{file.parent.name}: head.scans={_head(contract).scans}",
+                expected=f"{files[0].parent.name}: head.scans={_head(first).scans}",
+                do="Name one of them with -w.",
+            )
         names = [(spec.name, spec.type, spec.classes) for spec in contract.labels]
         if names != [(spec.name, spec.type, spec.classes) for spec in first.labels]:
             raise ContractError(

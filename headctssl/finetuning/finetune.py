@@ -13,11 +13,12 @@ import torch
 import headctssl
 from headctssl.console import name_files, say, table
 from headctssl.contract import Contract
-from headctssl.finetuning.adapt import Best, Labelled, Lesson, adapt_full
+from headctssl.finetuning.adapt import Best, Lesson, adapt_full
+from headctssl.finetuning.asked import check_processes
 from headctssl.finetuning.balance import sampling_weights
 from headctssl.finetuning.cohort import value_counts
 from headctssl.finetuning.frozen import adapt_frozen
-from headctssl.finetuning.held_out import choose_held_out, measured, outcome_of, outputs_of
+from headctssl.finetuning.held_out import choose_held_out, measured, outcome_of, outputs_of, studies_of
 from headctssl.finetuning.judge import Judge
 from headctssl.finetuning.label_loss import LabelLoss
 from headctssl.finetuning.leakage import write_used_cases
@@ -28,7 +29,7 @@ from headctssl.finetuning.settings import Adaptation, FinetuneSettings
 from headctssl.finetuning.sum_up import sum_up
 from headctssl.finetuning.tasks import Classifier, with_prior
 from headctssl.metrics.outcome import print_metrics, write_predictions
-from headctssl.metrics.studies import measure_studies, write_studies_beside
+from headctssl.metrics.studies import write_studies_beside
 from headctssl.networks import build_from_settings
 from headctssl.networks.heads import build_head
 from headctssl.networks.lora import add_lora, merge_lora
@@ -177,6 +178,7 @@ def run_finetuning(call: Call, track: Sequence[str]) -> Path:
             job = prepare(call)
             # Everything that can be wrong with the call shows before an old run is removed.
             check_division(job.settings.training, target, process, coupled=False)
+            check_processes(job.settings, process.world_size)
             begun.append(_build(job))
             return job, _begin(call, job, process)
 
@@ -235,13 +237,15 @@ def _tell(job: Job, log: RunLog) -> None:
 
 def _train(job: Job, classifier: Classifier, log: RunLog, process: Process, *, going_on: bool) -> None:
     settings, cohort = job.settings, job.cohort
-    train = _labelled(job, cohort.train)
-    validation = _labelled(job, cohort.validation) if cohort.validation else None
+    train = job.labelled(cohort.train)
+    validation = job.labelled(cohort.validation)
     chances = None
     if settings.task.balance == "sampling":
-        chances = sampling_weights(train.labels, settings.labels, cohort.subjects(train.index.case_ids))
+        chances = sampling_weights(train.labels, settings.labels, cohort.subjects(train.first_scans))
     loss = LabelLoss(settings.labels, train.labels, settings.task, chances)
-    lesson = Lesson(classifier, loss, train, validation, settings, log, job.device, process, chances)
+    lesson = Lesson(
+        classifier, loss, train, validation if len(validation) else None, settings, log, job.device, process, chances
+    )
     frozen = settings.adapt in ("linear", "attentive")
     best = adapt_frozen(lesson) if frozen else adapt_full(lesson, job.folder, resume=going_on)
     chosen = _chosen(best, settings)
@@ -264,7 +268,7 @@ def _train(job: Job, classifier: Classifier, log: RunLog, process: Process, *, g
     if process.is_main:
         outcome = outcome_of(job, index, outputs, contract.temperature)
         metrics = measured(job, held_out, outcome, contract, best, (chosen, checked.note))
-        studies = measure_studies(outcome, job.raw.sessions(), "mean")
+        studies = studies_of(job, outcome, outputs, contract.temperature)
         metrics = metrics.model_copy(update={"studies": None if studies is None else studies[1]})
         write_predictions(job.folder / "predictions.csv", outcome)
         write_studies_beside(job.folder / "predictions.csv", None if studies is None else studies[0])
@@ -290,15 +294,11 @@ def _build(job: Job) -> tuple[Classifier, str]:
     return Classifier(encoder, head), loaded
 
 
-def _labelled(job: Job, case_ids: Sequence[str]) -> Labelled:
-    index = job.index.subset(case_ids)
-    return Labelled(index, job.cohort.labels(index.case_ids))
-
-
 def _chosen(best: Best, settings: FinetuneSettings) -> str:
     if best.score is not None:
         mixed = any(spec.type != "binary" for spec in settings.labels)
         what = "share of pairs ranked right, mean over the labels," if mixed else "AUROC"
+        what += " of studies" if settings.head.scans == "attention" else ""
         return f"kept epoch {best.epoch}, mean validation {what} {best.score:.3f}"
     why = (
         "validation shows only one class of every label" if settings.num_validation else "there are no validation cases"

@@ -15,6 +15,7 @@ from headctssl.finetuning.judging import NO_VERDICT, judge
 from headctssl.finetuning.whole_head import encode
 from headctssl.loading.sampler import epoch_order
 from headctssl.methods.method import split_decay
+from headctssl.networks.scan_attention import pool_scans
 from headctssl.seeding import derive_seed
 from headctssl.training.optimizer import build_optimizer, set_rates
 
@@ -39,7 +40,7 @@ def adapt_frozen(lesson: Lesson) -> Best:
     kept = not tokens or settings.token_gb <= settings.task.cache_gb
     source, held_out = keep_inputs(lesson) if kept else compute_inputs(lesson)
     what = "tokens" if tokens else "features"
-    cases = len(lesson.train) + len(validation or ())
+    cases = len(lesson.train.index) + (0 if validation is None else len(validation.index))
     log.say(
         f"{what if kept else 'mean and variance of tokens'} of {cases} cases in {time.perf_counter() - began:.1f} s"
     )
@@ -50,9 +51,9 @@ def adapt_frozen(lesson: Lesson) -> Best:
     for epoch, line in _fit_head(lesson, source):
         verdict = NO_VERDICT
         if held_out is not None and validation is not None:
-            order = torch.arange(len(validation))
-            parts = [encode(classifier.head, [x], _CPU) for x in held_out.batches(order, settings.training.batch_size)]
-            verdict = judge(torch.cat(parts), validation.labels, lesson.loss)
+            wanted = torch.split(torch.arange(len(validation.index)), settings.training.batch_size)
+            said = torch.cat([encode(classifier.head, [x], _CPU) for x in held_out.batches(wanted)])
+            verdict = judge(validation.outputs(settings.labels, said), validation.labels, lesson.loss)
         best.offer(classifier, epoch, verdict.score, verdict.loss)
         log.metrics({**line, **verdict.line}, settings.training.num_steps)
     log.picture(final=True)
@@ -76,14 +77,22 @@ def _fit_head(lesson: Lesson, source: InputSource) -> Iterable[tuple[int, dict[s
         samples = settings.steps_per_epoch * training.batch_size
         order = torch.from_numpy(epoch_order(len(target), samples, training.seed, epoch, lesson.chances))
         order = order[: (training.num_steps - step) * training.batch_size]
-        inputs = source.batches(order, training.batch_size)
+        samples_of = torch.split(order, training.batch_size)
+        read = [
+            lesson.train.read(rows, settings.task.most_scans, training.seed, epoch, k * training.batch_size)
+            for k, rows in enumerate(samples_of)
+        ]
+        inputs = source.batches([scans for scans, _ in read])
         losses: list[float] = []
         rate = 0.0
-        for rows, x in zip(order.view(-1, training.batch_size), inputs, strict=True):
+        for rows, (_, study), x in zip(samples_of, read, inputs, strict=True):
             rate = set_rates(optimizer, training, step)
             torch.manual_seed(derive_seed(training.seed, step, 0, "torch"))
             optimizer.zero_grad(set_to_none=True)
-            loss: Tensor = lesson.loss(head(x), target[rows], smooth=True)
+            outputs: Tensor = head(x)
+            if study is not None:
+                outputs = pool_scans(outputs[:, :-1], outputs[:, -1], study, len(rows))
+            loss: Tensor = lesson.loss(outputs, target[rows], smooth=True)
             loss.backward()  # type: ignore[no-untyped-call]  # torch's method
             if training.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(head.parameters(), training.clip_norm)
@@ -96,7 +105,7 @@ def _fit_head(lesson: Lesson, source: InputSource) -> Iterable[tuple[int, dict[s
             "epoch": epoch,
             "loss": float(np.mean(losses)),
             "lr": rate,
-            "scans_per_second": len(losses) * training.batch_size / max(now - last, 1e-9),
+            "scans_per_second": sum(len(scans) for scans, _ in read) / max(now - last, 1e-9),
             "data_wait": 0.0,
             "seconds": now - began,
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol
@@ -10,7 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from headctssl.finetuning.adapt import Labelled, Lesson, inputs_of, settle_norm
+from headctssl.finetuning.adapt import Lesson, inputs_of, settle_norm
+from headctssl.finetuning.labelled import Labelled
 from headctssl.finetuning.tasks import Features
 from headctssl.finetuning.whole_head import encode, stored_views
 from headctssl.networks.encoder import Encoder
@@ -22,12 +23,11 @@ __all__ = ["ComputedInputs", "InputSource", "KeptInputs", "compute_inputs", "kee
 class InputSource(Protocol):
     """Gives what a head reads of any cases, batch by batch, the same on every process."""
 
-    def batches(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
+    def batches(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
         """The inputs (B, ...) of cases, on the CPU.
 
         Args:
-            order: int64 (n,) positions of the cases; one may come several times.
-            batch_size: cases per batch; the last one may be smaller.
+            parts: per batch int64 (B,), positions of its cases; one may come several times.
         """
         ...
 
@@ -38,9 +38,9 @@ class KeptInputs:
 
     table: Tensor  # (n, C) or (n, N, C)
 
-    def batches(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
+    def batches(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
         """See `InputSource`."""
-        yield from (self.table[rows] for rows in torch.split(order, batch_size))
+        yield from (self.table[rows] for rows in parts)
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,10 @@ class ComputedInputs:
     lesson: Lesson
     cases: Labelled
 
-    def batches(self, order: Tensor, batch_size: int) -> Iterator[Tensor]:
+    def batches(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
         """See `InputSource`; every process of the run must ask for the same."""
         lesson, settings = self.lesson, self.lesson.settings
-        parts = [rows.tolist() for rows in torch.split(order, batch_size)]
-        mine = [share_of(rows, lesson.process) for rows in parts]
+        mine = [share_of(rows.tolist(), lesson.process) for rows in parts]
         wanted = [row for share in mine for row in share]
         module = Features(lesson.classifier.encoder, tokens=lesson.classifier.head.reads_tokens)
         computed: Iterator[Tensor] = iter(())

@@ -7,22 +7,30 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from headctssl.contract import Contract
 from headctssl.finetuning.adapt import Best
 from headctssl.finetuning.cohort import Cohort
 from headctssl.finetuning.leakage import describe_leakage
-from headctssl.finetuning.outputs import predictions
+from headctssl.finetuning.outputs import pooled_outputs, predictions
 from headctssl.finetuning.prepare import Job
 from headctssl.finetuning.tasks import Classifier
 from headctssl.finetuning.whole_head import encode_stored
-from headctssl.metrics.metrics_file import Metrics
+from headctssl.metrics.metrics_file import Metrics, StudyMetrics
 from headctssl.metrics.outcome import Outcome, interval_warnings, measure
+from headctssl.metrics.studies import Studies, measure_studies
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.training.distributed import Process
 
-__all__ = ["HeldOut", "choose_held_out", "measured", "outcome_of", "outputs_of"]
+__all__ = ["BY_STUDY", "HeldOut", "choose_held_out", "measured", "outcome_of", "outputs_of", "studies_of"]
+
+BY_STUDY = (
+    "the labels of studies were learnt: the metrics of scans read every scan as a study of its own; studies of several"
+    " scans are measured under 'studies', in metrics.json of a fold and of headct_evaluate"
+)
+"""Said of metrics of scans by a classifier that has learnt from studies."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ def outputs_of(job: Job, classifier: Classifier, index: CaseIndex, process: Proc
         process: this process; every process of the run must call this.
 
     Returns:
-        (n, O) float32 on the CPU.
+        (n, O) float32 on the CPU, with the score of each scan in a last column where the head weighs scans.
     """
     settings = job.settings
     return encode_stored(
@@ -79,7 +87,7 @@ def outcome_of(job: Job, index: CaseIndex, outputs: Tensor, temperature: float) 
     Args:
         job: the run.
         index: the cases.
-        outputs: (n, O) of the head.
+        outputs: of the head, from `outputs_of`.
         temperature: of the probabilities.
     """
     settings, cohort = job.settings, job.cohort
@@ -91,6 +99,23 @@ def outcome_of(job: Job, index: CaseIndex, outputs: Tensor, temperature: float) 
         probability=predictions(settings.labels, outputs, temperature),
         uncalibrated=predictions(settings.labels, outputs),
     )
+
+
+def studies_of(job: Job, outcome: Outcome, outputs: Tensor, temperature: float) -> tuple[Studies, StudyMetrics] | None:
+    """The predictions of studies and their metrics, see `measure_studies`: by attention where it was learnt, else mean.
+
+    Args:
+        job: the run.
+        outcome: predictions of scans.
+        outputs: of the head, from `outputs_of`, in the same order.
+        temperature: of the probabilities.
+    """
+    labels = job.settings.labels
+
+    def pooled(groups: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        return predictions(labels, pooled_outputs(labels, outputs, groups), temperature)
+
+    return measure_studies(outcome, job.cohort.session, "attention" if job.by_study else "mean", pooled)
 
 
 def measured(
@@ -116,7 +141,13 @@ def measured(
         weights_hash=contract.weights_hash,
         temperature=contract.temperature,
         leakage=describe_leakage(job.start.file, job.start.contract, job.index.subset(held_out.case_ids)),
-        notes=(*told, *job.cohort.notes, *held_out.notes, *interval_warnings(outcome)),
+        notes=(
+            *told,
+            *([BY_STUDY] if job.by_study else []),
+            *job.cohort.notes,
+            *held_out.notes,
+            *interval_warnings(outcome),
+        ),
         best_epoch=best.epoch,
         validation_score=best.score,
         validation_auroc=best.score if all(spec.type == "binary" for spec in job.settings.labels) else None,

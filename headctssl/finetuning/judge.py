@@ -42,7 +42,8 @@ class Judge:
         outcome = outcome_of(job, index, outputs, 1.0)
         if self.process.is_main:
             write_predictions(job.folder / VALIDATION_FILE, outcome)
-        return calibrate(job.settings.labels, outputs, outcome.truth)
+        judged = job.labelled(job.cohort.validation)
+        return calibrate(job.settings.labels, judged.outputs(job.settings.labels, outputs), judged.labels)
 
     def describe(self, contract: Contract) -> None:
         """Write reference.safetensors, where there are patients enough.

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from headctssl.contract import LabelSpec, output_slices
 
-__all__ = ["cumulative_logits", "num_outputs", "predictions", "rank_scores"]
+__all__ = ["cumulative_logits", "num_outputs", "pooled_outputs", "predictions", "rank_scores"]
 
 # Legend: n cases, L labels, O outputs of the head, C classes of a label, P predicted columns.
 
@@ -38,12 +38,36 @@ def cumulative_logits(outputs: Tensor) -> Tensor:
     return torch.cat([first, first - gaps.cumsum(dim=1)], dim=1)
 
 
+def pooled_outputs(labels: Sequence[LabelSpec], outputs: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
+    """The outputs of studies: those of their scans, weighed by attention; see `pool_scans`.
+
+    A study is computed by itself: it depends on no other, and on the order of its scans only as far as `groups` does,
+    which `group_scans` sorts. A study of one scan has that scan's outputs, bit for bit.
+
+    Args:
+        labels: of the classifier.
+        outputs: (n, O + 1) of a head that scores scans, the score last.
+        groups: rows of the scans of each study.
+
+    Returns:
+        (s, O) float32 on the CPU.
+    """
+    width = num_outputs(labels)
+    assert outputs.shape[1] == width + 1, "a head that scores scans"
+    table = outputs.double().cpu()
+    found = torch.zeros(len(groups), width, dtype=torch.float64)
+    for study, group in enumerate(groups):
+        scans = table[list(group)]
+        found[study] = scans[:, width].softmax(dim=0) @ scans[:, :width]
+    return found.float()
+
+
 def predictions(labels: Sequence[LabelSpec], outputs: Tensor, temperature: float = 1.0) -> NDArray[np.float64]:
     """What a head's outputs say, label by label in the columns of `column_slices`.
 
     Args:
         labels: of the classifier, in the order of its outputs.
-        outputs: (n, O).
+        outputs: (n, O), or (n, O + 1) with the score of each scan last, which is not looked at.
         temperature: divides the logits of binary, multiclass and ordinal labels.
 
     Returns:

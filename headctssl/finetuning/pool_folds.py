@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from headctssl.contract import Contract
 from headctssl.errors import DataError
+from headctssl.finetuning.held_out import BY_STUDY
 from headctssl.finetuning.judge import VALIDATION_FILE
 from headctssl.finetuning.settings import FinetuneSettings
 from headctssl.metrics.metrics_file import Metrics
@@ -58,12 +59,13 @@ def pool_folds(folders: Sequence[Path], truth: Mapping[str, NDArray[np.floating]
         "fold": folds,
         "leakage": metrics[0].leakage,
     }
+    said = (BY_STUDY,) if settings[0].head.scans == "attention" else ()
     written = []
     if all(one.evaluated_on == "test" for one in metrics):
         outcome = _mean([read_predictions(folder / "predictions.csv", specs, truth) for folder in folders])
-        note = f"the mean of the classifiers of folds {folds}"
+        notes: tuple[str, ...] = (f"the mean of the classifiers of folds {folds}", *said)
         temperature = float(np.mean([c.temperature for c in contracts]))
-        content = _measured(outcome, common, "test", (note,), temperature)
+        content = _measured(outcome, common, "test", notes, temperature)
         written.append(_write(task / ENSEMBLE, outcome, content, quiet))
     with_validation = [folder for folder in folders if (folder / VALIDATION_FILE).is_file()]
     if len(with_validation) > 1:
@@ -72,6 +74,7 @@ def pool_folds(folders: Sequence[Path], truth: Mapping[str, NDArray[np.floating]
             f"every case by the classifier of folds {folds} that did not learn from it, without the temperature",
             "the epoch of each fold was chosen by these cases: slightly optimistic",
             "folds share most of their training cases, so the interval is that of the cases, not of other trainings",
+            *said,
         )
         content = _measured(outcome, common, "out_of_fold", notes, 1.0)
         written.append(_write(task / OUT_OF_FOLD, outcome, content, quiet))

@@ -15,11 +15,13 @@ from headctssl.contract import LabelSpec
 from headctssl.dataset.manifest import RawDataset, load_raw_dataset
 from headctssl.dataset.splits import load_splits
 from headctssl.errors import DataError, UsageError, unknown_name
+from headctssl.finetuning.asked import by_study, check_studies
 from headctssl.finetuning.balance import sampling_weights
 from headctssl.finetuning.cohort import NO_FOLD, Cohort, choose_labels, make_cohort
 from headctssl.finetuning.derive import Situation, derive_settings
 from headctssl.finetuning.few_shot import FewShots, Negatives
 from headctssl.finetuning.label_loss import standardised
+from headctssl.finetuning.labelled import Labelled, labelled_scans, labelled_studies
 from headctssl.finetuning.settings import Adaptation, FinetuneSettings
 from headctssl.finetuning.start import Start, resolve_start
 from headctssl.paths import preprocessed_dataset, results_dataset
@@ -75,6 +77,16 @@ class Job:
     device: torch.device
     stored: FinetuneSettings | None  # of the run that is continued or repeated
 
+    @property
+    def by_study(self) -> bool:
+        """Whether the scans of a study are learnt from and judged together."""
+        return self.settings.head.scans == "attention"
+
+    def labelled(self, case_ids: Sequence[str]) -> Labelled:
+        """Cases as they are learnt from or judged, scan by scan or by study."""
+        label = labelled_studies if self.by_study else labelled_scans
+        return label(self.cohort, self.index.subset(case_ids))
+
 
 @dataclass(frozen=True)
 class Place:
@@ -109,6 +121,13 @@ def prepare(call: Call) -> Job:
     """
     _check(call)
     changes = parse_overrides(call.overrides)
+    if by_study(changes) and call.few_shots is not None:
+        raise UsageError(
+            "A few-shot draw takes one scan of each patient: there are no scans of a study to weigh.",
+            got=f"--few_shots {call.few_shots} with head.scans=attention",
+            expected="one of them",
+            do="Remove --few_shots, or remove head.scans and bring scans together with --aggregate mean or max.",
+        )
     place = locate(call)
     raw, specs, start, folder = place.raw, place.specs, place.start, place.folder
     # Refuse before the work begins.
@@ -124,7 +143,8 @@ def prepare(call: Call) -> Job:
     index = ensure_preprocessed(call.dataset_id, start.storage, quiet=call.quiet, num_workers=call.num_workers)
     splits = load_splits(preprocessed_dataset(call.dataset_id))
     cohort = make_cohort(raw, splits, index.case_ids, specs, fold=call.fold, few_shots=call.few)
-    specs = standardised(specs, cohort.labels(cohort.train))
+    learnt = _labelled(cohort, index, by_study(changes))
+    specs = standardised(specs, cohort.labels(cohort.train) if learnt.studies is None else learnt.labels)
     shape = index.subset(cohort.train).shapes.max(axis=0)
     base: dict[str, object] = {
         "dataset_ids": (call.dataset_id,),
@@ -154,9 +174,10 @@ def prepare(call: Call) -> Job:
         small_profile=raw.info.profile != "real",
         precision="float32" if call.adapt in ("linear", "attentive") else _precision(machine, stored),
         num_workers=workers,
+        num_studies=len(learnt) if by_study(changes) else None,
     )
     settings = derive_settings(base, situation, changes)
-    _check_balance(settings, cohort)
+    _check_balance(settings, cohort, learnt)
     if call.repeats is not None:
         _require_repeated(call.repeats, settings)
     elif stored is not None:
@@ -164,11 +185,21 @@ def prepare(call: Call) -> Job:
     return Job(raw, start, index, cohort, settings, folder, torch.device(machine.device), stored)
 
 
-def _check_balance(settings: FinetuneSettings, cohort: Cohort) -> None:
+def _labelled(cohort: Cohort, index: CaseIndex, studies: bool) -> Labelled:
+    """What is learnt from."""
+    train = index.subset(cohort.train)
+    if not studies:
+        return labelled_scans(cohort, train)
+    found = labelled_studies(cohort, train)
+    check_studies([len(rows) for rows in found.studies or ()])
+    return found
+
+
+def _check_balance(settings: FinetuneSettings, cohort: Cohort, learnt: Labelled) -> None:
     """Refuse to balance by sampling where there is nothing to balance."""
     if settings.task.balance != "sampling":
         return
-    if sampling_weights(cohort.labels(cohort.train), cohort.specs, cohort.subjects(cohort.train)) is None:
+    if sampling_weights(learnt.labels, cohort.specs, cohort.subjects(learnt.first_scans)) is None:
         raise UsageError(
             "There is no label whose classes could be drawn equally often.",
             got="task.balance=sampling with " + ", ".join(f"{s.name} ({s.type})" for s in cohort.specs),

@@ -51,6 +51,9 @@ class TaskSettings(Settings):
     )
     max_ratio: float = Field(20.0, ge=1, description="Largest weight of one class over the other.")
     validate_every: int = Field(1, ge=1, description="Epochs between validations.")
+    most_scans: int = Field(
+        4, ge=1, description="Scans of a study drawn for a training step at most, head.scans=attention only."
+    )
     eval_batch_size: int = Field(8, ge=1, description="Scans encoded at once without gradient.")
     cache_gb: float = Field(
         4.0,
@@ -103,7 +106,8 @@ class FinetuneSettings(Settings):
     num_train: int = Field(ge=1, description="Labelled training cases.")
     num_validation: int = Field(ge=0, description="Labelled validation cases.")
     cases_digest: str = Field(
-        "", description="SHA-256 over id, subject, source, labels and part of every case used, first 16 hex digits."
+        "",
+        description="SHA-256 over id, subject, session, source, labels and part of every case, first 16 hex digits.",
     )
     overrides: tuple[str, ...] = Field((), description="What --set changed, as typed.")
     decisions: tuple[Decision, ...] = ()

@@ -24,6 +24,17 @@ class Situation:
     small_profile: bool  # synthetic laptop or template dataset
     precision: Literal["bf16", "fp16", "float32"]
     num_workers: int
+    num_studies: int | None = None  # labelled training studies, where studies are learnt from; None: scans are
+
+    @property
+    def num_samples(self) -> int:
+        """Labelled training studies, where these are learnt from, else cases."""
+        return self.num_train if self.num_studies is None else self.num_studies
+
+    @property
+    def samples(self) -> str:
+        """What they are called."""
+        return "cases" if self.num_studies is None else "studies"
 
     @property
     def frozen(self) -> bool:

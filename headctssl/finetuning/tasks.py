@@ -21,6 +21,7 @@ from headctssl.networks import build_from_settings
 from headctssl.networks.encoder import Encoder
 from headctssl.networks.heads import ClassifierHead, build_head
 from headctssl.networks.lora import lora_layers
+from headctssl.networks.scan_attention import pool_scans
 from headctssl.planning.run_settings import ViewSettings
 from headctssl.types import Clock, EncoderOutput, StepResult, Views
 
@@ -51,7 +52,10 @@ class Classifier(nn.Module):
         self.head = head
 
     def forward(self, x: Tensor) -> Tensor:
-        """Outputs (B, O) float32, see `outputs.predictions`, of views (B, C, D, H, W) in [0, 1]."""
+        """Outputs (B, O) float32, see `outputs.predictions`, of views (B, C, D, H, W) in [0, 1].
+
+        A head that weighs the scans of a study adds the score of each in a last column, see `outputs.pooled_outputs`.
+        """
         return self.with_features(x)[0]
 
     def with_features(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -132,6 +136,8 @@ class ClassifyTask(nn.Module):
         phases: when the encoder rests; never when None.
         mirror: (L,) for each label the position of the label that it becomes when left and right are swapped; needed
             where views are flipped.
+        most_scans: where studies are learnt from, how many scans of one are in a batch at most, as `BagSampler` numbers
+            them; None: every scan by itself.
     """
 
     batch_coupled = False
@@ -146,8 +152,10 @@ class ClassifyTask(nn.Module):
         *,
         phases: Phases | None = None,
         mirror: Sequence[int] | None = None,
+        most_scans: int | None = None,
     ) -> None:
         super().__init__()
+        assert mirror is None or most_scans is None, "scans of one study would be mirrored each by itself"
         assert mirror is not None or not views.flip_lr, "flipped views need the mirror of every label"
         self.classifier = classifier
         self.task = task
@@ -155,6 +163,7 @@ class ClassifyTask(nn.Module):
         self.phases = phases
         self.mirror = None if mirror is None else list(mirror)
         self._plan = ViewPlan((_left_right(global_group(views, spec)),))
+        self.most_scans = most_scans
         self._adapters_seen = False
 
     @property
@@ -171,12 +180,21 @@ class ClassifyTask(nn.Module):
         return self._plan
 
     def training_step(self, views: Views, clock: Clock) -> StepResult:
-        """The loss of one batch, averaged over the views of each scan."""
+        """The loss of one batch, averaged over the views of each scan or study."""
         losses = [
-            self.loss(self._outputs(view, clock), self.labels_of(views, number), smooth=True)
+            self.loss(*self._by_study(self._outputs(view, clock), self.labels_of(views, number), views), smooth=True)
             for number, view in enumerate(views.groups["global"])
         ]
         return StepResult(torch.stack(losses).mean())
+
+    def _by_study(self, outputs: Tensor, labels: Tensor, views: Views) -> tuple[Tensor, Tensor]:
+        """(S, ...) outputs and labels of scans as those of the studies of the batch, whose scans follow each other."""
+        if self.most_scans is None:
+            return outputs, labels
+        number = views.sample_index.to(outputs.device) // self.most_scans
+        _, study, sizes = torch.unique(number, return_inverse=True, return_counts=True)  # ascending, as they come
+        pooled = pool_scans(outputs[:, :-1], outputs[:, -1], study, len(sizes))
+        return pooled, labels[sizes.cumsum(0) - sizes]
 
     def labels_of(self, views: Views, number: int) -> Tensor:
         """(B, L), the labels as one view shows them: those with a side are swapped where the view is mirrored.

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from headctssl.console import name_files, progress, say
 from headctssl.contract import LabelSpec, column_slices
-from headctssl.errors import HeadCTSSLError, UsageError
+from headctssl.errors import HeadCTSSLError
 from headctssl.finetuning.ensemble import Ensemble, open_ensemble
 from headctssl.finetuning.whole_head import encode, head_view
 from headctssl.inference.sources import (
@@ -26,7 +27,7 @@ from headctssl.inference.sources import (
     print_failures,
 )
 from headctssl.metrics.prediction_table import called_class, prediction_cells, prediction_columns
-from headctssl.metrics.studies import Aggregate, aggregated, group_scans
+from headctssl.metrics.studies import Aggregate, Pooled, aggregated, group_scans
 from headctssl.paths import atomic_path
 from headctssl.planning.machine import available_cores, detect_machine
 from headctssl.settings import JsonValue
@@ -44,7 +45,7 @@ class PredictResult:
     probabilities: NDArray[np.float64]  # (n, P), the columns of `column_slices`; continuous: the number
     failures: tuple[Failure, ...]
     file: Path | None  # None when every image failed
-    studies: tuple[tuple[str, ...], ...] = ()  # with `aggregate`: case ids of each study
+    studies: tuple[tuple[str, ...], ...] = ()  # where scans were brought together: case ids of each study
     study_probabilities: NDArray[np.float64] | None = None  # (studies, P)
 
     @property
@@ -72,8 +73,9 @@ def predict(
         input: an image file, a DICOM folder, or a folder with images at any depth.
         weights: a classifier's file or fine-tuning folder; of a task with several folds the mean of all is taken.
         output: a .csv or .json file, or a folder for predictions.csv.
-        aggregate: 'mean' or 'max': also one prediction per study, in a second file whose name ends in ``_studies``.
-            DICOM series of one patient and one study go together; any other image is its own study.
+        aggregate: 'mean', 'max', or 'attention' of a classifier that has learnt it, which is then the default: also one
+            prediction per study, in a second file whose name ends in ``_studies``. DICOM series of one patient and one
+            study go together; any other image is its own study.
         device: 'cpu', 'cuda', 'cuda:1'; found when None.
         num_workers: reading threads; one per core, at most 4, when None.
         quiet: print errors only.
@@ -83,15 +85,9 @@ def predict(
         DataError: there is no image, or the weights are damaged.
         ContractError: the weights are not a classifier's.
     """
-    if aggregate not in (None, "mean", "max"):
-        raise UsageError(
-            "Scans cannot be brought together this way.",
-            got=aggregate,
-            expected="mean or max",
-            do="Correct --aggregate.",
-        )
     path = output_file(Path(output), "predictions.csv", (".csv", ".json"))
     ensemble = open_ensemble(weights)
+    aggregate = ensemble.choose(aggregate)
     contract = ensemble.contract
     sources = find_sources(Path(input))
     target = torch.device(detect_machine(device).device)
@@ -103,7 +99,7 @@ def predict(
     )
     case_ids: list[str] = []
     studies: list[tuple[str, str]] = []
-    rows: list[NDArray[np.float64]] = []
+    rows: list[Tensor] = []
     failures: list[Failure] = []
     ready = prepared(sources, contract.storage, min(workers, len(sources) - 1))
     for source, found in progress(ready, "predict", len(sources), quiet=quiet):
@@ -114,12 +110,12 @@ def predict(
             say(f"{source.case_id}: {note}", quiet=quiet)
         case = found.case
         view = head_view(case.hu, case.head_box, case.spacing_mm, contract.input, target)
-        outputs = encode(classifiers, [view], target)
         case_ids.append(source.case_id)
         studies.append(source.study)
-        rows.append(ensemble.predictions(outputs)[0])
+        rows.append(encode(classifiers, [view], target))
     specs = contract.labels
-    table = np.array(rows, dtype=np.float64).reshape(-1, sum(len(spec.columns) for spec in specs))
+    outputs = torch.cat(rows) if rows else torch.zeros(0, ensemble.width * len(ensemble.files))
+    table = ensemble.predictions(outputs)
     print_failures(failures)
     names = tuple(spec.name for spec in specs)
     if not case_ids:
@@ -127,7 +123,7 @@ def predict(
     _write(path, case_ids, specs, table)
     result = PredictResult(tuple(case_ids), names, specs, table, tuple(failures), path)
     if aggregate is not None:
-        result = _by_study(result, studies, aggregate)
+        result = _by_study(result, studies, aggregate, lambda groups: ensemble.of_studies(outputs, groups))
         second = path.with_name(f"{path.stem}_studies{path.suffix}")
         assert result.study_probabilities is not None, "just made"
         first = [group[0] for group in result.studies]
@@ -144,10 +140,15 @@ def _kind(ensemble: Ensemble) -> str:
     return f"{preset} classifier" if count == 1 else f"mean of the {preset} classifiers of {count} folds"
 
 
-def _by_study(result: PredictResult, studies: Sequence[tuple[str, str]], how: Aggregate) -> PredictResult:
+def _by_study(
+    result: PredictResult, studies: Sequence[tuple[str, str]], how: Aggregate, pooled: Pooled
+) -> PredictResult:
     """The same with one prediction per study."""
     groups = group_scans(result.case_ids, [study[0] for study in studies], [study[1] for study in studies])
-    table = np.array([aggregated(result.specs, result.probabilities[group], how) for group in groups])
+    if how == "attention":
+        table = pooled(groups)
+    else:
+        table = np.array([aggregated(result.specs, result.probabilities[group], how) for group in groups])
     members = tuple(tuple(result.case_ids[row] for row in group) for group in groups)
     return replace(result, studies=members, study_probabilities=table)
 

@@ -108,7 +108,9 @@ ByName = Annotated[tuple[LabelMetrics, ...], BeforeValidator(_from_names), Plain
 class StudyMetrics(Settings):
     """Metrics with one prediction per study, all scans of one session of a subject, beside those of scans."""
 
-    aggregate: Literal["mean", "max"] = Field(description="How the predictions of the scans become the study's.")
+    aggregate: Literal["mean", "max", "attention"] = Field(
+        description="How scans become the study's prediction; attention: as the classifier has learnt to weigh them."
+    )
     num_studies: int = Field(ge=0, description="Studies; a scan of unknown session is its own.")
     num_with_several: int = Field(ge=0, description="Studies of more than one scan.")
     notes: tuple[str, ...] = Field((), description="What a reader of the numbers must know.")

@@ -1,12 +1,12 @@
-"""Studies: one prediction of all scans of a study, by their mean or maximum, whatever their order."""
+"""Studies: one prediction of all scans of a study, by mean, maximum or attention, whatever their order."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,18 +18,24 @@ from headctssl.metrics.prediction_table import prediction_cells, prediction_colu
 from headctssl.paths import atomic_path
 
 __all__ = [
+    "AGGREGATES",
     "Aggregate",
+    "Pooled",
     "Studies",
     "aggregated",
     "by_study",
     "group_scans",
     "measure_studies",
+    "study_truth",
     "write_studies",
     "write_studies_beside",
 ]
 
-Aggregate = Literal["mean", "max"]
+Aggregate = Literal["mean", "max", "attention"]
+AGGREGATES = get_args(Aggregate)
 Array = NDArray[np.float64]
+Pooled = Callable[[Sequence[Sequence[int]]], Array]
+"""Rows of the scans of each study -> (s, P), the predictions of a classifier that weighs scans by attention."""
 
 # Legend: n scans, k scans of one study, s studies, P predicted columns, L labels.
 
@@ -70,7 +76,7 @@ def group_scans(case_ids: Sequence[str], subject_ids: Sequence[str], session_ids
     return list(studies.values())
 
 
-def aggregated(labels: Sequence[LabelSpec], scans: Array, how: Aggregate) -> Array:
+def aggregated(labels: Sequence[LabelSpec], scans: Array, how: Literal["mean", "max"]) -> Array:
     """The prediction of one study.
 
     `mean`: the mean of each column, so that the probabilities of classes go on summing to one. `max`: the finding of
@@ -101,34 +107,57 @@ def aggregated(labels: Sequence[LabelSpec], scans: Array, how: Aggregate) -> Arr
     return np.concatenate(found)
 
 
-def by_study(outcome: Outcome, sessions: Mapping[str, str], how: Aggregate) -> Studies:
-    """Predictions of scans brought together by study.
+def study_truth(
+    labels: Sequence[LabelSpec], scans: NDArray[np.floating], groups: Sequence[Sequence[int]]
+) -> tuple[Array, NDArray[np.int64]]:
+    """The truth of studies: what their scans say where it is known.
 
-    The truth of a study is what its scans say where it is known: the mean of a number; the class where the scans
-    agree. Scans that contradict each other leave it unknown, and it is told: they show one head at one time.
+    The mean of a number; the class where the scans agree. Scans that contradict each other leave it unknown: they show
+    one head at one time.
 
     Args:
-        outcome: predictions of scans.
-        sessions: case id -> session id, '' = unknown.
-        how: 'mean' or 'max'.
+        labels: the labels.
+        scans: (n, L), NaN = unknown.
+        groups: the rows of each study.
+
+    Returns:
+        (s, L), NaN = unknown, and (L,) how many studies contradict themselves.
     """
-    groups = group_scans(outcome.case_ids, outcome.subject_ids, [sessions.get(c, "") for c in outcome.case_ids])
-    truth = np.full((len(groups), len(outcome.specs)), np.nan)
-    contradicted = np.zeros(len(outcome.specs), np.int64)
+    truth = np.full((len(groups), len(labels)), np.nan)
+    contradicted = np.zeros(len(labels), np.int64)
     for study, group in enumerate(groups):
-        for column, spec in enumerate(outcome.specs):
-            values = outcome.truth[group, column]
+        for column, spec in enumerate(labels):
+            values = scans[list(group), column]
             known = values[~np.isnan(values)]
             if known.size and (spec.type == "continuous" or np.ptp(known) == 0):
                 truth[study, column] = known.mean()
             contradicted[column] += known.size > 0 and np.isnan(truth[study, column])
+    return truth, contradicted
+
+
+def by_study(outcome: Outcome, sessions: Mapping[str, str], how: Aggregate, pooled: Pooled | None = None) -> Studies:
+    """Predictions of scans brought together by study; truth as `study_truth`, and contradictions are told.
+
+    Args:
+        outcome: predictions of scans.
+        sessions: case id -> session id, '' = unknown.
+        how: 'mean', 'max', or 'attention', which is the classifier's own.
+        pooled: what the classifier predicts of studies, for 'attention'.
+    """
+    groups = group_scans(outcome.case_ids, outcome.subject_ids, [sessions.get(c, "") for c in outcome.case_ids])
+    truth, contradicted = study_truth(outcome.specs, outcome.truth, groups)
     first = [group[0] for group in groups]
+    if how == "attention":
+        assert pooled is not None, "attention is the classifier's"
+        probability = pooled(groups)
+    else:
+        probability = np.array([aggregated(outcome.specs, outcome.probability[group], how) for group in groups])
     together = Outcome(
         specs=outcome.specs,
         case_ids=tuple(outcome.case_ids[row] for row in first),
         subject_ids=tuple(outcome.subject_ids[row] for row in first),
         truth=truth,
-        probability=np.array([aggregated(outcome.specs, outcome.probability[group], how) for group in groups]),
+        probability=probability,
     )
     return Studies(
         outcome=together,
@@ -143,18 +172,25 @@ def by_study(outcome: Outcome, sessions: Mapping[str, str], how: Aggregate) -> S
 
 
 def measure_studies(
-    outcome: Outcome, sessions: Mapping[str, str], how: Aggregate, *, num_resamples: int = 2000, seed: int = 0
+    outcome: Outcome,
+    sessions: Mapping[str, str],
+    how: Aggregate,
+    pooled: Pooled | None = None,
+    *,
+    num_resamples: int = 2000,
+    seed: int = 0,
 ) -> tuple[Studies, StudyMetrics] | None:
     """The block `studies` of metrics.json; None where no study has several scans, since it would repeat the scans.
 
     Args:
         outcome: predictions of scans.
         sessions: case id -> session id, '' = unknown.
-        how: 'mean' or 'max'.
+        how: 'mean', 'max' or 'attention'.
+        pooled: see `by_study`.
         num_resamples: bootstrap resamples.
         seed: of the bootstrap.
     """
-    studies = by_study(outcome, sessions, how)
+    studies = by_study(outcome, sessions, how, pooled)
     if not studies.has_several:
         return None
     labels, mean, interval = measure(studies.outcome, num_resamples=num_resamples, seed=seed)

@@ -10,6 +10,8 @@ from headctssl.reporting.run_parts import interval_text
 
 __all__ = ["other_types_section", "studies_section"]
 
+_HOW = {"mean": "their mean", "max": "their maximum", "attention": "attention over the scans, which was learnt"}
+
 MOST_LABELS = 40
 """Labels in tables; metrics.json has them all."""
 
@@ -39,7 +41,7 @@ def studies_section(studies: StudyMetrics | None) -> Section | None:
     if studies is None:
         return None
     text = (
-        f"The predictions of the scans of one session of a patient were brought together by their {studies.aggregate}: "
+        f"The predictions of the scans of one session of a patient were brought together by {_HOW[studies.aggregate]}: "
         f"{studies.num_studies:,} studies, {studies.num_with_several:,} of more than one scan."
     )
     binary = [m for m in studies.labels if m.type == "binary"][:MOST_LABELS]

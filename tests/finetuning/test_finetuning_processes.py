@@ -145,6 +145,20 @@ def test_a_linear_head_in_two_processes_is_the_one_of_one(roots):
 
 
 @pytest.mark.evidence
+def test_attention_over_scans_learnt_in_two_processes_is_that_of_one(roots):
+    table = make_dataset(2, 22, unknown=5) / "cases.csv"
+    first, *others = table.read_text().splitlines()
+    table.write_text("".join(f"{line}\n" for line in (f"{first},session_id", *(f"{line},day" for line in others))))
+    encoder = make_encoder(roots / "encoder")
+    for processes, tag in ((1, "one"), (2, "two")):
+        go(processes, "finetune", call_of(encoder, tag, "linear", "head.scans=attention", "training.batch_size=4"))
+    assert_same_run(folder_of(roots, "one"), folder_of(roots, "two"))
+    one, two = (rows(folder_of(roots, tag) / "predictions_studies.csv") for tag in ("one", "two"))
+    assert len(one) == len({row["subject_id"] for row in one}) > 0
+    assert [float(r["bleed"]) for r in one] == pytest.approx([float(r["bleed"]) for r in two], abs=1e-5)
+
+
+@pytest.mark.evidence
 def test_accumulation_is_the_large_batch_where_the_head_has_no_batch_norm(roots):
     make_dataset(2, 22, unknown=9)
     encoder = make_encoder(roots / "encoder")

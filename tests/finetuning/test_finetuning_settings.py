@@ -20,14 +20,14 @@ from headctssl.settings import with_overrides
 SPECS = (LabelSpec(name="left", mirror="right"), LabelSpec(name="right", mirror="left"))
 
 
-def derived(overrides=None, *, preset="vit_b", n=100, adapt="full", pretrained=True, small=False):
+def derived(overrides=None, *, preset="vit_b", n=100, adapt="full", pretrained=True, small=False, studies=None):
     encoder = encoder_preset(preset).settings
     base = {
         "dataset_ids": (1,), "dataset_name": "Dataset001_A", "labels": SPECS, "adapt": adapt, "few_shots": None,
         "fold": "0", "config": preset, "method": "dino", "init": "abc", "storage": STORAGE, "input": INPUT,
         "encoder": encoder, "read_shape": (24, 24, 24),
     }  # fmt: skip
-    situation = Situation(n, 10, adapt, encoder, pretrained, small, "float32", 1)
+    situation = Situation(n, 10, adapt, encoder, pretrained, small, "float32", 1, studies)
     return derive_settings(base, situation, overrides or {})
 
 
@@ -197,6 +197,21 @@ def test_imbalance_is_decided_as_asked():
 def test_one_case_is_too_few():
     with pytest.raises(UsageError, match="too few"):
         derived(n=1)
+
+
+def test_batch_and_length_of_studies_count_studies():
+    asked = {"head.scans": "attention"}
+    full, linear = (derived(asked, n=400, studies=200, adapt=adapt) for adapt in ("full", "linear"))
+    assert (full.training.batch_size, linear.training.batch_size) == (16 // 4, 64)
+    assert derived({**asked, "task.most_scans": 16}, n=400, studies=200).training.batch_size == 2
+    assert full.epochs == epochs_of_encoder(200, small_profile=False) == 15
+    assert full.training.samples_per_epoch == 200
+    assert (full.num_train, full.head.scans) == (400, "attention")
+    (told,) = [one for one in full.decisions if one.what == "scans"]
+    assert told.because == "200 studies of 400 labelled training cases"
+    assert not [one for one in derived(n=400).decisions if one.what == "scans"]
+    with pytest.raises(UsageError, match="too few labelled training studies"):
+        derived(asked, n=4, studies=1)
 
 
 def test_the_digest_names_what_the_weights_depend_on():
