@@ -9,46 +9,50 @@ from __future__ import annotations
 
 from typing import Any
 
+from benchmarks.input_slices import FACTORS, slices_at_places
 from benchmarks.rows import Row, within
 
-__all__ = ["accuracy_rows"]
+__all__ = ["accuracy_rows", "averaged", "by_monai", "reference", "truth_of"]
 
 FINE_MM = 0.1
 TENFOLD = 10  # voxels of the reference in one of the new grid
 SIZE = (400, 200, 200)  # voxels of the reference
-SCANS = {"0.4 x 0.4 x 0.6 mm": (6, 4, 4), "0.6 mm, isotropic": (6, 6, 6), "0.4 x 0.4 x 5 mm": (50, 4, 4)}
+SCANS = {"0.4 x 0.4 x 0.6 mm": (6, 4, 4), "0.6 mm, isotropic": (6, 6, 6), "0.4 x 0.4 x 5 mm": FACTORS}
 """Scan -> voxels of the reference in one of the scan per axis, even numbers."""
 NOISE_HU = 12.0
 STEPS = (2.0, 2.2, 3.3)
 LARGEST_ALIAS = 0.1  # share of MONAI's
-CAUSE = (
-    "between slices an interpolating spline gains this, at 1.6 times our overshoot at bone (99 and 61 HU); "
-    "within slices it does not filter, which this reference, smooth below 0.9 mm, does not punish"
-)
 
 
 def accuracy_rows() -> list[Row]:
     """Errors in HU and false rings as a share of the plate."""
     import numpy as np
 
-    fine = _reference()
+    fine = reference()
+    at_places, cause = slices_at_places()
     rows = []
     for name, factors in SCANS.items():
-        clean = _averaged(fine, factors)
-        truth, first, shape = _truth(fine, factors, clean.shape)
+        clean = averaged(fine, factors)
+        truth, first, shape = truth_of(fine, factors, clean.shape)
         for noise, told in ((0.0, ""), (NOISE_HU, f", noise {NOISE_HU:g} HU")):
             noisy = clean + np.random.default_rng(0).normal(0.0, noise, clean.shape) if noise else clean
             scan = np.rint(noisy).astype(np.int16)
             errors = [
-                float(np.sqrt(np.mean((side(scan, factors, first, shape) - truth) ** 2))) for side in (_ours, _monai)
+                float(np.sqrt(np.mean((side(scan, factors, first, shape) - truth) ** 2))) for side in (_by_us, by_monai)
             ]
             what = f"RMS error of 1 mm from {name}{told}"
-            rows.append(within(what, errors[:1], errors[1:], "MONAI, cubic splines", 1.0, CAUSE, unit="HU"))
-    return rows + [_zone_plate(step) for step in STEPS]
+            why = cause if factors == FACTORS else ""
+            rows.append(within(what, errors[:1], errors[1:], "MONAI, cubic splines", 1.0, why, unit="HU"))
+    return rows + at_places + [_zone_plate(step) for step in STEPS]
 
 
-def _reference() -> Any:
-    """Int16 HU at 0.1 mm: the back of a head, from the air through the skull into the brain."""
+def reference(head: int = 7, place: tuple[float, float, float] = (10.0, 70.0, 10.0)) -> Any:
+    """Int16 HU at 0.1 mm: a piece of a head, from the air through the skull into the brain; its back by default.
+
+    Args:
+        head: seed of the synthetic head.
+        place: in mm, the lower end of the piece, and its shift along y and x.
+    """
     from headctssl.ingest.phantom.acquisition import Acquisition
     from headctssl.ingest.phantom.make import make_case
 
@@ -57,15 +61,15 @@ def _reference() -> Any:
         pixel_mm=FINE_MM,
         thickness_mm=FINE_MM,
         slices=SIZE[0],
-        bottom_mm=10.0,
-        shift_mm=(0.0, 70.0, 10.0),
+        bottom_mm=place[0],
+        shift_mm=(0.0, place[1], place[2]),
         noise_hu=0.0,
         holder=False,
     )
-    return make_case(7, acquisition=scanner).volume.hu
+    return make_case(head, acquisition=scanner).volume.hu
 
 
-def _averaged(fine: Any, factors: tuple[int, ...]) -> Any:
+def averaged(fine: Any, factors: tuple[int, ...]) -> Any:
     """Means over blocks of so many voxels per axis; what does not fill a block is left out."""
     import numpy as np
 
@@ -77,7 +81,9 @@ def _averaged(fine: Any, factors: tuple[int, ...]) -> Any:
     return out
 
 
-def _truth(fine: Any, factors: tuple[int, ...], size: tuple[int, ...]) -> tuple[Any, tuple[int, ...], tuple[int, ...]]:
+def truth_of(
+    fine: Any, factors: tuple[int, ...], size: tuple[int, ...]
+) -> tuple[Any, tuple[int, ...], tuple[int, ...]]:
     """The mean over each voxel of the 1 mm grid whose voxel 0 is centred on the scan's, the first voxel wholly inside
     the scan per axis, and how many there are.
     """
@@ -91,10 +97,10 @@ def _truth(fine: Any, factors: tuple[int, ...], size: tuple[int, ...]) -> tuple[
         boxes.append(slice(low, low + number * TENFOLD))
         firsts.append(first)
         counts.append(number)
-    return _averaged(fine[tuple(boxes)], (TENFOLD,) * 3), tuple(firsts), tuple(counts)
+    return averaged(fine[tuple(boxes)], (TENFOLD,) * 3), tuple(firsts), tuple(counts)
 
 
-def _ours(scan: Any, factors: tuple[int, ...], first: tuple[int, ...], shape: tuple[int, ...]) -> Any:
+def _by_us(scan: Any, factors: tuple[int, ...], first: tuple[int, ...], shape: tuple[int, ...]) -> Any:
     from headctssl.volume.resample import resample
 
     z, y, x = (TENFOLD / n for n in factors)
@@ -102,7 +108,15 @@ def _ours(scan: Any, factors: tuple[int, ...], first: tuple[int, ...], shape: tu
     return resample(scan, start, (z, y, x), (shape[0], shape[1], shape[2]))
 
 
-def _monai(scan: Any, factors: tuple[int, ...], first: tuple[int, ...], shape: tuple[int, ...]) -> Any:
+def by_monai(scan: Any, factors: tuple[int, ...], first: tuple[int, ...], shape: tuple[int, ...]) -> Any:
+    """The voxels that `truth_of` tells of, as MONAI makes them of a scan.
+
+    Args:
+        scan: int16 HU.
+        factors: voxels of the reference in one of the scan per axis.
+        first: as told by `truth_of`.
+        shape: as told by `truth_of`.
+    """
     import numpy as np
     import torch
     from monai.data import MetaTensor

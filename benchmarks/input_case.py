@@ -20,7 +20,7 @@ from statistics import median
 from benchmarks.input_peers import EDGE, WINDOWS, monai_case, nnunet_case
 from benchmarks.rows import Row, alternate, faster, value, within
 
-__all__ = ["case_rows"]
+__all__ = ["SCANS", "case_rows"]
 
 SCANS = {"512x512x34": (34, 5.0, 12.0, 10.0), "512x512x256": (256, 0.66, 5.0, 5.0)}
 """Scan -> slices, slice thickness in mm, target beside MONAI, target beside nnunetv2."""
@@ -35,18 +35,22 @@ CAUSE = (
 )
 
 
-def case_rows(runs: int) -> list[Row]:
-    """Rows of both scans."""
-    rows = []
+def case_rows(name: str, runs: int) -> list[Row]:
+    """Rows of one scan.
+
+    Args:
+        name: which of `SCANS`.
+        runs: per side.
+    """
+    slices, thickness, monai_target, nnunet_target = SCANS[name]
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(dict.fromkeys(("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"), folder))
-        for name, (slices, thickness, monai_target, nnunet_target) in SCANS.items():
-            path = Path(folder) / f"{name}.nii.gz"
-            _write_scan(path, slices, thickness)
-            rows += _beside_peers(name, path, runs, monai_target, nnunet_target)
-            rows += _beside_floor(name, path, max(2 * runs, 9))
-            path.unlink()
-    return rows
+        path = Path(folder) / f"{name}.nii.gz"
+        _write_scan(path, slices, thickness)
+        return [
+            *_beside_peers(name, path, runs, monai_target, nnunet_target),
+            *_beside_floor(name, path, max(2 * runs, 9)),
+        ]
 
 
 def _write_scan(path: Path, slices: int, thickness: float) -> None:

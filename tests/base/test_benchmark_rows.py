@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,42 @@ def test_sides_are_run_in_turn_by_the_clock_that_is_given(rows) -> None:  # type
     assert rows.seconds(lambda: time.sleep(0.05))() >= 0.05
     ticks = iter([3.0, 7.5])
     assert rows.seconds(lambda: None, lambda: next(ticks))() == 4.5
+
+
+def test_the_input_benchmark_runs_and_clocks_what_the_page_says(rows, capsys) -> None:  # type: ignore[no-untyped-def]
+    from benchmarks import input as module
+    from benchmarks import page
+
+    said = (ROOT / "documentation" / "benchmarks.md").read_text(encoding="utf-8")
+    assert "then the store, the\nviews, the loader, the scale and the workers" in said
+    assert module.OTHER_PARTS == ("store", "views", "loader", "scale", "workers")
+    assert set(module.OTHER_PARTS) < set(page.PARTS)
+    spent: dict[str, tuple[float, float]] = {}
+    with module._clock("part", spent):
+        subprocess.run([sys.executable, "-c", "sum(range(3_000_000))"], check=True)
+    clock, processor = spent["part"]
+    assert processor > 0, "of a child too"
+    assert clock > 0
+    module._tell({"store": (12.4, 11.6)})
+    assert "12 s" in capsys.readouterr().out
+
+
+def test_the_error_between_slices_is_that_of_what_is_stored(rows, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+    """With our kernel along z alone, after x and y, as with `resample`; splines go through the slices."""
+    from benchmarks import input_accuracy, input_slices
+
+    fine = np.random.default_rng(0).integers(-20, 80, (250, 60, 60)).astype(np.int16)
+    monkeypatch.setattr(input_accuracy, "reference", lambda head, place: fine)
+    monkeypatch.setattr(input_accuracy, "by_monai", lambda scan, factors, first, shape: np.zeros(shape))
+    found = input_slices._at(1, (0.0, 0.0, 0.0))
+    clean = input_accuracy.averaged(fine, input_slices.FACTORS)
+    truth, first, shape = input_accuracy.truth_of(fine, input_slices.FACTORS, clean.shape)
+    direct = input_accuracy._by_us(np.rint(clean).astype(np.int16), input_slices.FACTORS, first, shape)
+    assert found.ours == pytest.approx(np.sqrt(np.mean((direct - truth) ** 2)), rel=1e-3)
+    assert found.monai == pytest.approx(np.sqrt(np.mean(truth**2)), rel=1e-3)
+    positions = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
+    assert np.allclose(input_slices._spline(5, positions), np.eye(5), atol=1e-6)
+    assert np.allclose(input_slices._kernel(5, positions), np.eye(5), atol=1e-6)
 
 
 def test_the_file_holds_machine_versions_and_verdicts(rows, tmp_path: Path, capsys) -> None:  # type: ignore[no-untyped-def]
