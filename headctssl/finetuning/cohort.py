@@ -16,7 +16,7 @@ from headctssl.dataset.splits import Splits
 from headctssl.errors import DataError, UsageError, unknown_name
 from headctssl.finetuning.few_shot import FewShots, draw_few_shots
 from headctssl.metrics.statistics import subject_codes
-from headctssl.metrics.studies import group_scans, study_truth
+from headctssl.metrics.studies import contradiction_sentences, group_scans, study_truth
 from headctssl.preprocessing.index import CaseIndex
 
 __all__ = ["NO_FOLD", "Cohort", "choose_labels", "make_cohort", "value_counts"]
@@ -46,11 +46,14 @@ class Cohort:
         """(n,) subject number per case."""
         return subject_codes([self.subject[c] for c in case_ids], case_ids)
 
-    def studies(self, case_ids: Sequence[str]) -> tuple[list[list[int]], NDArray[np.float32]]:
-        """The positions of the scans of each study in `case_ids`, see `group_scans`, and (s, L) as `study_truth`."""
+    def studies(self, case_ids: Sequence[str]) -> tuple[list[list[int]], NDArray[np.float32], tuple[str, ...]]:
+        """The positions of the scans of each study in `case_ids`, (s, L) their labels, and sentences on contradictions.
+
+        See `group_scans` and `study_truth`.
+        """
         groups = group_scans(case_ids, [self.subject[c] for c in case_ids], [self.session[c] for c in case_ids])
-        truth, _ = study_truth(self.specs, self.labels(case_ids), groups)
-        return groups, truth.astype(np.float32)
+        truth, contradicted = study_truth(self.specs, self.labels(case_ids), groups)
+        return groups, truth.astype(np.float32), contradiction_sentences(self.specs, contradicted)
 
     def digest(self, index: CaseIndex) -> str:
         """SHA-256 over id, subject, session, source, labels and part of every case in order, first 16 hex digits.

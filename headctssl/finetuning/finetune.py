@@ -239,6 +239,9 @@ def _train(job: Job, classifier: Classifier, log: RunLog, process: Process, *, g
     settings, cohort = job.settings, job.cohort
     train = job.labelled(cohort.train)
     validation = job.labelled(cohort.validation)
+    for part, found in (("training", train), ("validation", validation)):
+        for note in found.notes:
+            log.say(f"note: {part}: {note}")
     chances = None
     if settings.task.balance == "sampling":
         chances = sampling_weights(train.labels, settings.labels, cohort.subjects(train.first_scans))

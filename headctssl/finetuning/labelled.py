@@ -26,6 +26,7 @@ class Labelled:
     index: CaseIndex
     labels: NDArray[np.float32]  # (n, L) of scans or (s, L) of studies, NaN = unknown
     studies: tuple[tuple[int, ...], ...] | None = None  # rows of the index of each study; None: every scan by itself
+    notes: tuple[str, ...] = ()  # sentences on studies that contradict themselves
 
     def __len__(self) -> int:
         """Scans, or studies: how many rows of labels."""
@@ -94,6 +95,8 @@ def labelled_studies(cohort: Cohort, index: CaseIndex) -> Labelled:
         cohort: gives labels, subjects and sessions.
         index: the scans.
     """
-    studies, labels = cohort.studies(index.case_ids)
+    studies, labels, notes = cohort.studies(index.case_ids)
     known = np.flatnonzero(~np.isnan(labels).all(axis=1))
-    return Labelled(index, labels[known], tuple(tuple(studies[k]) for k in known.tolist()))
+    if len(known) < len(studies):
+        notes = (*notes, f"{len(studies) - len(known)} studies have none of the labels known and are left out")
+    return Labelled(index, labels[known], tuple(tuple(studies[k]) for k in known.tolist()), notes)

@@ -24,6 +24,7 @@ __all__ = [
     "Studies",
     "aggregated",
     "by_study",
+    "contradiction_sentences",
     "group_scans",
     "measure_studies",
     "study_truth",
@@ -135,6 +136,20 @@ def study_truth(
     return truth, contradicted
 
 
+def contradiction_sentences(labels: Sequence[LabelSpec], contradicted: NDArray[np.int64]) -> tuple[str, ...]:
+    """One sentence per label in which scans of one study contradict each other.
+
+    Args:
+        labels: the labels.
+        contradicted: (L,) from `study_truth`.
+    """
+    return tuple(
+        f"the scans of {count} studies contradict each other in '{spec.name}': unknown for the study"
+        for spec, count in zip(labels, contradicted.tolist(), strict=True)
+        if count
+    )
+
+
 def by_study(outcome: Outcome, sessions: Mapping[str, str], how: Aggregate, pooled: Pooled | None = None) -> Studies:
     """Predictions of scans brought together by study; truth as `study_truth`, and contradictions are told.
 
@@ -163,11 +178,7 @@ def by_study(outcome: Outcome, sessions: Mapping[str, str], how: Aggregate, pool
         outcome=together,
         session_ids=tuple(sessions.get(case_id, "") for case_id in together.case_ids),
         num_scans=tuple(len(group) for group in groups),
-        contradictions=tuple(
-            f"the scans of {count} studies contradict each other in '{spec.name}': unknown for the study"
-            for spec, count in zip(outcome.specs, contradicted.tolist(), strict=True)
-            if count
-        ),
+        contradictions=contradiction_sentences(outcome.specs, contradicted),
     )
 
 

@@ -242,6 +242,11 @@ def test_studies_that_contradict_themselves_are_left_out_and_sessions_are_part_o
     less = labelled_studies(cohort_of(bleed=bleed), train)
     assert doubted[:4] not in {case_id[:4] for case_id in less.first_scans}
     assert len(less) == len(found) - 1
+    assert found.notes == ()
+    assert less.notes == (
+        "the scans of 1 studies contradict each other in 'bleed': unknown for the study",
+        "1 studies have none of the labels known and are left out",
+    )
     assert silent[:4] in {case_id[:4] for case_id in less.first_scans}, "its other scans say it"
     sessions = raw.cases["session_id"].mask(raw.cases["case_id"] == doubted, "day2")
     other = cohort_of(session_id=sessions)

@@ -17,6 +17,7 @@ from headctssl.networks import build_encoder
 from headctssl.networks.heads import build_head
 from headctssl.planning.run_settings import ViewSettings
 from headctssl.training.optimizer import check_groups
+from headctssl.types import Clock, Views
 
 CPU = torch.device("cpu")
 
@@ -86,6 +87,34 @@ def test_members_give_outputs_and_features_of_each_from_one_pass_of_its_encoder(
     assert passes == [1, 1]
     assert torch.equal(encode(Members(members, features=False), [views], CPU), torch.cat(outputs, 1))
     assert not torch.allclose(features[0], features[1], atol=0.1)
+
+
+@pytest.mark.parametrize("sizes", [(1, 3, 2), (3, 3), (1, 1)])
+def test_the_loss_of_a_batch_is_the_mean_over_its_studies(sizes):
+    """Scans as `BagSampler` numbers them, the labels of a study on each of its scans."""
+    most, specs = 3, (LabelSpec(name="a"), LabelSpec(name="b"))
+    torch.manual_seed(0)
+    network = Classifier(
+        build_encoder("vit_test"), build_head(HeadSettings(scans="attention", batch_norm=False), 48, 2)
+    )
+    with torch.no_grad():
+        for parameter in network.head.parameters():
+            parameter.normal_()
+    truth = np.array([[1, 0], [0, np.nan], [1, 1]], np.float32)[: len(sizes)]
+    loss = LabelLoss(specs, truth, TaskSettings(balance="none"))
+    views = ViewSettings(global_count=1, local_count=0)
+    task = ClassifyTask(network, loss, TaskSettings(), views, INPUT, most_scans=most).eval()
+    numbers = [6 * most + study * most + k for study, size in enumerate(sizes) for k in range(size)]
+    volume = torch.rand(len(numbers), 3, *INPUT.shape)
+    labels = torch.from_numpy(np.repeat(truth, sizes, axis=0))
+    batch = Views({"global": (volume,)}, {}, torch.tensor(numbers), seed=0, epoch=0, labels=labels)
+    found = task.training_step(batch, Clock(0, 1, 0, 1)).loss
+    pooled, first = [], 0
+    for size in sizes:
+        said = network.eval()(volume[first : first + size])
+        pooled.append(said[:, -1].softmax(dim=0) @ said[:, :-1])
+        first += size
+    torch.testing.assert_close(found, loss(torch.stack(pooled), torch.from_numpy(truth)), rtol=1e-4, atol=1e-5)
 
 
 def test_a_task_gives_every_parameter_one_group_and_the_head_its_rate():
