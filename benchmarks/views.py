@@ -138,7 +138,7 @@ def _kept(scan: Any, edge: int, before: _Sides, runs: int) -> tuple[list[Row], s
     ours, monai, floor = alternate(runs, _timed(cut), _timed(_chain(scan, edge)), floor_of(seen, len(WINDOWS)))
     parts = [parts() for parts in [parts_of(seen, _windows())] * runs]
     what = f"{_name(edge)}, freed memory kept"
-    reach = faster(f"floor of {what}", floor, monai, "MONAI: the largest ratio there can be")
+    reach = faster(f"floor of {what}", floor, monai, "MONAI")
     rows = [
         faster(what, ours, monai, "MONAI"),
         within(what, ours, floor, "floor: voxels read, sums, views written"),

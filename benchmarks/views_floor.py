@@ -1,4 +1,4 @@
-"""Floor of views: what any program must do for them, and where our time goes.
+"""Floor of views: what every program must do for them, one thing after the other, and where our time goes.
 
 The floor of a view: every voxel under it is taken from int16 to float32 once, the multiplications and additions of the
 weights that are not zero are done at the speed of a large product of matrices, and every number of the view is written
