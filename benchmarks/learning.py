@@ -1,9 +1,10 @@
 """Learning: what each method learns from the same number of scans, beside a random encoder and the HU histogram.
 
 Run as ``python -m benchmarks.learning``, again and again, also on several machines: every finished run is a row of
-``benchmarks/learning.json`` and is not repeated; what was stopped goes on. The phantom, the runs (tagged ``seedS``) and
-the scores per case lie in the data roots; rows hold aggregates only. ``python -m benchmarks.learning_page`` renders
-documentation/learning.md, and this program does so after every row.
+``benchmarks/learning.json`` and is not repeated; what was stopped goes on. The phantom and the runs (tagged ``seedS``)
+lie in the data roots. Scores of the test cases, which nobody was scanned for, are kept beside the rows, so that
+differences can be taken on any machine. ``python -m benchmarks.learning_page`` renders documentation/learning.md, and
+this program does so after every row.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.learning_scores import Scores, short
 from benchmarks.rows import ONE_THREAD
 
 if TYPE_CHECKING:
@@ -30,12 +32,12 @@ if TYPE_CHECKING:
     from headctssl.planning.run_settings import RunSettings
 
 RESULT = Path(__file__).with_suffix(".json")
-DATASET, CASES, PHANTOM_SEED, PROFILE = 7, 240, 20261, "laptop"
+DATASET, CASES, PHANTOM_SEED, PROFILE = 7, 700, 20261, "laptop"
 """The phantom: its seed is none that the profile was calibrated with, and no setting is chosen on it."""
-TEST_CASES = 100
+TEST_CASES = 300
 """The last ones, by subject: more than the fifth that is planned elsewhere, for narrower intervals."""
-SCANS, BATCH = 3200, 8
-"""Of every run: 33 runs of 400 steps are about 5 hours of one core, measured in the first of them."""
+SCANS, BATCH = 1600, 8
+"""Of every run: 33 runs of 200 steps are about 3 hours of one core, measured step by step before the first of them."""
 ENCODERS = ("vit_tiny", "resenc_s")
 THRICE = ("mae", "dino", "lejepa")
 """Methods with three seeds; the others have one."""
@@ -236,7 +238,7 @@ def _run(job: Job) -> dict[str, Any]:
     curve = [
         [
             int(line["step"] or 0) * BATCH,
-            *(_short(line.get(f"probe_{name}_auroc")) for name in ("linear", "attentive", "knn")),
+            *(short(line.get(f"probe_{name}_auroc")) for name in ("linear", "attentive", "knn")),
         ]
         for line in lines
         if "probe_linear_auroc" in line
@@ -249,7 +251,7 @@ def _run(job: Job) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "monitor_share": round(watched / seconds, 4),
         "collapse": next((text[20:] for text in log.splitlines() if "collapse: " in text), ""),
-        "loss": [_short(lines[1]["loss"]), _short(lines[-1]["loss"])],
+        "loss": [short(lines[1]["loss"]), short(lines[-1]["loss"])],
         "curve": curve,
         **_judge(job, _encoder_scores(load_encoder(folder), settings)),
     }
@@ -334,68 +336,22 @@ def _encoder_scores(encoder: Encoder, settings: RunSettings) -> dict[str, NDArra
 
 
 def _judge(job: Job, scores: dict[str, NDArray[np.float64]]) -> dict[str, Any]:
-    """Aggregates of scores of the test cases; the scores themselves stay in the results root."""
-    import numpy as np
-
+    """Aggregates of scores of the test cases; the scores themselves are kept beside the rows."""
     from headctssl.metrics.classification import auroc, mean_auroc
 
     _, names, labels, trains, subjects = _test_bench()
-    np.savez(_folder() / f"{job.name}.npz", **scores)
     truth, patients = labels[~trains], subjects[~trains]
+    _kept_scores().save(job.name, truth, patients, scores)
     found: dict[str, Any] = {"test_cases": int((~trains).sum()), "train_cases": int(trains.sum())}
     for readout, values in scores.items():
         mean, interval = mean_auroc(truth, values, patients)
-        each = {name: _short(auroc(truth[:, i], values[:, i])) for i, name in enumerate(names)}
-        found[readout] = {"auroc": _short(mean), "ci": [_short(v) for v in interval or ()], "labels": each}
+        each = {name: short(auroc(truth[:, i], values[:, i])) for i, name in enumerate(names)}
+        found[readout] = {"auroc": short(mean), "ci": [short(v) for v in interval or ()], "labels": each}
     return found
 
 
-def _differences(method: str, config: str) -> list[dict[str, Any]]:
-    """Mean AUROC of a method over its seeds minus that of the baselines, where the scores of all are here."""
-    import numpy as np
-
-    from headctssl.metrics.statistics import bootstrap, weighted_auroc
-
-    _, _, labels, trains, subjects = _test_bench()
-    truth, patients = labels[~trains], subjects[~trains]
-
-    def scores(name: str, setting: str, readout: str) -> dict[int, NDArray[np.float64]]:
-        paths = sorted(_folder().glob(f"{name}__{setting}__seed*.npz" if setting else f"{name}__seed*.npz"))
-        return {int(path.stem.rpartition("seed")[2]): np.load(path)[readout] for path in paths}
-
-    def area(sets: dict[int, NDArray[np.float64]], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        parts = [
-            weighted_auroc(truth[:, i] > 0.5, s[:, i], weights) for s in sets.values() for i in range(truth.shape[1])
-        ]
-        return np.asarray(np.mean(parts, axis=0))
-
-    rows = []
-    for readout in ("linear", "attentive"):
-        ours = scores(method, config, readout)
-        for other, setting in (("random", config), ("histogram", "")):
-            theirs = scores(other, setting, readout if other == "random" else "linear")
-            if ours and theirs:
-
-                def gap(weights: NDArray[np.float64], one: Any = ours, two: Any = theirs) -> NDArray[np.float64]:
-                    return area(one, weights) - area(two, weights)
-
-                result = bootstrap(gap, patients, num_resamples=2000, seed=0)
-                interval = result.intervals[0] if result.intervals else None
-                value = float(gap(np.ones((1, len(truth))))[0])
-                rows.append(
-                    {
-                        "method": method,
-                        "config": config,
-                        "readout": readout,
-                        "beside": other,
-                        "seeds": sorted(ours),
-                        "beside_seeds": len(theirs),
-                        "auroc": _short(float(area(ours, np.ones((1, len(truth))))[0])),
-                        "difference": _short(value),
-                        "ci": [_short(v) for v in interval or ()],
-                    }
-                )
-    return rows
+def _kept_scores() -> Scores:
+    return Scores(RESULT.parent / "scores", task_digest())
 
 
 def _add(row: dict[str, Any]) -> None:
@@ -415,23 +371,19 @@ def _add(row: dict[str, Any]) -> None:
         }
         # A further random encoder changes every difference to them.
         changed = pairs if row["method"] in BASELINES else pairs & {key[:2]}
-        differences = [d for d in told["differences"] if (d["method"], d["config"]) in pairs]
+        kept = [d for d in told["differences"] if (d["method"], d["config"]) in pairs]
         for method, config in sorted(changed):
-            if new := _differences(method, config):  # nothing where the scores lie on another machine
-                differences = [d for d in differences if (d["method"], d["config"]) != (method, config)] + new
+            kept = [d for d in kept if (d["method"], d["config"]) != (method, config)]
+            kept += _kept_scores().differences(method, config)
         content = {
             "format": 1,
             "phantom": {"profile": PROFILE, "cases": CASES, "seed": PHANTOM_SEED},
             "scans": SCANS,
             "rows": rows,
-            "differences": differences,
+            "differences": kept,
         }
         RESULT.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         write_page()
-
-
-def _short(number: float | None) -> float | None:
-    return None if number is None else float(f"{number:.4g}")
 
 
 if __name__ == "__main__":
