@@ -174,18 +174,16 @@ def _claimed(job: Job) -> bool:
 
 
 def ensure_data() -> None:
-    """The phantom, planned and preprocessed."""
+    """The phantom, planned and preprocessed; what was stopped half-way is made anew."""
     import headctssl
-    from headctssl.errors import UsageError
-    from headctssl.paths import raw_dataset
 
-    try:
-        raw_dataset(DATASET)
-    except UsageError:
+    made = _folder() / "phantom"
+    if not made.exists():
         folder = headctssl.make_phantom(
-            DATASET, n=CASES, seed=PHANTOM_SEED, profile=PROFILE, name="Learning", quiet=True
+            DATASET, n=CASES, seed=PHANTOM_SEED, profile=PROFILE, name="Learning", quiet=True, overwrite=True
         )
         _mark_test_cases(folder)
+        made.touch()
     done = _folder() / "preprocessed"
     if not done.exists():
         headctssl.plan_and_preprocess([DATASET], quiet=True)
