@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import learning
 from headctssl.evaluation.comparison import Comparison, Ranked
-from headctssl.reporting.comparison_words import does_not_show, does_show
+from headctssl.reporting.comparison_words import does_not_show, does_show, references
 from headctssl.settings import read_json
 
 __all__ = ["call", "content", "main", "part_of", "table", "write_page"]
@@ -155,7 +155,9 @@ def table(comparison: Comparison) -> str:
                 "pretraining h | adaptation h |",
                 "|---|---|---|---|---|---|---|---|",
             ]
-            lines += [*_rows(comparison.ranked(test.dataset_name, budget)), ""]
+            ranked = comparison.ranked(test.dataset_name, budget)
+            lines += [*_rows(ranked), ""]
+            lines += [references(ranked), ""] if references(ranked) else []
     return "\n".join(lines)
 
 

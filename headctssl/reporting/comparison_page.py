@@ -8,7 +8,7 @@ from pathlib import Path
 
 from headctssl.evaluation.comparison import Arm, Comparison, Ranked, TestSet
 from headctssl.reporting.charts import Line, interval_chart, line_chart, radar_chart
-from headctssl.reporting.comparison_words import does_not_show, does_show
+from headctssl.reporting.comparison_words import does_not_show, does_show, references
 from headctssl.reporting.data_parts import is_synthetic
 from headctssl.reporting.metrics_parts import p_text
 from headctssl.reporting.page import Page, Section, Table, as_table
@@ -152,8 +152,9 @@ def _ranking(found: Comparison, test: TestSet, budget: int | None) -> Section:
     per_label = _per_label(test, rows)
     text = (
         f"{len(rows)} ways judged by the same {test.num_cases:,} test cases of {test.num_subjects:,} patients. The "
-        "rank interval says between which places a way moved over the bootstrap resamples."
-    )
+        "rank interval says between which places a way moved over the bootstrap resamples. "
+        f"{references(rows)}"
+    ).strip()
     of = "" if len(found.tests) == 1 else f" on {test.dataset_name}"
     title = f"Ranking{of}, {_labels_of(budget)}"
     return Section(title, (text,), (table, *per_label), charts=(chart,))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headctssl.evaluation.comparison import Comparison, Ranked
 
-__all__ = ["does_not_show", "does_show"]
+__all__ = ["does_not_show", "does_show", "references"]
 
 _LEVEL = 0.05
 _FEWEST = 20
@@ -41,20 +41,36 @@ def _best(rows: tuple[Ranked, ...]) -> str:
 
 
 def _against(rows: tuple[Ranked, ...]) -> str:
-    held = [r for r in rows if r.difference is not None]
+    held = [r for r in rows if r.difference is not None and r.reference is not None]
     if not held:
         return "Nothing was trained from scratch to hold them against."
-    better = [r.arm for r in held if _stands(r) and (r.difference or 0) > 0]
-    worse = [r.arm for r in held if _stands(r) and (r.difference or 0) < 0]
     parts = []
-    if better:
-        parts.append(f"better than from scratch: {_listed(better)}")
-    if worse:
-        parts.append(f"worse than from scratch: {_listed(worse)}")
-    rest = len(held) - len(better) - len(worse)
+    for word, sign in (("better", 1), ("worse", -1)):
+        told: dict[str, list[str]] = {}
+        for r in held:
+            if _stands(r) and sign * (r.difference or 0) > 0:
+                told.setdefault(str(r.reference), []).append(r.arm)
+        # An encoder of another architecture may be far better from scratch, so the one that is meant is named.
+        parts += [f"{word} than {reference}: {_listed(names)}" for reference, names in told.items()]
+    rest = len(held) - sum(_stands(r) for r in held)
     if not parts:
         return f"Of {len(held)} ways, none can be told from training from scratch."
-    return f"After correction for all comparisons, {'; '.join(parts)}; {rest} cannot be told from it."
+    found = "; ".join(parts)
+    return f"After correction for all comparisons, {found}; {rest} cannot be told from training from scratch."
+
+
+def references(rows: tuple[Ranked, ...]) -> str:
+    """A sentence on what the ways without an encoder of ours are compared with; empty where there are none.
+
+    Args:
+        rows: a ranking.
+    """
+    told: dict[str, list[str]] = {}
+    for r in rows:
+        if r.reference is not None and r.difference is not None and r.reference.split("/")[1] not in r.arm.split("/"):
+            told.setdefault(r.reference, []).append(r.arm)
+    words = [f"{_listed(names)} from {reference}" for reference, names in told.items()]
+    return f"Differences are from scratch of the same encoder; those of {'; '.join(words)}." if words else ""
 
 
 def _stands(r: Ranked) -> bool:

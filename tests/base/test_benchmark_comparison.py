@@ -80,3 +80,26 @@ def test_a_comparison_becomes_a_table(comparison, tmp_path: Path) -> None:  # ty
     assert "written before" not in text
     assert text.startswith("before\n")
     assert text.endswith("after\n")
+
+
+def test_a_difference_from_scratch_names_the_encoder_that_it_is_from() -> None:
+    from headctssl.reporting.comparison_words import _against, references
+
+    def ranked(arm: str, reference: str, difference: float) -> Ranked:
+        return Ranked(
+            dataset_name="Dataset001_X", label_budget=None, arm=arm, num_seeds=1, num_runs=1, mean_auroc=0.6, rank=1,
+            reference=reference,
+            difference=difference, difference_ci=(difference - 0.01, difference + 0.01), p_holm=0.01, cost=Cost(),
+        )  # fmt: skip
+
+    rows = (
+        ranked("histogram", "scratch/vit_tiny/full", 0.1),
+        ranked("mae/resenc_s/linear", "scratch/resenc_s/full", -0.3),
+        ranked("mae/vit_tiny/linear", "scratch/vit_tiny/full", 0.005),
+    )
+    told = _against(rows)
+    assert "better than scratch/vit_tiny/full: histogram" in told
+    assert "worse than scratch/resenc_s/full: mae/resenc_s/linear" in told
+    assert "1 cannot be told from" in told
+    assert references(rows).endswith("those of histogram from scratch/vit_tiny/full.")
+    assert references(rows[1:]) == ""
