@@ -72,7 +72,8 @@ def learnable():
     for case_id in ids[:5]:
         table[case_id][0] = np.nan
     specs = (LabelSpec(name="seen"), LabelSpec(name="absent"))
-    cohort = Cohort(specs, ids[:60], ids[60:80], ids[80:], table, dict(zip(ids, ids, strict=True)))
+    subjects, sessions = dict(zip(ids, ids, strict=True)), dict.fromkeys(ids, "")
+    cohort = Cohort(specs, ids[:60], ids[60:80], ids[80:], table, subjects, sessions)
     place = {case_id: k for k, case_id in enumerate(ids)}
     return cohort, lambda case_ids: features[[place[c] for c in case_ids]], truth[80:, 0]
 
