@@ -28,7 +28,7 @@ from benchmarks.rows import Row, alternate, faster, finish, on_one_thread, value
 
 RESULT = Path(__file__).with_suffix(".json")
 MODULE = "benchmarks.workers"
-CASES = (10, 30)
+CASES = (10, 30, 60)
 LISTED = 100_000
 _DATASET = 1
 
