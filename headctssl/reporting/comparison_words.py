@@ -67,7 +67,8 @@ def references(rows: tuple[Ranked, ...]) -> str:
     """
     told: dict[str, list[str]] = {}
     for r in rows:
-        if r.reference is not None and r.difference is not None and r.reference.split("/")[1] not in r.arm.split("/"):
+        # Ways with an encoder of ours are named METHOD/ENCODER/ADAPT.
+        if r.reference is not None and r.difference is not None and "/" not in r.arm:
             told.setdefault(r.reference, []).append(r.arm)
     words = [f"{_listed(names)} from {reference}" for reference, names in told.items()]
     return f"Differences are from scratch of the same encoder; those of {'; '.join(words)}." if words else ""
