@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from headctssl.planning.run_settings import RunSettings
 
 RESULT = Path(__file__).with_suffix(".json")
-DATASET, CASES, PHANTOM_SEED, PROFILE = 7, 700, 20261, "laptop"
+DATASET, NAME, CASES, PHANTOM_SEED, PROFILE = 7, "Learning", 700, 20261, "laptop"
 """The phantom: its seed is none that the profile was calibrated with, and no setting is chosen on it."""
 TEST_CASES = 300
 """The last ones, by subject: more than the fifth that is planned elsewhere, for narrower intervals."""
@@ -135,8 +135,8 @@ def task_digest() -> str:
 
 def _one(job: Job) -> int:
     """Do a job unless another process does, and add its row."""
-    from headctssl.errors import UsageError
     from headctssl.locks import lock_file
+    from headctssl.presets import pair_refusal
 
     try:
         held = lock_file(_folder() / f"{job.name}.lock")
@@ -146,10 +146,12 @@ def _one(job: Job) -> int:
         began = time.perf_counter()
         with lock_file(_folder() / "data.lock", wait=True):
             ensure_data()
-        try:
-            row = _baseline(job) if job.method in BASELINES else _run(job)
-        except UsageError as error:
-            row = {"refused": f"{error.what} {error.expected}"}
+        if job.method in BASELINES:
+            row = _baseline(job)
+        elif refused := pair_refusal(job.method, job.config):
+            row = {"refused": refused}
+        else:
+            row = _run(job)
         row |= {"method": job.method, "config": job.config, "seed": job.seed, "task": task_digest()}
         _add({**row, "seconds": row.get("seconds", round(time.perf_counter() - began, 1))})
     return 0
@@ -174,13 +176,19 @@ def _claimed(job: Job) -> bool:
 
 
 def ensure_data() -> None:
-    """The phantom, planned and preprocessed; what was stopped half-way is made anew."""
+    """The phantom, planned and preprocessed; what was stopped half-way is made anew.
+
+    Raises:
+        UsageError: the number belongs to another dataset, which is left as it is.
+    """
     import headctssl
+    from headctssl.paths import find_dataset
 
     made = _folder() / "phantom"
     if not made.exists():
+        ours = find_dataset(DATASET, ("raw",)) == f"Dataset{DATASET:03d}_{NAME}"
         folder = headctssl.make_phantom(
-            DATASET, n=CASES, seed=PHANTOM_SEED, profile=PROFILE, name="Learning", quiet=True, overwrite=True
+            DATASET, n=CASES, seed=PHANTOM_SEED, profile=PROFILE, name=NAME, quiet=True, overwrite=ours
         )
         _mark_test_cases(folder)
         made.touch()

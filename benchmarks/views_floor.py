@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
+    from headctssl.contract import Window
     from headctssl.loading.draws import Grid
 
 __all__ = ["Seen", "floor_of", "parts_of"]
@@ -86,7 +87,7 @@ def floor_of(seen: Callable[[], Seen], channels: int) -> Callable[[], float]:
     return run
 
 
-def parts_of(seen: Callable[[], Seen], windows: Sequence[object]) -> Callable[[], tuple[float, float]]:
+def parts_of(seen: Callable[[], Seen], windows: Sequence[Window]) -> Callable[[], tuple[float, float]]:
     """Seconds of our sums along the axes, weights included, and of the windows, for what the next run sees.
 
     Args:
@@ -100,7 +101,7 @@ def parts_of(seen: Callable[[], Seen], windows: Sequence[object]) -> Callable[[]
 
     def run() -> tuple[float, float]:
         scan, summed, windowed, kept = seen(), 0.0, 0.0, []
-        maps = window_maps(windows)  # type: ignore[arg-type]  # no import of headctssl before threads are set
+        maps = window_maps(windows)
         for grid in scan.grids:
             at = time.process_time()
             view = torch.from_numpy(np.empty((len(maps), *grid.shape), np.float32))

@@ -99,3 +99,14 @@ def test_a_row_of_another_task_is_measured_again(learning, monkeypatch: pytest.M
     assert learning.find([row], learning.Job("mae", "vit_test")) is row
     monkeypatch.setattr(learning, "CASES", 61)
     assert learning.find([row], learning.Job("mae", "vit_test")) is None
+
+
+def test_another_dataset_of_that_number_is_left_alone(learning, roots: Path) -> None:  # type: ignore[no-untyped-def]
+    from headctssl.errors import UsageError
+
+    image = roots / "raw" / f"Dataset{learning.DATASET:03d}_Mine" / "images" / "phantom_0000.nii.gz"
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b"mine")
+    with pytest.raises(UsageError, match="exists already"):
+        learning.ensure_data()
+    assert image.read_bytes() == b"mine"
