@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import learning
+from benchmarks.learning_task import overrides
 from headctssl.evaluation.comparison import Comparison, Ranked
 from headctssl.reporting.comparison_words import does_not_show, does_show, references
 from headctssl.settings import read_json
@@ -58,23 +59,26 @@ def call(methods: Sequence[str], encoders: Sequence[str], seeds: int, num_jobs: 
         seeds: how many.
         num_jobs: processes at a time.
     """
-    words = ["-d", str(learning.DATASET), "--encoders", *encoders, "--methods", *methods, "--adapt", "linear"]
+    words = ["-d", str(learning.TASK.dataset), "--encoders", *encoders, "--methods", *methods, "--adapt", "linear"]
     words += ["--few_shots", *BUDGETS, "--seeds", str(seeds), "--num_jobs", str(num_jobs), "--device", "cpu"]
     # The settings of benchmarks.learning, so that its runs are this comparison's.
-    return [*words, *(word for text in learning.SETTINGS for word in ("--set", f"pretrain.{text}"))]
+    return [
+        *words,
+        *(word for text in overrides(learning.SCANS, learning.BATCH) for word in ("--set", f"pretrain.{text}")),
+    ]
 
 
 def _compare(args: argparse.Namespace) -> int:
     from headctssl.cli.main import main as headct
     from headctssl.paths import results_dataset
 
-    learning.ensure_data()
+    learning.TASK.ensure_data()
     began = time.monotonic()
     code = headct(["compare", *call(args.methods, args.encoders, args.seeds, args.num_jobs)])
     print(f"headct_compare took {(time.monotonic() - began) / 60:.1f} minutes")
     if code:
         return code
-    made = results_dataset(learning.DATASET) / "compare" / "comparison"
+    made = results_dataset(learning.TASK.dataset) / "compare" / "comparison"
     EVIDENCE.mkdir(exist_ok=True)
     for source, target in (("comparison.json", "compare.json"), ("learning_curves.png", "compare-curves.png"),
                            ("radar.png", "compare-radar.png")):  # fmt: skip
@@ -129,7 +133,7 @@ def part_of(found: Comparison) -> list[str]:
         )
         if missing
     ]
-    others = sorted(set(found.grid.pretrain_overrides) ^ set(learning.SETTINGS))
+    others = sorted(set(found.grid.pretrain_overrides) ^ set(overrides(learning.SCANS, learning.BATCH)))
     if not lacking and not others:
         return []
     words = f"**A part of what `make compare` runs**; not run: {'; '.join(lacking) or 'nothing'}."

@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.learning_task import BASELINES
+
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / "documentation" / "learning.md"
 PICTURE = PAGE.with_suffix(".png")
 BEGIN, END = "<!-- tables: made of benchmarks/learning.json -->", "<!-- end of tables -->"
-BASELINES = ("histogram", "random")
+EXAMINED, EXAMINED_END = "<!-- examined: made of benchmarks/learning_examine.json -->", "<!-- end of examined -->"
 Row = Mapping[str, Any]
 
 
@@ -22,18 +24,30 @@ def main() -> int:
     return 0
 
 
-def write_page(page: Path = PAGE, source: Path = FOLDER / "learning.json") -> None:
+def write_page(
+    page: Path = PAGE, source: Path = FOLDER / "learning.json", examined: Path = FOLDER / "learning_examine.json"
+) -> None:
     """Put the tables between their marks and draw the curves.
 
     Args:
         page: the Markdown file, with the marks.
         source: the rows.
+        examined: rows of benchmarks.learning_examine.
     """
+    from benchmarks.learning_examine import read_rows, trials
+
     told = json.loads(source.read_text(encoding="utf-8"))
-    before, rest = page.read_text(encoding="utf-8").split(BEGIN)
-    _, after = rest.split(END)
-    page.write_text(f"{before}{BEGIN}\n\n{tables(told)}\n{END}{after}", encoding="utf-8")
+    text = _put(page.read_text(encoding="utf-8"), BEGIN, END, tables(told))
+    text = _put(text, EXAMINED, EXAMINED_END, examined_table(read_rows(examined), len(trials())))
+    page.write_text(text, encoding="utf-8")
     _draw(told["rows"], page.with_suffix(".png"))
+
+
+def _put(text: str, begin: str, end: str, between: str) -> str:
+    """A page with something else between two marks."""
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    return f"{before}{begin}\n\n{between}\n{end}{after}"
 
 
 def tables(told: Row) -> str:
@@ -80,6 +94,33 @@ def tables(told: Row) -> str:
             lines.append(
                 f"| {r['config']} | {r['method']} | {r['seed']} | {r['seconds'] / 60:.1f} | {loss} | {share} | {said} |"
             )
+    return "\n".join(lines) + "\n"
+
+
+def examined_table(rows: Sequence[Row], asked: int) -> str:
+    """What was examined, as Markdown: one line per run, after the baselines.
+
+    Args:
+        rows: of learning_examine.json.
+        asked: how many rows there are when all are measured.
+    """
+    lines = [f"{len(rows)} of {asked} rows are measured; `python -m benchmarks.learning_examine` goes on.", ""]
+    lines += ["| encoder | method | scans | batch | rate | linear | minus random | attentive | minus random |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        gaps = {d["readout"]: d for d in row.get("beside", ()) if d["beside"] == "random"}
+        values = []
+        for readout in ("linear", "attentive"):
+            found = gaps.get(readout)
+            gap = "" if found is None else "{:+.3f} [{:+.3f}, {:+.3f}]".format(found["difference"], *found["ci"])
+            if found is not None and found["ci"][0] > 0:
+                gap = f"**{gap}**"
+            values += [_value(row.get(readout)), gap]
+        run = ["", "", ""]
+        if row["method"] not in BASELINES:
+            rate = f"{row['lr']:.3g}" + (", planned" if row["planned_lr"] else "")
+            run = [f"{row['scans']:,}", str(row["batch"]), rate]
+        lines.append(f"| {' | '.join([row['config'] or '-', row['method'], *run, *values])} |")
     return "\n".join(lines) + "\n"
 
 

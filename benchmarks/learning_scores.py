@@ -35,54 +35,55 @@ class Scores:
         """
         import numpy as np
 
-        self.folder.mkdir(exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         found = {readout: values.astype(np.float32) for readout, values in scores.items()}
-        told = {"task": self.task, "truth": truth.astype(np.int8), "subjects": subjects.astype(np.int32), **found}
+        labels, patients = truth.astype(np.int8), subjects.astype(np.int32)
         with (self.folder / f"{name}.npz").open("wb") as file:
-            np.savez_compressed(file, **told)
+            np.savez_compressed(file, task=np.array(self.task), truth=labels, subjects=patients, **found)
 
-    def load(self, method: str, config: str) -> dict[int, dict[str, NDArray[Any]]]:
+    def load(self, *parts: str) -> dict[int, dict[str, NDArray[Any]]]:
         """What is kept of a method's seeds.
 
         Args:
-            method: of a run, or a baseline.
-            config: encoder; empty for the histogram.
+            parts: of the name before the seed: method or baseline, encoder, what else tells runs apart; or empty.
         """
         import numpy as np
 
         found = {}
-        for path in sorted(self.folder.glob("__".join(part for part in (method, config, "seed*.npz") if part))):
+        for path in sorted(self.folder.glob("__".join(part for part in (*parts, "seed*.npz") if part))):
             with np.load(path, allow_pickle=False) as file:
                 if file["task"] == self.task:
                     found[int(path.stem.rpartition("seed")[2])] = {key: file[key] for key in file.files}
         return found
 
-    def differences(self, method: str, config: str) -> list[dict[str, Any]]:
+    def differences(self, method: str, config: str, variant: str = "") -> list[dict[str, Any]]:
         """Mean AUROC of a method over its seeds minus that of the baselines that are here, with intervals.
 
         Args:
             method: of runs.
             config: encoder.
+            variant: what else the names of these runs have.
         """
         return [
             row
             for readout in ("linear", "attentive")
             for other, setting in (("random", config), ("histogram", ""))
-            if (row := self._difference(method, config, readout, other, setting))
+            if (row := self._difference((method, config, variant), readout, (other, setting)))
         ]
 
-    def _difference(self, method: str, config: str, readout: str, other: str, setting: str) -> dict[str, Any] | None:
+    def _difference(self, run: tuple[str, str, str], readout: str, baseline: tuple[str, str]) -> dict[str, Any] | None:
         import numpy as np
 
         from headctssl.metrics.statistics import bootstrap, weighted_auroc
 
-        runs, baseline = self.load(method, config), self.load(other, setting)
-        if not runs or not baseline:
+        (method, config, _), (other, _) = run, baseline
+        runs, beside = self.load(*run), self.load(*baseline)
+        if not runs or not beside:
             return None
         any_run = next(iter(runs.values()))
         truth, subjects = any_run["truth"] > 0, any_run["subjects"]
-        ours = [run[readout] for run in runs.values()]
-        theirs = [run[readout if other == "random" else "linear"] for run in baseline.values()]
+        ours = [kept[readout] for kept in runs.values()]
+        theirs = [kept[readout if other == "random" else "linear"] for kept in beside.values()]
 
         def area(sets: list[NDArray[Any]], weights: NDArray[np.float64]) -> NDArray[np.float64]:
             parts = [weighted_auroc(truth[:, i], s[:, i], weights) for s in sets for i in range(truth.shape[1])]
@@ -99,7 +100,7 @@ class Scores:
             "readout": readout,
             "beside": other,
             "seeds": sorted(runs),
-            "beside_seeds": len(baseline),
+            "beside_seeds": len(beside),
             "auroc": short(float(area(ours, every)[0])),
             "difference": short(float(gap(every)[0])),
             "ci": [short(v) for v in (result.intervals[0] if result.intervals else None) or ()],

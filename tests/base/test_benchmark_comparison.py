@@ -31,12 +31,13 @@ def test_the_page_holds_what_the_file_holds(comparison) -> None:  # type: ignore
 
 def test_the_call_parses_and_has_the_settings_of_learning(comparison) -> None:  # type: ignore[no-untyped-def]
     from benchmarks import learning
+    from benchmarks.learning_task import overrides
 
     parser = ArgumentParser(allow_abbrev=False)
     add_arguments(parser)
     args = parser.parse_args(comparison.call(comparison.METHODS, learning.ENCODERS, comparison.SEEDS, 2))
     pretrain, finetune = split_overrides(args.overrides)
-    assert (*pretrain, "training.seed=1") == (*sorted(learning._overrides(1)[:-1]), learning._overrides(1)[-1])
+    assert pretrain == tuple(sorted(overrides(learning.SCANS, learning.BATCH)))
     assert finetune == ()
     assert set(args.methods) >= {"dino", "mae", "lejepa"}
     assert len(args.encoders) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,32 +14,27 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture
 def learning(monkeypatch: pytest.MonkeyPatch, roots: Path):  # type: ignore[no-untyped-def]
     monkeypatch.syspath_prepend(str(ROOT))
-    from benchmarks import learning, learning_page
+    from benchmarks import learning, learning_examine, learning_page, learning_task
 
     page = roots / "learning.md"
-    page.write_text(f"before\n{learning_page.BEGIN}\n{learning_page.END}\nafter\n")
+    marks = (learning_page.BEGIN, learning_page.END, learning_page.EXAMINED, learning_page.EXAMINED_END)
+    page.write_text("\n".join(("before", *marks, "after\n")))
     write = learning_page.write_page
-    monkeypatch.setattr(learning_page, "write_page", lambda: write(page, roots / "learning.json"))
-    for name, value in (
-        ("RESULT", roots / "learning.json"),
-        ("CASES", 60),
-        ("ENCODERS", ("vit_test",)),
-        ("THRICE", ("mae",)),
-        ("RANDOM_SEEDS", (0, 1)),
-        (
-            "SETTINGS",
-            (
-                "training.batch_size=8",
-                "training.num_steps=4",
-                "training.precision=float32",
-                "training.num_workers=0",
-                "monitor.every=2",
-                "monitor.probe_cases=40",
-                "monitor.probe_every=2",
-            ),
-        ),
-    ):
-        monkeypatch.setattr(learning, name, value)
+    files = (roots / "learning.json", roots / "learning_examine.json")
+    monkeypatch.setattr(learning_page, "write_page", lambda: write(page, *files))
+    monkeypatch.setattr(learning, "RESULT", files[0])
+    monkeypatch.setattr(learning, "TASK", replace(learning.TASK, cases=60))
+    monkeypatch.setattr(learning, "SCANS", 32)
+    monkeypatch.setattr(learning, "ENCODERS", ("vit_test",))
+    monkeypatch.setattr(learning, "THRICE", ("mae",))
+    monkeypatch.setattr(learning, "RANDOM_SEEDS", (0, 1))
+    settings = ("training.precision=float32", "training.num_workers=0", "monitor.every=2", "monitor.probe_cases=40")
+    monkeypatch.setattr(learning_task, "SETTINGS", (*settings, "monitor.probe_every=2"))
+    monkeypatch.setattr(learning_examine, "RESULT", files[1])
+    monkeypatch.setattr(learning_examine, "TASK", replace(learning_examine.TASK, cases=60))
+    trial = learning_examine.Trial
+    found = (trial("histogram"), trial("random", "vit_test"), trial("mae", "vit_test", 32, 16, "1e-3"))
+    monkeypatch.setattr(learning_examine, "trials", lambda: list(found))
     return learning
 
 
@@ -75,6 +71,27 @@ def test_rows_are_measured_once_and_the_page_says_what_is_missing(learning, root
     assert "case_" not in content, "aggregates only"
 
 
+@pytest.mark.evidence
+def test_what_is_examined_stands_beside_random_encoders_of_its_own_seed(learning, roots: Path) -> None:  # type: ignore[no-untyped-def]
+    from benchmarks import learning_examine
+
+    (roots / "learning.json").write_text(json.dumps({"rows": [], "differences": []}))
+    for trial in learning_examine.trials():
+        assert learning_examine._is_open(trial)
+        assert learning_examine._one(trial) == 0
+        assert not learning_examine._is_open(trial)
+    rows = json.loads((roots / "learning_examine.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["histogram", "random", "mae"]
+    run = rows[2]
+    assert (run["lr"], run["scans"], run["batch"], run["planned_lr"]) == (1e-3, 32, 16, False)
+    assert [point[0] for point in run["curve"]] == [0, 32]
+    gap = {(d["readout"], d["beside"]): d["difference"] for d in run["beside"]}
+    assert gap["linear", "random"] == pytest.approx(run["linear"]["auroc"] - rows[1]["linear"]["auroc"], abs=2e-3)
+    text = (roots / "learning.md").read_text()
+    assert "3 of 3 rows are measured" in text
+    assert "| vit_test | mae | 32 | 16 | 0.001 |" in text
+
+
 def test_the_page_judges_by_the_interval_and_names_what_is_missing(learning) -> None:  # type: ignore[no-untyped-def]
     from benchmarks.learning_page import tables
 
@@ -97,16 +114,16 @@ def test_the_page_judges_by_the_interval_and_names_what_is_missing(learning) -> 
 def test_a_row_of_another_task_is_measured_again(learning, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
     row = {"method": "mae", "config": "vit_test", "seed": 0, "task": learning.task_digest()}
     assert learning.find([row], learning.Job("mae", "vit_test")) is row
-    monkeypatch.setattr(learning, "CASES", 61)
+    monkeypatch.setattr(learning, "TASK", replace(learning.TASK, cases=61))
     assert learning.find([row], learning.Job("mae", "vit_test")) is None
 
 
 def test_another_dataset_of_that_number_is_left_alone(learning, roots: Path) -> None:  # type: ignore[no-untyped-def]
     from headctssl.errors import UsageError
 
-    image = roots / "raw" / f"Dataset{learning.DATASET:03d}_Mine" / "images" / "phantom_0000.nii.gz"
+    image = roots / "raw" / f"Dataset{learning.TASK.dataset:03d}_Mine" / "images" / "phantom_0000.nii.gz"
     image.parent.mkdir(parents=True)
     image.write_bytes(b"mine")
     with pytest.raises(UsageError, match="exists already"):
-        learning.ensure_data()
+        learning.TASK.ensure_data()
     assert image.read_bytes() == b"mine"
