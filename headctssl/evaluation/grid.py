@@ -37,6 +37,9 @@ FROZEN = tuple(name for name in get_args(Adaptation) if name in ("linear", "atte
 
 HISTOGRAM = "histogram"
 
+_RECIPES = {"linear": 2}
+"""Raised when an adaptation is planned anew, so that results kept from before are not taken for results of now."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -223,6 +226,7 @@ def cell_key(cell: Cell, *, grid: Grid, labels: Sequence[str], start: Mapping[st
         "dataset_id": cell.dataset_id,
         "kind": cell.arm.kind,
         "adapt": cell.arm.adapt,
+        **({"recipe": _RECIPES[cell.arm.adapt]} if cell.arm.adapt in _RECIPES else {}),
         "label_budget": cell.label_budget,
         "seed": cell.seed,
         "draw": cell.draw,

@@ -39,10 +39,10 @@ _NEVER = ("views.local_", "views.augment_local")
 """Without effect in fine-tuning, which draws global views only."""
 
 _NOT_IN: dict[Adaptation, tuple[str, ...]] = {
-    "full": (*_NEVER, "lora.", "task.cache_gb"),
-    "lora": (*_NEVER, "task.cache_gb"),
+    "full": (*_NEVER, "lora.", "task.cache_gb", "task.whitening"),
+    "lora": (*_NEVER, "task.cache_gb", "task.whitening"),
     "linear": (*_NOT_IN_FROZEN, "task.cache_gb", "head.heads"),
-    "attentive": _NOT_IN_FROZEN,
+    "attentive": (*_NOT_IN_FROZEN, "task.whitening"),
 }
 
 
@@ -162,6 +162,13 @@ def with_asked(settings: FinetuneSettings, overrides: Mapping[str, JsonValue]) -
             got=f"training.batch_size={training.batch_size} over training.accumulation={training.accumulation}",
             expected="at least 2",
             do="Set another batch size, or head.batch_norm=false.",
+        )
+    if changed.task.whitening is not None and not changed.num_validation:
+        raise UsageError(
+            "Without validation cases nothing can choose between features as they are and whitened ones.",
+            got=f"task.whitening={changed.task.whitening:g}, 0 validation cases",
+            expected="validation cases, or task.whitening=null",
+            do="Use a fold that has validation cases, or remove the --set.",
         )
     if changed.views.flip_lr and changed.head.scans == "attention":
         raise UsageError(

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from headctssl.contract import HeadSettings, InputSpec
+from headctssl.contract import InputSpec
 from headctssl.errors import UsageError
 from headctssl.finetuning.asked import check_asked, check_start, with_asked
+from headctssl.finetuning.head_plan import choose_head, choose_whitening
 from headctssl.finetuning.rates import HEADCT, OPENMIND, choose_rates
 from headctssl.finetuning.settings import FinetuneSettings, TaskSettings, token_gb
 from headctssl.finetuning.situation import Situation, Steps
@@ -75,7 +76,8 @@ def derive_settings(
         num_workers=situation.num_workers,
     )
     steps.add("weight decay", "0.01", "as published", HEADCT, "")
-    head = _head(steps, situation)
+    head = choose_head(steps, situation)
+    whitening = choose_whitening(steps, situation, overrides)
     for key, value in overrides.items():
         steps.add(key, json.dumps(value), "given, in place of what the steps above say", "--set", "")
     settings = FinetuneSettings.model_validate(
@@ -84,7 +86,7 @@ def derive_settings(
             "head": head,
             "training": training,
             "views": views,
-            "task": TaskSettings(head_lr_scale=peaks.head_scale, validate_every=every),
+            "task": TaskSettings(head_lr_scale=peaks.head_scale, validate_every=every, whitening=whitening),
             "num_train": situation.num_train,
             "num_validation": situation.num_validation,
             "decisions": tuple(steps.decisions),
@@ -100,19 +102,6 @@ def _tokens_fit(base: Mapping[str, object], situation: Situation, overrides: Map
     given = overrides.get("task.cache_gb", TaskSettings().cache_gb)
     most = float(given) if isinstance(given, int | float) else 0.0
     return token_gb(situation.encoder, spec, situation.num_train + situation.num_validation) <= most
-
-
-def _head(steps: Steps, situation: Situation) -> HeadSettings:
-    """The head that stands on the encoder."""
-    if situation.adapt != "attentive":
-        steps.add("head", "linear on the features", "BatchNorm without affine parameters, then linear", HEADCT, "")
-        return HeadSettings()
-    width = situation.encoder.embed_dim
-    heads = next(h for h in range(max(1, width // 64), 0, -1) if width % h == 0)
-    rule = "as many attention heads as have 64 channels or more each, one query per head, then linear"
-    source = "attentive probe of AIM, arXiv 2401.08541"
-    steps.add("head", f"attentive pooling of the tokens, {heads} heads", rule, source, f"{width} channels")
-    return HeadSettings(kind="attentive", heads=heads)
 
 
 def _most_scans(overrides: Mapping[str, JsonValue]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 
@@ -10,12 +11,15 @@ import torch
 from torch import Tensor
 
 from headctssl.finetuning.adapt import Best, Lesson
-from headctssl.finetuning.head_inputs import InputSource, compute_inputs, keep_inputs
+from headctssl.finetuning.head_inputs import InputSource, KeptInputs, compute_inputs, keep_inputs
 from headctssl.finetuning.judging import NO_VERDICT, judge
+from headctssl.finetuning.settings import FinetuneSettings
 from headctssl.finetuning.whole_head import encode
 from headctssl.loading.sampler import epoch_order
 from headctssl.methods.method import split_decay
+from headctssl.networks.heads import ClassifierHead, LinearHead
 from headctssl.networks.scan_attention import pool_scans
+from headctssl.networks.whitened_head import WhitenedHead
 from headctssl.seeding import derive_seed
 from headctssl.training.optimizer import build_optimizer, set_rates
 
@@ -26,6 +30,10 @@ _CPU = torch.device("cpu")
 
 def adapt_frozen(lesson: Lesson) -> Best:
     """Train the head on features or tokens of the frozen encoder and keep the best epoch.
+
+    With `task.whitening` a linear head learns twice, on the features and on whitened ones, and validation chooses: what
+    a strong encoder says fills the directions of most variance, which whitening would drown in the noise of the others;
+    what a weak one says may lie in directions of so little variance that nothing is learnt of them otherwise.
 
     Features, and tokens where they fit in the memory that is set, are computed once; other tokens are computed again in
     every epoch. Several processes share that out; each then learns the same head, on the CPU.
@@ -48,29 +56,59 @@ def adapt_frozen(lesson: Lesson) -> Best:
     lesson.loss.cpu()
     log.open(0)
     best = Best()
-    for epoch, line in _fit_head(lesson, source):
-        verdict = NO_VERDICT
-        if held_out is not None and validation is not None:
-            wanted = torch.split(torch.arange(len(validation.index)), settings.training.batch_size)
-            said = torch.cat([encode(classifier.head, [x], _CPU) for x in held_out.batches(wanted)])
-            verdict = judge(validation.outputs(settings.labels, said), validation.labels, lesson.loss)
-        best.offer(classifier, epoch, verdict.score, verdict.loss)
-        log.metrics({**line, **verdict.line}, settings.training.num_steps)
+    learners = _learners(lesson, source)
+    for number, learner in enumerate(learners):
+        if number and best.score is None:
+            log.say("whitened features are not tried: validation cannot choose, it shows only one class of every label")
+            break
+        for epoch, line in _fit_head(learner, lesson, source, number):
+            if isinstance(learner, WhitenedHead):
+                assert isinstance(classifier.head, LinearHead), "only such a head is whitened"
+                learner.put_back(classifier.head)
+            verdict = NO_VERDICT
+            if held_out is not None and validation is not None:
+                wanted = torch.split(torch.arange(len(validation.index)), settings.training.batch_size)
+                said = torch.cat([encode(classifier.head, [x], _CPU) for x in held_out.batches(wanted)])
+                verdict = judge(validation.outputs(settings.labels, said), validation.labels, lesson.loss)
+            best.offer(classifier, epoch, verdict.score, verdict.loss)
+            log.metrics({**line, **verdict.line}, len(learners) * settings.training.num_steps)
+    if len(learners) > 1 and best.score is not None:
+        whitened = best.epoch > _epochs(settings)
+        log.say(f"better on validation: the head on {'whitened features' if whitened else 'features as they are'}")
     log.picture(final=True)
     return best
 
 
-def _fit_head(lesson: Lesson, source: InputSource) -> Iterable[tuple[int, dict[str, float | int]]]:
+def _learners(lesson: Lesson, source: InputSource) -> list[ClassifierHead | WhitenedHead]:
+    """What learns, in turn: the head itself, and one on whitened features that it is made of after every epoch."""
+    head, shrinkage = lesson.classifier.head, lesson.settings.task.whitening
+    if shrinkage is None:
+        return [head]
+    assert isinstance(head, LinearHead), "another head refuses the setting"
+    assert isinstance(source, KeptInputs), "features are kept"
+    return [head, WhitenedHead(head, source.table, shrinkage)]
+
+
+def _epochs(settings: FinetuneSettings) -> int:
+    """Epochs of one head, the last one perhaps shorter."""
+    return math.ceil(settings.training.num_steps / settings.steps_per_epoch)
+
+
+def _fit_head(
+    head: ClassifierHead | WhitenedHead, lesson: Lesson, source: InputSource, number: int
+) -> Iterable[tuple[int, dict[str, float | int]]]:
     """Yield (epoch from 1, line of metrics.jsonl) after every epoch of the head.
 
-    The encoder is fixed, so mean and variance over all training cases are exact: BatchNorm keeps them.
+    The encoder is fixed, so mean and variance over all training cases are exact: BatchNorm keeps them. Steps and epochs
+    of the second head count on from those of the first.
     """
-    head, settings = lesson.classifier.head, lesson.settings
+    settings = lesson.settings
     training = settings.training
     optimizer = build_optimizer(split_decay(head), training)
     target = torch.from_numpy(lesson.train.labels)
     began = last = time.perf_counter()
     step = epoch = 0
+    epochs = _epochs(settings)
     while step < training.num_steps:
         head.train()
         head.norm.eval()
@@ -101,8 +139,8 @@ def _fit_head(lesson: Lesson, source: InputSource) -> Iterable[tuple[int, dict[s
             step += 1
         now = time.perf_counter()
         line: dict[str, float | int] = {
-            "step": step,
-            "epoch": epoch,
+            "step": number * training.num_steps + step,
+            "epoch": number * epochs + epoch,
             "loss": float(np.mean(losses)),
             "lr": rate,
             "scans_per_second": sum(len(scans) for scans, _ in read) / max(now - last, 1e-9),
@@ -111,4 +149,4 @@ def _fit_head(lesson: Lesson, source: InputSource) -> Iterable[tuple[int, dict[s
         }
         last = now
         epoch += 1
-        yield epoch, line
+        yield number * epochs + epoch, line

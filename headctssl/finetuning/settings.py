@@ -54,6 +54,13 @@ class TaskSettings(Settings):
     most_scans: int = Field(
         4, ge=1, description="Scans of a study drawn for a training step at most, head.scans=attention only."
     )
+    whitening: float | None = Field(
+        None,
+        gt=0,
+        description="The head learns once more on normalised features whose directions were made to vary alike, and"
+        " validation chooses: the share of their mean variance that is added to each before; none: only as they are;"
+        " linear only.",
+    )
     eval_batch_size: int = Field(8, ge=1, description="Scans encoded at once without gradient.")
     cache_gb: float = Field(
         4.0,

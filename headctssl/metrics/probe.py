@@ -18,8 +18,9 @@ Array = NDArray[np.float64]
 
 _NEIGHBOURS = 20
 _TEMPERATURE = 0.07
-_STRENGTHS = tuple(float(v) for v in 10.0 ** np.arange(0.0, 6.0))
-"""L2 penalties of the linear probe that leave-one-out chooses among, on standardised features."""
+_STRENGTHS = tuple(float(v) for v in 10.0 ** np.arange(-4.0, 6.0))
+"""L2 penalties of the linear probe that leave-one-out chooses among, on standardised features. Weak ones are needed
+where features have nearly all of their variance in a few directions and say what they know in others."""
 _STEPS, _RATE, _DECAY = 60, 0.05, 0.1  # of the attentive probe, full batch
 
 

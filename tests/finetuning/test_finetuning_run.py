@@ -25,6 +25,7 @@ from headctssl.planning.machine import detect_machine
 from headctssl.planning.plans import ConfigurationPlan, Plans, SplitRule
 from headctssl.settings import read_json, write_json
 from headctssl.training.checkpoint import load_weights
+from headctssl.training.run_log import read_metrics
 
 COMMON = {
     "config.json", "environment.json", "metrics.jsonl", "train.log", "progress.png", "contract.json", "cases.csv",
@@ -106,6 +107,22 @@ def test_linear_learns_a_visible_bleed_and_leaves_the_encoder_alone(linear, smal
     assert after.contract.input == before.contract.input
     for name, tensor in before.part("encoder").items():
         assert torch.equal(tensor, after.part("encoder")[name]), name
+
+
+def test_a_linear_head_learns_twice_and_validation_chooses(linear, small):
+    lines = read_metrics(linear / "metrics.jsonl")
+    assert [line["epoch"] for line in lines] == list(range(400))
+    steps = [line["step"] for line in lines]
+    assert steps == sorted(set(steps)), "one count over both"
+    scores = [(line["validation_auroc"], -line["validation_loss"]) for line in lines]
+    best = read_json(linear / "metrics.json", Metrics).best_epoch
+    assert best == scores.index(max(scores)) + 1
+    log = (linear / "train.log").read_text()
+    assert f"the head on {'whitened features' if best > 200 else 'features as they are'}" in log
+    once = finetune(2, small / "enc", adapt="linear", tag="once", overrides=("task.whitening=null",), **FAST)
+    first = read_metrics(once / "metrics.jsonl")
+    assert [line["loss"] for line in first] == [line["loss"] for line in lines[:200]], "the first head is as ever"
+    assert [line["loss"] for line in first] != [line["loss"] for line in lines[200:]]
 
 
 def test_an_existing_run_is_refused_and_an_overwritten_one_repeats_bit_for_bit(full, small):

@@ -20,14 +20,16 @@ from headctssl.settings import with_overrides
 SPECS = (LabelSpec(name="left", mirror="right"), LabelSpec(name="right", mirror="left"))
 
 
-def derived(overrides=None, *, preset="vit_b", n=100, adapt="full", pretrained=True, small=False, studies=None):
+def derived(
+    overrides=None, *, preset="vit_b", n=100, held_out=10, adapt="full", pretrained=True, small=False, studies=None
+):
     encoder = encoder_preset(preset).settings
     base = {
         "dataset_ids": (1,), "dataset_name": "Dataset001_A", "labels": SPECS, "adapt": adapt, "few_shots": None,
         "fold": "0", "config": preset, "method": "dino", "init": "abc", "storage": STORAGE, "input": INPUT,
-        "encoder": encoder, "read_shape": (24, 24, 24),
+        "encoder": encoder, "read_shape": (24, 24, 24), "num_train": n, "num_validation": held_out,
     }  # fmt: skip
-    situation = Situation(n, 10, adapt, encoder, pretrained, small, "float32", 1, studies)
+    situation = Situation(n, held_out, adapt, encoder, pretrained, small, "float32", 1, studies)
     return derive_settings(base, situation, overrides or {})
 
 
@@ -108,6 +110,8 @@ def test_wrong_settings_are_refused(overrides, message):
         ("linear", "training.precision", "bf16"),
         ("linear", "training.log_every", 2),
         ("linear", "training.checkpoint_every", 2),
+        ("attentive", "task.whitening", 0.1),
+        ("full", "task.whitening", 0.1),
         ("full", "views.local_count", 2),
         ("full", "views.local_shape", [12, 12, 12]),
         ("full", "views.augment_local", False),
@@ -117,7 +121,8 @@ def test_settings_without_effect_are_refused(adapt, key, value):
     with pytest.raises(UsageError, match=f"'{key}' has no effect with --adapt {adapt}"):
         derived({key: value}, adapt=adapt)
     if not key.startswith("views.local") and key != "views.augment_local":
-        derived({key: value}, adapt="attentive" if key == "task.cache_gb" else "full", n=200)
+        fits = {"task.cache_gb": "attentive", "task.whitening": "linear"}
+        derived({key: value}, adapt=fits.get(key, "full"), n=200)
 
 
 @pytest.mark.parametrize("scale", [[0.0, 1.0], [0.9, 0.8], [0.5, 1.1], [-0.5, 0.5]])
@@ -179,6 +184,19 @@ def test_attentive_heads_and_its_memory():
     assert settings.token_gb == pytest.approx(110 * (24 // 12) ** 3 * 384 * 4 / 1e9)
     assert settings.epochs == 200
     assert derived({"task.cache_gb": 0.001}, adapt="attentive", preset="vit_s").epochs == 15
+
+
+def test_whitened_features_are_tried_where_validation_can_choose():
+    settings = derived(adapt="linear")
+    assert settings.task.whitening == 0.01
+    assert next(d.value for d in settings.decisions if d.what == "whitening") == "0.01"
+    assert derived({"task.whitening": None}, adapt="linear").task.whitening is None
+    assert derived({"head.batch_norm": False}, adapt="linear").task.whitening is None
+    assert derived(adapt="linear", held_out=0).task.whitening is None
+    with pytest.raises(UsageError, match="Without validation cases nothing can choose"):
+        derived({"task.whitening": 0.1}, adapt="linear", held_out=0)
+    for adapt in ("full", "lora", "attentive"):
+        assert derived(adapt=adapt).task.whitening is None
 
 
 def test_flips_swap_sides_in_half_of_the_views():
