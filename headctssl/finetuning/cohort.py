@@ -111,6 +111,7 @@ def make_cohort(
     *,
     fold: str,
     few_shots: FewShots | None,
+    by_study: bool = False,
 ) -> Cohort:
     """Training, validation and test cases of a fold, as far as they are stored and labelled.
 
@@ -121,6 +122,7 @@ def make_cohort(
         specs: the labels, from `choose_labels`.
         fold: a number, or 'none': every case outside the test set is for training, none for validation.
         few_shots: K patients per class and label, all when None. Validation and test cases are not reduced.
+        by_study: whether a case without a label is kept where another scan of its study has one.
 
     Raises:
         UsageError: the fold does not exist, or few shots of a continuous label.
@@ -130,6 +132,7 @@ def make_cohort(
     frame = raw.labels()[[spec.name for spec in specs]]
     table = {str(c): row.astype(np.float32) for c, row in zip(frame.index, frame.to_numpy(), strict=True)}
     subject = {str(c): str(s) for c, s in zip(raw.cases["case_id"], raw.cases["subject_id"], strict=True)}
+    session = raw.sessions()
     have = set(stored) & set(table)
     notes: list[str] = []
 
@@ -140,13 +143,18 @@ def make_cohort(
                 f"{len(case_ids) - len(here)} of {len(case_ids)} {what} cases are not preprocessed and left out"
                 " (see preprocessing_report.json)"
             )
-        labelled = [c for c in here if not np.isnan(table[c]).all()]
+        known = {c for c in here if not np.isnan(table[c]).all()}
+        if by_study:
+            groups = group_scans(here, [subject[c] for c in here], [session[c] for c in here])
+            studies = [{here[row] for row in group} for group in groups]
+            known = {c for study in studies if study & known for c in study}
+        labelled = [c for c in here if c in known]
         if len(labelled) < len(here):
             notes.append(f"{len(here) - len(labelled)} {what} cases have none of the labels known and are left out")
         return tuple(labelled)
 
     parts = usable(train, "training"), usable(validation, "validation"), usable(splits.test, "test")
-    cohort = Cohort(specs, *parts, table, subject, raw.sessions())
+    cohort = Cohort(specs, *parts, table, subject, session)
     if not cohort.train:
         raise DataError(
             "No training case has a known label.",

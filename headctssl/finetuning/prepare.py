@@ -142,8 +142,9 @@ def prepare(call: Call) -> Job:
     workers = min(4, max(1, machine.cores - 1)) if call.num_workers is None else call.num_workers
     index = ensure_preprocessed(call.dataset_id, start.storage, quiet=call.quiet, num_workers=call.num_workers)
     splits = load_splits(preprocessed_dataset(call.dataset_id))
-    cohort = make_cohort(raw, splits, index.case_ids, specs, fold=call.fold, few_shots=call.few)
-    learnt = _labelled(cohort, index, by_study(changes))
+    studies = by_study(changes)
+    cohort = make_cohort(raw, splits, index.case_ids, specs, fold=call.fold, few_shots=call.few, by_study=studies)
+    learnt = _labelled(cohort, index, studies)
     specs = standardised(specs, cohort.labels(cohort.train) if learnt.studies is None else learnt.labels)
     shape = index.subset(cohort.train).shapes.max(axis=0)
     base: dict[str, object] = {
@@ -174,7 +175,7 @@ def prepare(call: Call) -> Job:
         small_profile=raw.info.profile != "real",
         precision="float32" if call.adapt in ("linear", "attentive") else _precision(machine, stored),
         num_workers=workers,
-        num_studies=len(learnt) if by_study(changes) else None,
+        num_studies=len(learnt) if studies else None,
     )
     settings = derive_settings(base, situation, changes)
     _check_balance(settings, cohort, learnt)

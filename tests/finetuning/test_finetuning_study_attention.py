@@ -254,6 +254,25 @@ def test_studies_that_contradict_themselves_are_left_out_and_sessions_are_part_o
     assert other.digest(index) != cohort.digest(index) == cohort_of().digest(index)
 
 
+def test_a_label_on_one_scan_is_that_of_the_study_and_its_other_scans_are_weighed_too(small):
+    folder = write_studies(3, 24)
+    cases = pd.read_csv(folder / "cases.csv", dtype=str, keep_default_na=False)
+    first = cases["case_id"].str.endswith("_0")
+    for label in ("bleed", "noise"):
+        cases[label] = cases[label].where(first, "")
+    cases.loc[cases["subject_id"] == "p000", ["bleed", "noise"]] = ""
+    cases.to_csv(folder / "cases.csv", index=False)
+    run = finetune(3, small / "enc", adapt="linear", overrides=(ON, "training.num_epochs=5"), **FAST)
+    used = {row["case_id"] for row in rows(run / "cases.csv")}
+    assert used
+    assert all({f"{case_id[:4]}_{k}" for k in range(SCANS)} <= used for case_id in used)
+    assert "s000_0" not in used, "of this study nothing is known"
+    metrics = read_json(run / "metrics.json", Metrics)
+    assert metrics.studies.num_with_several == metrics.studies.num_studies
+    assert metrics.label("bleed").n_unknown == metrics.num_cases * (SCANS - 1) / SCANS
+    assert evaluate(3, run, **FAST).studies.mean_auroc == metrics.studies.mean_auroc
+
+
 def test_what_does_not_go_together_is_refused_by_name(linear, small, capsys, tmp_path):
     enc = small / "enc"
     for more, text in (
