@@ -59,8 +59,8 @@ def check_asked(keys: Iterable[str], *, adapt: Adaptation, pretrained: bool) -> 
     """
     sections = ("training", "views", "head", "task", "lora", *(() if pretrained else ("encoder",)))
     for key in keys:
-        section = key.partition(".")[0]
-        if section not in sections:
+        section, dot, _ = key.partition(".")
+        if section not in sections or not dot:
             known = ", ".join(f"{s}.*" for s in sections)
             hint = " The encoder is fixed by its checkpoint." if section == "encoder" else ""
             raise UsageError(

@@ -79,6 +79,7 @@ def test_every_decision_has_a_reason_and_overrides_are_shown():
         ({"training.num_epochs": 0}, "does not accept"),
         ({"training.nmu_steps": 3}, r"Unknown setting 'training.nmu_steps'"),
         ({"method.prototypes": 3}, "cannot be set"),
+        ({"head": {"scans": "attention"}}, r"'head' cannot be set for this run"),
         ({"encoder.registers": 3}, "fixed by its checkpoint"),
         ({"training.batch_size": 1}, "batch does not fit"),
         ({"training.accumulation": 16}, "needs two scans"),
