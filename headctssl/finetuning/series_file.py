@@ -14,7 +14,7 @@ Interval = tuple[float, float]
 
 
 class OverDraws(Settings):
-    """One number over several few-shot draws that are judged by the same cases."""
+    """One number over several few-shot draws."""
 
     name: str = Field(description="A label, or 'mean' for the mean over the binary labels.")
     per_draw: tuple[float, ...] = Field(description="AUROC of each draw, in the order of `draws`.")
@@ -24,7 +24,9 @@ class OverDraws(Settings):
         None, description="95 % t interval of the mean over draws: what other few-shot patients would change."
     )
     ci: Interval | None = Field(
-        None, description="95 % interval with the chance of the judged patients added, as independent variances."
+        None,
+        description="95 % interval with the chance of the judged patients added, as independent variances; none where"
+        " draws are judged by different cases.",
     )
 
 

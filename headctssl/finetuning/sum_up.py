@@ -13,6 +13,7 @@ from scipy.stats import t as student
 
 from headctssl.console import name_files, table
 from headctssl.contract import LabelSpec
+from headctssl.finetuning.cohort import NO_FOLD
 from headctssl.finetuning.pool_folds import pool_folds
 from headctssl.finetuning.prepare import Call, Place, locate
 from headctssl.finetuning.series_file import Draws, LearningCurve, OverDraws
@@ -53,10 +54,12 @@ def sum_up(calls: Sequence[Call], *, quiet: bool) -> Path:
         runs = list(of_task)
         judged = []
         for draw, of_draw in groupby(runs, key=lambda pair: pair[0].draw):
-            folders = [place.folder for _, place in of_draw]
-            pooled = pool_folds(folders, truth, quiet=quiet) if len(folders) > 1 else []
+            folders = {call.fold: place.folder for call, place in of_draw}
+            folds = [folder for fold, folder in folders.items() if fold != NO_FOLD]
+            pooled = pool_folds(folds, truth, quiet=quiet) if len(folds) > 1 else []
             files += [path / name for path in pooled for name in ("predictions.csv", "metrics.json")]
-            judged.append((draw, [*pooled, folders[0]][0], folders[0]))
+            first = next(iter(folders.values()))
+            judged.append((draw, [*pooled, first][0], first))
         point = _draws(runs[0][0], judged, places[0], truth)
         points.append(point)
         task = _task_folder(runs[0][1].folder, runs[0][0])
@@ -66,7 +69,7 @@ def sum_up(calls: Sequence[Call], *, quiet: bool) -> Path:
             _print(point, quiet)
         folder = task
     if len(points) > 1:
-        folder = _curve_folder(_task_folder(places[0].folder, calls[0]), calls[0])
+        folder = _curve_folder(_task_folder(places[0].folder, calls[0]), calls)
         files += _write_curve(folder, LearningCurve(dataset_name=places[0].raw.folder.name, points=tuple(points)))
     name_files(files, quiet=quiet)
     return folder
@@ -81,12 +84,12 @@ def _task_folder(run: Path, call: Call) -> Path:
     return run.parents[1] if call.draw else run.parent
 
 
-def _curve_folder(task: Path, call: Call) -> Path:
-    """``TASK-curve[_all_negatives]__ADAPT__INIT[__TAG]`` beside the task folders."""
+def _curve_folder(task: Path, calls: Sequence[Call]) -> Path:
+    """``TASK-curve[_all_negatives]__ADAPT__INIT[__TAG]`` beside the task folders, of which `task` is the first."""
     name, rest = task.name.split("__", 1)
-    if call.few is not None:
-        name = name.removesuffix(f"-{call.few.name}")
-    negatives = "_all_negatives" if call.negatives == "all" else ""
+    if calls[0].few is not None:
+        name = name.removesuffix(f"-{calls[0].few.name}")
+    negatives = "_all_negatives" if any(call.negatives == "all" for call in calls) else ""
     return task.parent / f"{name}-curve{negatives}__{rest}"
 
 
@@ -110,49 +113,57 @@ def _draws(
 
 
 def over_draws(specs: Sequence[LabelSpec], outcomes: Sequence[Outcome], *, seed: int = 0) -> list[OverDraws]:
-    """AUROC per binary label and their mean, over draws that are judged by the same cases.
+    """AUROC per binary label and their mean, over draws.
 
     The variance of the mean over draws is their sample variance over their number. The chance of the judged patients,
     which all draws share, is the variance of that mean over resamples of patients; both are added, since they are
-    independent to first order.
+    independent to first order. Draws that are judged by their own training cases, where nothing is held out, share no
+    patients: they get no such interval.
 
     Args:
         specs: the labels.
-        outcomes: one per draw, of the same cases in the same order.
+        outcomes: one per draw.
         seed: of the resamples.
     """
     binary = [k for k, spec in enumerate(specs) if spec.type == "binary"]
     first = outcomes[0]
-    truth = first.truth[:, binary]
-    columns = defined(truth)
+    judged = [outcome.binary() for outcome in outcomes]
+    columns = [k for k in range(len(binary)) if all(k in defined(truth) for truth, _ in judged)]
     if not columns:
         return []
-    scores = [outcome.binary()[1] for outcome in outcomes]
+    shared = all(outcome.case_ids == first.case_ids for outcome in outcomes)
     subjects = subject_codes(first.subject_ids, first.case_ids)
     weights = draw_weights(subjects, _RESAMPLES, np.random.Generator(np.random.PCG64(seed)))
     found = []
     named = [(specs[binary[k]].name, [k]) for k in columns]
     for name, chosen in [*named, *([("mean", columns)] if len(columns) > 1 else [])]:
-        once = [float(mean_area(truth, score, chosen, np.ones((1, len(truth))))[0]) for score in scores]
-        resampled = np.mean([mean_area(truth, score, chosen, weights) for score in scores], axis=0)
-        found.append(_over(name, once, float(np.nanvar(resampled))))
+        once = [float(mean_area(truth, score, chosen, np.ones((1, len(truth))))[0]) for truth, score in judged]
+        of_patients = None
+        if shared:
+            resampled = np.mean([mean_area(truth, score, chosen, weights) for truth, score in judged], axis=0)
+            of_patients = float(np.nanvar(resampled))
+        found.append(_over(name, once, of_patients))
     return found
 
 
-def _over(name: str, values: Sequence[float], of_patients: float) -> OverDraws:
+def _over(name: str, values: Sequence[float], of_patients: float | None) -> OverDraws:
     mean, count = float(np.mean(values)), len(values)
     if count == 1:
         return OverDraws(name=name, per_draw=tuple(values), mean=mean)
     deviation = float(np.std(values, ddof=1))
     factor = float(student.ppf(0.975, count - 1))
-    alone, both = (factor * (deviation**2 / count + more) ** 0.5 for more in (0.0, of_patients))
+
+    def interval(more: float) -> tuple[float, float]:
+        half = factor * (deviation**2 / count + more) ** 0.5
+        return max(0.0, mean - half), min(1.0, mean + half)
+
     return OverDraws(
         name=name,
         per_draw=tuple(values),
         mean=mean,
         deviation=deviation,
-        draws_ci=(max(0.0, mean - alone), min(1.0, mean + alone)),
-        ci=(max(0.0, mean - both), min(1.0, mean + both)),
+        draws_ci=interval(0.0),
+        ci=None if of_patients is None else interval(of_patients),
     )
 
 

@@ -150,6 +150,28 @@ def test_draws_and_sizes_make_a_learning_curve_of_nested_draws(small, command):
     assert rows(other / "cases.csv") == rows(task / "draw_1" / "fold_0" / "cases.csv")
 
 
+def test_a_classifier_of_every_case_is_no_fold_of_the_others(small):
+    task = finetune(2, small / "enc", labels=["bleed"], fold=["0", "none", "1"], tag="every", **FAST)
+    assert (task / "fold_none" / "metrics.json").is_file()
+    for folder in ("ensemble", "out_of_fold"):
+        assert read_json(task / folder / "metrics.json", Metrics).fold == "0, 1"
+    members = [rows(task / f"fold_{k}" / "predictions.csv") for k in (0, 1)]
+    for case_id, row in rows(task / "ensemble" / "predictions.csv").items():
+        assert float(row["bleed"]) == pytest.approx(
+            np.mean([float(one[case_id]["bleed"]) for one in members]), rel=1e-4
+        )
+    found = evaluate(2, task, num_workers=0, quiet=True, device="cpu")
+    assert found.label("bleed").brier == pytest.approx(
+        read_json(task / "ensemble" / "metrics.json", Metrics).label("bleed").brier, abs=1e-5
+    )
+
+
+def test_a_curve_of_all_negatives_is_named_so_whatever_comes_first(small):
+    folder = finetune(2, small / "enc", labels=["bleed"], few_shots=["all", 2], all_negatives=True, tag="negatives",
+                      **FAST)  # fmt: skip
+    assert folder.name.startswith("bleed-curve_all_negatives__")
+
+
 def test_wrong_series_are_told(small):
     for wrong, match in (
         ({"fold": ["0", "0"]}, "something twice"),
@@ -185,3 +207,17 @@ def test_intervals_over_draws_hold_the_chance_of_draws_and_of_patients():
     assert found.ci[0] < found.draws_ci[0] < found.mean < found.draws_ci[1] < found.ci[1]
     (single,) = over_draws(outcomes[0].specs, outcomes[:1])
     assert (single.draws_ci, single.ci, single.deviation) == (None, None, None)
+
+
+def test_draws_that_are_judged_by_their_own_cases_are_scored_by_their_own_truth():
+    """Where nothing is held out, every draw is judged by the cases it learnt from."""
+    rng = np.random.default_rng(1)
+    outcomes = []
+    for draw in range(3):
+        truth = rng.permutation(np.repeat([0.0, 1.0], 10))[:, None]
+        ids = tuple(f"c{draw}_{k}" for k in range(20))
+        outcomes.append(Outcome((LabelSpec(name="x"),), ids, ("",) * 20, truth, truth * 0.5 + rng.random((20, 1)) / 4))
+    (found,) = over_draws(outcomes[0].specs, outcomes)
+    assert found.per_draw == (1.0, 1.0, 1.0)
+    assert found.draws_ci == (1.0, 1.0)
+    assert found.ci is None
