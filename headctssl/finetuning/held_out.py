@@ -20,15 +20,15 @@ from headctssl.finetuning.tasks import Classifier
 from headctssl.finetuning.whole_head import encode_stored
 from headctssl.metrics.metrics_file import Metrics, StudyMetrics
 from headctssl.metrics.outcome import Outcome, interval_warnings, measure
-from headctssl.metrics.studies import Studies, measure_studies
+from headctssl.metrics.studies import Aggregate, Pooled, Studies, measure_studies
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.training.distributed import Process
 
-__all__ = ["BY_STUDY", "HeldOut", "choose_held_out", "measured", "outcome_of", "outputs_of", "studies_of"]
+__all__ = ["BY_STUDY", "HeldOut", "choose_held_out", "measured", "outcome_of", "outputs_of", "pooled_of", "studies_of"]
 
 BY_STUDY = (
     "the labels of studies were learnt: the metrics of scans read every scan as a study of its own; studies of several"
-    " scans are measured under 'studies', in metrics.json of a fold and of headct_evaluate"
+    " scans are measured under 'studies'"
 )
 """Said of metrics of scans by a classifier that has learnt from studies."""
 
@@ -101,6 +101,22 @@ def outcome_of(job: Job, index: CaseIndex, outputs: Tensor, temperature: float) 
     )
 
 
+def pooled_of(job: Job, outputs: Tensor, temperature: float) -> Pooled:
+    """What the run's classifier predicts of studies, where it weighs scans by attention.
+
+    Args:
+        job: the run.
+        outputs: of the head, from `outputs_of`.
+        temperature: of the probabilities.
+    """
+    labels = job.settings.labels
+
+    def pooled(groups: Sequence[Sequence[int]]) -> NDArray[np.float64]:
+        return predictions(labels, pooled_outputs(labels, outputs, groups), temperature)
+
+    return pooled
+
+
 def studies_of(job: Job, outcome: Outcome, outputs: Tensor, temperature: float) -> tuple[Studies, StudyMetrics] | None:
     """The predictions of studies and their metrics, see `measure_studies`: by attention where it was learnt, else mean.
 
@@ -110,12 +126,8 @@ def studies_of(job: Job, outcome: Outcome, outputs: Tensor, temperature: float) 
         outputs: of the head, from `outputs_of`, in the same order.
         temperature: of the probabilities.
     """
-    labels = job.settings.labels
-
-    def pooled(groups: Sequence[Sequence[int]]) -> NDArray[np.float64]:
-        return predictions(labels, pooled_outputs(labels, outputs, groups), temperature)
-
-    return measure_studies(outcome, job.cohort.session, "attention" if job.by_study else "mean", pooled)
+    how: Aggregate = "attention" if job.by_study else "mean"
+    return measure_studies(outcome, job.cohort.session, how, pooled_of(job, outputs, temperature))
 
 
 def measured(

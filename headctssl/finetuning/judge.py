@@ -8,18 +8,20 @@ import numpy as np
 
 from headctssl.contract import Contract
 from headctssl.finetuning.calibrate import Calibration, calibrate
-from headctssl.finetuning.held_out import outcome_of, outputs_of
+from headctssl.finetuning.held_out import outcome_of, outputs_of, pooled_of
 from headctssl.finetuning.prepare import Job
 from headctssl.finetuning.reference import FEWEST_PATIENTS, fit_reference, save_reference
 from headctssl.finetuning.tasks import Classifier, Features
 from headctssl.finetuning.whole_head import encode_stored
 from headctssl.metrics.outcome import write_predictions
+from headctssl.metrics.studies import by_study, write_studies_beside
 from headctssl.training.distributed import Process
 
 __all__ = ["VALIDATION_FILE", "Judge"]
 
 VALIDATION_FILE = "validation_predictions.csv"
-"""Predictions of the validation cases before the temperature, which was fitted on them."""
+"""Predictions of the validation cases before the temperature, which was fitted on them; with attention over scans
+those of studies lie beside it, see `write_studies_beside`."""
 
 _MOST_CASES = 2000  # training cases that the reference is taken of
 
@@ -42,6 +44,9 @@ class Judge:
         outcome = outcome_of(job, index, outputs, 1.0)
         if self.process.is_main:
             write_predictions(job.folder / VALIDATION_FILE, outcome)
+            if job.by_study:
+                studies = by_study(outcome, job.cohort.session, "attention", pooled_of(job, outputs, 1.0))
+                write_studies_beside(job.folder / VALIDATION_FILE, studies if studies.has_several else None)
         judged = job.labelled(job.cohort.validation)
         return calibrate(job.settings.labels, judged.outputs(job.settings.labels, outputs), judged.labels)
 

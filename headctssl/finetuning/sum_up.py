@@ -48,7 +48,7 @@ def sum_up(calls: Sequence[Call], *, quiet: bool) -> Path:
         DataError: a file of a run is missing or damaged.
     """
     places = [locate(call) for call in calls]
-    truth = _truth(places[0])
+    truth, sessions = _truth(places[0]), places[0].raw.sessions()
     points, files, folder = [], [], places[0].folder.parent
     for _, of_task in groupby(zip(calls, places, strict=True), key=lambda pair: pair[0].few_shots):
         runs = list(of_task)
@@ -56,8 +56,9 @@ def sum_up(calls: Sequence[Call], *, quiet: bool) -> Path:
         for draw, of_draw in groupby(runs, key=lambda pair: pair[0].draw):
             folders = {call.fold: place.folder for call, place in of_draw}
             folds = [folder for fold, folder in folders.items() if fold != NO_FOLD]
-            pooled = pool_folds(folds, truth, quiet=quiet) if len(folds) > 1 else []
-            files += [path / name for path in pooled for name in ("predictions.csv", "metrics.json")]
+            pooled = pool_folds(folds, truth, sessions, quiet=quiet) if len(folds) > 1 else []
+            files += [file for path in pooled for file in sorted(path.glob("predictions*.csv"))]
+            files += [path / "metrics.json" for path in pooled]
             first = next(iter(folders.values()))
             judged.append((draw, [*pooled, first][0], first))
         point = _draws(runs[0][0], judged, places[0], truth)

@@ -27,6 +27,7 @@ __all__ = [
     "contradiction_sentences",
     "group_scans",
     "measure_studies",
+    "read_studies_beside",
     "study_truth",
     "write_studies",
     "write_studies_beside",
@@ -226,11 +227,33 @@ def write_studies_beside(predictions: Path, studies: Studies | None) -> list[Pat
     Returns:
         The files written.
     """
-    path = predictions.with_name(f"{predictions.stem}_studies.csv")
+    path = _beside(predictions)
     if studies is None:
         path.unlink(missing_ok=True)
         return []
     return [write_studies(path, studies)]
+
+
+def read_studies_beside(predictions: Path, labels: Sequence[LabelSpec]) -> dict[tuple[str, str], Array]:
+    """What `write_studies_beside` wrote: (subject id, session id) -> (P,); nothing where no study has several scans.
+
+    Args:
+        predictions: the file of the scans.
+        labels: the labels.
+    """
+    path = _beside(predictions)
+    if not path.is_file():
+        return {}
+    wanted = [name for spec in labels for name in spec.columns]
+    with open(path, newline="", encoding="utf-8") as handle:
+        return {
+            (row["subject_id"], row["session_id"]): np.array([float(row[name]) for name in wanted])
+            for row in csv.DictReader(handle)
+        }
+
+
+def _beside(predictions: Path) -> Path:
+    return predictions.with_name(f"{predictions.stem}_studies.csv")
 
 
 def write_studies(path: Path, studies: Studies) -> Path:

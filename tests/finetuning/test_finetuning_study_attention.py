@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import json
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from headctssl.cli.main import run_command
 from headctssl.dataset.image_io import write_nifti
 from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.dataset.splits import load_splits
-from headctssl.errors import ContractError, StoppedError, UsageError
+from headctssl.errors import ContractError, DataError, StoppedError, UsageError
 from headctssl.evaluation.evaluate import evaluate
 from headctssl.finetuning.adapt import Best
 from headctssl.finetuning.asked import check_processes
@@ -321,8 +320,36 @@ def test_an_ensemble_weighs_each_by_its_own_attention_and_takes_no_others(linear
     for row in rows(folder / "predictions_studies.csv"):
         wanted = np.mean([one[row["subject_id"]] for one in said])
         assert float(row["bleed"]) == pytest.approx(wanted, abs=1e-5)
-    notes = json.loads((task / "ensemble" / "metrics.json").read_text())["notes"]
-    assert any("every scan as a study of its own" in note for note in notes)
+    together = read_json(task / "ensemble" / "metrics.json", Metrics)
+    assert any("every scan as a study of its own" in note for note in together.notes)
+    assert together.studies.model_copy(update={"labels": ()}) == metrics.studies.model_copy(update={"labels": ()})
+    written = [rows(where / "predictions_studies.csv") for where in (folder, task / "ensemble")]
+    for one, other in zip(*written, strict=True):
+        assert float(one.pop("bleed")) == pytest.approx(float(other.pop("bleed")), abs=1e-5)
+        assert one == other
+    beside = [rows(task / f"fold_{k}" / "validation_predictions_studies.csv") for k in (0, 1)]
+    everything = rows(task / "out_of_fold" / "predictions_studies.csv")
+    assert everything == sorted((row for part in beside for row in part), key=lambda row: row["subject_id"])
+    case_ids = [f"s{beside[0][0]['subject_id'][1:]}_{k}" for k in range(SCANS)]
+    logits, scores = scores_of(task / "fold_0", case_ids).double().unbind(dim=1)
+    wanted = torch.sigmoid((scores.softmax(dim=0) * logits).sum())
+    assert float(beside[0][0]["bleed"]) == pytest.approx(float(wanted), abs=1e-5), "before the temperature"
+    outside = read_json(task / "out_of_fold" / "metrics.json", Metrics)
+    assert outside.studies.num_with_several == outside.studies.num_studies == outside.num_cases / SCANS
+    areas = [read_json(task / f"fold_{k}" / "metrics.json", Metrics).validation_score for k in (0, 1)]
+    assert outside.studies.mean_auroc == pytest.approx(np.mean(areas), abs=0.1)
+    (task / "fold_1" / "validation_predictions_studies.csv").unlink()
+    with pytest.raises(DataError, match="do not say what they predict of a study"):
+        finetune(2, small / "enc", adapt="linear", labels=["bleed"], fold=(0, 1), tag="folds", resume=True,
+                 overrides=(ON, "training.num_epochs=30"), **FAST)  # fmt: skip
+    means = finetune(2, small / "enc", adapt="linear", labels=["bleed"], fold=(0, 1), tag="means",
+                     overrides=("training.num_epochs=5",), **FAST)  # fmt: skip
+    for where in ("ensemble", "out_of_fold"):
+        scans = {row["case_id"]: float(row["bleed"]) for row in rows(means / where / "predictions.csv")}
+        for row in rows(means / where / "predictions_studies.csv"):
+            wanted = np.mean([scans[f"s{row['subject_id'][1:]}_{k}"] for k in range(SCANS)])
+            assert float(row["bleed"]) == pytest.approx(wanted, abs=1e-5)
+        assert read_json(means / where / "metrics.json", Metrics).studies.aggregate == "mean"
     plain = finetune(2, small / "enc", adapt="linear", labels=["bleed"], fold=1, tag="one", **FAST)
     (mixed := small / "mixed").mkdir()
     for name, source in (("fold_0", linear), ("fold_1", plain)):
