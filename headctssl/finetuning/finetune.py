@@ -3,39 +3,21 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-import headctssl
 from headctssl.console import name_files, say, table
-from headctssl.contract import Contract
-from headctssl.finetuning.adapt import Best, Lesson, adapt_full
 from headctssl.finetuning.asked import check_processes
-from headctssl.finetuning.balance import sampling_weights
 from headctssl.finetuning.cohort import value_counts
-from headctssl.finetuning.frozen import adapt_frozen
-from headctssl.finetuning.held_out import choose_held_out, measured, outcome_of, outputs_of, studies_of
-from headctssl.finetuning.judge import Judge
-from headctssl.finetuning.label_loss import LabelLoss
 from headctssl.finetuning.leakage import write_used_cases
-from headctssl.finetuning.outputs import num_outputs
 from headctssl.finetuning.prepare import Call, Job, prepare
 from headctssl.finetuning.series import Asked, Shots, expand, is_done, number_of
-from headctssl.finetuning.settings import Adaptation, FinetuneSettings
+from headctssl.finetuning.settings import Adaptation
 from headctssl.finetuning.sum_up import sum_up
-from headctssl.finetuning.tasks import Classifier, with_prior
-from headctssl.metrics.outcome import print_metrics, write_predictions
-from headctssl.metrics.studies import write_studies_beside
-from headctssl.networks import build_from_settings
-from headctssl.networks.heads import build_head
-from headctssl.networks.lora import add_lora, merge_lora
-from headctssl.seeding import derive_seed
+from headctssl.finetuning.tasks import Classifier
+from headctssl.finetuning.train import build_classifier, train
 from headctssl.settings import write_json
-from headctssl.training.checkpoint import load_into, save_weights
 from headctssl.training.deterministic import deterministic_mode
 from headctssl.training.distributed import (
     Process,
@@ -179,13 +161,13 @@ def run_finetuning(call: Call, track: Sequence[str]) -> Path:
             # Everything that can be wrong with the call shows before an old run is removed.
             check_division(job.settings.training, target, process, coupled=False)
             check_processes(job.settings, process.world_size)
-            begun.append(_build(job))
+            begun.append(build_classifier(job))
             return job, _begin(call, job, process)
 
         if call.reuse and settle(functools.partial(is_done, call), process):
             return settle(lambda: prepare(call), process).folder  # what it was decided to be is compared
         job, going_on = settle(begin, process)
-        classifier, loaded = begun[0] if process.is_main else _build(job)
+        classifier, loaded = begun[0] if process.is_main else build_classifier(job)
         log = RunLog(
             job.folder, enabled=process.is_main, quiet=call.quiet, track=track, settings=job.settings.shareable()
         )
@@ -195,7 +177,7 @@ def run_finetuning(call: Call, track: Sequence[str]) -> Path:
             _tell(job, log)
             log.say(loaded)
             with deterministic_mode(job.settings.training.deterministic):
-                _train(replace(job, device=target), classifier, log, process, going_on=going_on)
+                train(replace(job, device=target), classifier, log, process, going_on=going_on)
         finally:
             log.close()
         barrier(process)
@@ -233,95 +215,3 @@ def _tell(job: Job, log: RunLog) -> None:
     table(f"cases with the label positive/negative/unknown{what}", ["label", *heads], rows, quiet=log.quiet)
     for note in cohort.notes:
         log.say(f"note: {note}")
-
-
-def _train(job: Job, classifier: Classifier, log: RunLog, process: Process, *, going_on: bool) -> None:
-    settings, cohort = job.settings, job.cohort
-    train = job.labelled(cohort.train)
-    validation = job.labelled(cohort.validation)
-    for part, found in (("training", train), ("validation", validation)):
-        for note in found.notes:
-            log.say(f"note: {part}: {note}")
-    chances = None
-    if settings.task.balance == "sampling":
-        chances = sampling_weights(train.labels, settings.labels, cohort.subjects(train.first_scans))
-    loss = LabelLoss(settings.labels, train.labels, settings.task, chances)
-    lesson = Lesson(
-        classifier, loss, train, validation if len(validation) else None, settings, log, job.device, process, chances
-    )
-    frozen = settings.adapt in ("linear", "attentive")
-    best = adapt_frozen(lesson) if frozen else adapt_full(lesson, job.folder, resume=going_on)
-    chosen = _chosen(best, settings)
-    log.say(chosen)
-    classifier.load_state_dict(best.state)
-    merge_lora(classifier)  # what is saved is a plain encoder
-    tensors = with_prior(classifier, loss)
-    classifier.load_state_dict(tensors)
-    judge = Judge(job, classifier, process)
-    checked = judge.validate()
-    contract = _contract(job).model_copy(update={"temperature": checked.temperature})
-    log.say(checked.note)
-    if process.is_main:
-        contract = save_weights(job.folder / "classifier.safetensors", tensors, contract)
-        write_json(job.folder / "contract.json", contract)
-    judge.describe(contract)
-    held_out = choose_held_out(job.cohort)
-    index = job.index.subset(held_out.case_ids)
-    outputs = outputs_of(job, classifier, index, process)
-    if process.is_main:
-        outcome = outcome_of(job, index, outputs, contract.temperature)
-        metrics = measured(job, held_out, outcome, contract, best, (chosen, checked.note))
-        studies = studies_of(job, outcome, outputs, contract.temperature)
-        metrics = metrics.model_copy(update={"studies": None if studies is None else studies[1]})
-        write_predictions(job.folder / "predictions.csv", outcome)
-        write_studies_beside(job.folder / "predictions.csv", None if studies is None else studies[0])
-        write_json(job.folder / "metrics.json", metrics)
-        print_metrics(metrics, quiet=log.quiet)
-
-
-def _build(job: Job) -> tuple[Classifier, str]:
-    """Encoder and head as they begin, and where from; random parts depend on the seed alone."""
-    settings = job.settings
-    torch.manual_seed(derive_seed(settings.training.seed, "init"))
-    encoder = build_from_settings(settings.encoder)
-    loaded = "the encoder starts from random weights (scratch)"
-    tensors = job.start.tensors
-    if tensors is not None:
-        loaded = load_into(encoder, tensors, source=job.start.encoder).summary
-    head = build_head(settings.head, encoder.embed_dim, num_outputs(settings.labels))
-    if settings.adapt == "lora":
-        lora = settings.lora
-        names = add_lora(encoder, lora.targets, rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout)
-        learning = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
-        loaded += f"; {len(names)} layers adapted, {learning} numbers of the encoder learn"
-    return Classifier(encoder, head), loaded
-
-
-def _chosen(best: Best, settings: FinetuneSettings) -> str:
-    if best.score is not None:
-        mixed = any(spec.type != "binary" for spec in settings.labels)
-        what = "share of pairs ranked right, mean over the labels," if mixed else "AUROC"
-        what += " of studies" if settings.head.scans == "attention" else ""
-        return f"kept epoch {best.epoch}, mean validation {what} {best.score:.3f}"
-    why = (
-        "validation shows only one class of every label" if settings.num_validation else "there are no validation cases"
-    )
-    return f"kept the last epoch ({best.epoch}): {why}"
-
-
-def _contract(job: Job) -> Contract:
-    settings = job.settings
-    return Contract(
-        package_version=headctssl.__version__,
-        kind="classifier",
-        storage=settings.storage,
-        input=settings.input,
-        preset=settings.config,
-        encoder=settings.encoder,
-        method=settings.method,
-        settings=json.dumps(settings.of_weights(), sort_keys=True),
-        num_scans=len(job.cohort.train),
-        cases_digest=job.index.subset(job.cohort.train).digest(),
-        labels=settings.labels,
-        head=settings.head,
-    )

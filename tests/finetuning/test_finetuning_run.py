@@ -1,4 +1,4 @@
-"""Tests of finetuning/finetune.py: whole runs on tiny heads, what they leave, refuse, resume and keep."""
+"""Tests of finetuning/finetune.py and train.py: whole runs on tiny heads, what they leave, refuse, resume and keep."""
 
 from __future__ import annotations
 
@@ -195,7 +195,7 @@ def test_weights_that_do_not_fit_leave_the_old_run(full, small, monkeypatch):
     def refuse(*_args, **_kwargs):
         raise ContractError("does not fit")
 
-    monkeypatch.setattr("headctssl.finetuning.finetune.load_into", refuse)
+    monkeypatch.setattr("headctssl.finetuning.train.load_into", refuse)
     with pytest.raises(ContractError, match="does not fit"):
         finetune(2, small / "enc", overrides=FEW_STEPS, overwrite=True, **FAST)
     assert (full / "classifier.safetensors").exists()
