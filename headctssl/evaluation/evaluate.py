@@ -12,11 +12,12 @@ import torch
 from numpy.typing import NDArray
 
 from headctssl.console import name_files, say
-from headctssl.contract import Contract, LabelSpec, column_slices
+from headctssl.contract import Contract, column_slices
 from headctssl.dataset.manifest import RawDataset, load_raw_dataset
 from headctssl.dataset.splits import load_splits
-from headctssl.errors import ContractError, DataError, UsageError
+from headctssl.errors import DataError, UsageError
 from headctssl.evaluation.examine import examine, print_examination, write_distances
+from headctssl.evaluation.shared_labels import shared_labels, truth_of
 from headctssl.finetuning.ensemble import Ensemble, open_ensemble
 from headctssl.finetuning.held_out import BY_STUDY
 from headctssl.finetuning.leakage import describe_reuse
@@ -129,34 +130,15 @@ def _open(
     pairs = zip(ensemble.files, ensemble.contracts, strict=True)
     references = [load_reference(file.parent, one.weights_hash) for file, one in pairs]
     raw = load_raw_dataset(dataset_id)
-    columns, notes = _shared_labels(contract, raw)
+    columns, notes = shared_labels(contract, raw)
     truth = raw.labels()
     index = ensure_preprocessed(dataset_id, contract.storage, quiet=quiet, num_workers=num_workers)
-    asked = _cases(raw, split)
-    here = set(raw.case_ids)
-    wanted = [case_id for case_id in asked if case_id in here]
-    if len(wanted) < len(asked):
-        notes.append(
-            f"{len(asked) - len(wanted)} of {len(asked)} test cases of splits.json are no longer in the dataset and "
-            "left out"
-        )
-    index = index.subset(wanted)
-    if len(index) == 0:
-        raise DataError(
-            "None of the cases could be preprocessed."
-            if wanted
-            else "The dataset has none of its test cases any more.",
-            got="; ".join([f"0 of {len(wanted)} {split} cases stored", *notes]),
-            expected="at least one",
-            do="See preprocessing_report.json for the reasons, and compare splits.json with cases.csv.",
-        )
-    if len(index) < len(wanted):
-        notes.append(f"{len(wanted) - len(index)} of {len(wanted)} cases are not preprocessed and left out")
+    index, num_failed = _chosen(raw, split, index, notes)
     subjects = dict(zip(raw.case_ids, raw.cases["subject_id"].astype(str), strict=True))
     specs = [contract.labels[column] for column in columns]
     here_by_name = {spec.name: spec for spec in raw.info.labels}
     values = truth.loc[index.case_ids, [spec.name for spec in specs]].to_numpy(dtype=np.float64)
-    known = [_truth(spec, here_by_name[spec.name], values[:, k]) for k, spec in enumerate(specs)]
+    known = [truth_of(spec, here_by_name[spec.name], values[:, k]) for k, spec in enumerate(specs)]
     return _Asked(
         ensemble=ensemble,
         aggregate=aggregate,
@@ -167,9 +149,34 @@ def _open(
         subject_ids=tuple(subjects[case_id] for case_id in index.case_ids),
         sessions=raw.sessions(),
         truth=np.stack(known, axis=1),
-        num_failed=len(wanted) - len(index),
+        num_failed=num_failed,
         notes=tuple(notes),
     )
+
+
+def _chosen(raw: RawDataset, split: str, index: CaseIndex, notes: list[str]) -> tuple[CaseIndex, int]:
+    """The stored cases of the split, and how many are not stored; what is left out is added to `notes`."""
+    asked = _cases(raw, split)
+    here = set(raw.case_ids)
+    wanted = [case_id for case_id in asked if case_id in here]
+    if len(wanted) < len(asked):
+        notes.append(
+            f"{len(asked) - len(wanted)} of {len(asked)} test cases of splits.json are no longer in the dataset and "
+            "left out"
+        )
+    chosen = index.subset(wanted)
+    if len(chosen) == 0:
+        raise DataError(
+            "None of the cases could be preprocessed."
+            if wanted
+            else "The dataset has none of its test cases any more.",
+            got="; ".join([f"0 of {len(wanted)} {split} cases stored", *notes]),
+            expected="at least one",
+            do="See preprocessing_report.json for the reasons, and compare splits.json with cases.csv.",
+        )
+    if len(chosen) < len(wanted):
+        notes.append(f"{len(wanted) - len(chosen)} of {len(wanted)} cases are not preprocessed and left out")
+    return chosen, len(wanted) - len(chosen)
 
 
 def _predict(asked: _Asked, device: torch.device, num_workers: int | None, process: Process) -> _Found:
@@ -269,46 +276,6 @@ def _leakage(ensemble: Ensemble, judged: CaseIndex) -> str:
     if len(set(told.values())) == 1:
         return next(iter(told.values()))
     return "; ".join(f"{name}: {sentence}" for name, sentence in told.items())
-
-
-def _shared_labels(contract: Contract, raw: RawDataset) -> tuple[list[int], list[str]]:
-    """Columns of the classifier's labels that the dataset has too, by name, and notes on the others."""
-    known: dict[str, LabelSpec] = {spec.name: spec for spec in raw.info.labels}
-    columns, notes = [], []
-    for column, spec in enumerate(contract.labels):
-        if spec.name not in known or known[spec.name].type != spec.type:
-            notes.append(f"the classifier's label '{spec.name}' is not a {spec.type} label of the dataset: left out")
-        elif (why := _other_classes(spec, known[spec.name])) is not None:
-            notes.append(f"the classifier's label '{spec.name}' has other classes than the dataset's: left out, {why}")
-        else:
-            columns.append(column)
-    if not columns:
-        raise ContractError(
-            "The dataset has none of the classifier's labels.",
-            got=", ".join(known) or "no labels",
-            expected="one of " + ", ".join(spec.name for spec in contract.labels),
-            do="Evaluate on a labelled dataset; headct_predict needs no labels.",
-        )
-    return columns, notes
-
-
-def _other_classes(spec: LabelSpec, here: LabelSpec) -> str | None:
-    """Why the classes of the dataset cannot be read as those of the classifier; None when they can."""
-    unknown = [name for name in here.classes if name not in spec.classes]
-    if unknown:
-        return f"it knows {', '.join(spec.classes)}, not {', '.join(unknown)}"
-    in_order = [name for name in spec.classes if name in here.classes]
-    if spec.type == "ordinal" and in_order != list(here.classes):
-        return f"their order is {', '.join(here.classes)}, not {', '.join(in_order)}"
-    return None
-
-
-def _truth(spec: LabelSpec, here: LabelSpec, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Truth in the classifier's positions of classes: classes are the same when their names are."""
-    if not spec.has_classes:
-        return values
-    place = np.array([*(spec.classes.index(name) for name in here.classes), np.nan])
-    return place[np.where(np.isnan(values), len(here.classes), values).astype(np.int64)]
 
 
 def _cases(raw: RawDataset, split: str) -> Sequence[str]:
