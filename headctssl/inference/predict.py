@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from headctssl.console import name_files, progress, say
-from headctssl.contract import LabelSpec, column_slices
+from headctssl.contract import Contract, LabelSpec, column_slices
 from headctssl.errors import HeadCTSSLError
-from headctssl.finetuning.ensemble import Ensemble, open_ensemble
+from headctssl.finetuning.ensemble import Ensemble, Members, open_ensemble
 from headctssl.finetuning.whole_head import encode, head_view
 from headctssl.inference.sources import (
     Failure,
+    Ready,
+    Source,
     exit_code,
     find_sources,
     output_file,
@@ -97,41 +99,59 @@ def predict(
         f"{len(sources)} images, {_kind(ensemble)} of {', '.join(s.name for s in contract.labels)}",
         quiet=quiet,
     )
-    case_ids: list[str] = []
-    studies: list[tuple[str, str]] = []
-    rows: list[Tensor] = []
-    failures: list[Failure] = []
     ready = prepared(sources, contract.storage, min(workers, len(sources) - 1))
-    for source, found in progress(ready, "predict", len(sources), quiet=quiet):
+    encoded = _encode(progress(ready, "predict", len(sources), quiet=quiet), classifiers, contract, target, quiet)
+    specs = contract.labels
+    outputs = torch.cat(encoded.rows) if encoded.rows else torch.zeros(0, ensemble.width * len(ensemble.files))
+    table = ensemble.predictions(outputs)
+    print_failures(encoded.failures)
+    names, case_ids = tuple(spec.name for spec in specs), tuple(encoded.case_ids)
+    result = PredictResult(case_ids, names, specs, table, tuple(encoded.failures), path if case_ids else None)
+    if not case_ids:
+        return result
+    _write(path, case_ids, specs, table)
+    files = [path]
+    if aggregate is not None:
+        result = _by_study(result, encoded.studies, aggregate, lambda groups: ensemble.of_studies(outputs, groups))
+        assert result.study_probabilities is not None, "just made"
+        files.append(path.with_name(f"{path.stem}_studies{path.suffix}"))
+        first = [group[0] for group in result.studies]
+        _write(files[1], first, specs, result.study_probabilities, [len(group) for group in result.studies])
+    name_files(files, quiet=quiet)
+    return result
+
+
+@dataclass
+class _Encoded:
+    """What the classifiers say of the images that could be used, and the others."""
+
+    case_ids: list[str] = field(default_factory=list)
+    studies: list[tuple[str, str]] = field(default_factory=list)  # patient and study; '' = unknown
+    rows: list[Tensor] = field(default_factory=list)  # (1, outputs) each
+    failures: list[Failure] = field(default_factory=list)
+
+
+def _encode(
+    images: Iterable[tuple[Source, Ready | HeadCTSSLError]],
+    classifiers: Members,
+    contract: Contract,
+    device: torch.device,
+    quiet: bool,
+) -> _Encoded:
+    """Run the classifiers on images as they become ready, one by one."""
+    done = _Encoded()
+    for source, found in images:
         if isinstance(found, HeadCTSSLError):
-            failures.append(Failure(source.case_id, found))
+            done.failures.append(Failure(source.case_id, found))
             continue
         for note in found.notes:
             say(f"{source.case_id}: {note}", quiet=quiet)
         case = found.case
-        view = head_view(case.hu, case.head_box, case.spacing_mm, contract.input, target)
-        case_ids.append(source.case_id)
-        studies.append(source.study)
-        rows.append(encode(classifiers, [view], target))
-    specs = contract.labels
-    outputs = torch.cat(rows) if rows else torch.zeros(0, ensemble.width * len(ensemble.files))
-    table = ensemble.predictions(outputs)
-    print_failures(failures)
-    names = tuple(spec.name for spec in specs)
-    if not case_ids:
-        return PredictResult((), names, specs, table, tuple(failures), None)
-    _write(path, case_ids, specs, table)
-    result = PredictResult(tuple(case_ids), names, specs, table, tuple(failures), path)
-    if aggregate is not None:
-        result = _by_study(result, studies, aggregate, lambda groups: ensemble.of_studies(outputs, groups))
-        second = path.with_name(f"{path.stem}_studies{path.suffix}")
-        assert result.study_probabilities is not None, "just made"
-        first = [group[0] for group in result.studies]
-        _write(second, first, specs, result.study_probabilities, [len(group) for group in result.studies])
-        name_files([path, second], quiet=quiet)
-    else:
-        name_files([path], quiet=quiet)
-    return result
+        view = head_view(case.hu, case.head_box, case.spacing_mm, contract.input, device)
+        done.case_ids.append(source.case_id)
+        done.studies.append(source.study)
+        done.rows.append(encode(classifiers, [view], device))
+    return done
 
 
 def _kind(ensemble: Ensemble) -> str:

@@ -20,6 +20,7 @@ from headctssl.preprocessing.one_case import Preprocessed, preprocess_volume
 
 __all__ = [
     "Failure",
+    "Ready",
     "Source",
     "exit_code",
     "find_sources",
