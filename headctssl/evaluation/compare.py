@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headctssl.console import name_files, say, table
-from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.dataset.parallel import warm_up
 from headctssl.errors import StoppedError, UsageError
 from headctssl.evaluation.assemble import assemble
@@ -29,7 +28,7 @@ from headctssl.evaluation.encoders import plan_pretraining
 from headctssl.evaluation.grid import BASELINES, arms_of, cells_of, check_grid, split_overrides
 from headctssl.evaluation.jobs import Share
 from headctssl.evaluation.progress import Progress
-from headctssl.evaluation.roster import Roster
+from headctssl.evaluation.roster import open_rosters
 from headctssl.evaluation.schedule import Schedule
 from headctssl.evaluation.tidy import write_tidy
 from headctssl.paths import results_dataset
@@ -142,26 +141,40 @@ def compare(
     )
     check_grid(grid)
     share = Share.of(num_jobs, device, num_workers)
+    schedule, machine, notes = _schedule(grid, given, presets, embeddings or {}, share, name, device)
+    require_something(schedule)
+    with _resumable():
+        return _carry_out(schedule, order, share, machine, notes)
+
+
+def _schedule(
+    grid: Grid,
+    weights: Mapping[str, Path],
+    presets: Mapping[str, str],
+    embeddings: Mapping[str, str | Path],
+    share: Share,
+    name: str,
+    device: str | None,
+) -> tuple[Schedule, Machine, list[str]]:
+    """The runs that the grid stands for, the machine a run has, and sentences on what is left out."""
     with share.threads_of_a_job():
         machine = detect_machine(device)
         pretraining = plan_pretraining(grid, machine, share.readers)
     arms, notes = arms_of(grid, presets)
-    rosters, left_out = _rosters(grid)
+    rosters, left_out = open_rosters(grid)
     schedule = Schedule(
         grid=grid,
         arms=arms,
         cells=cells_of(grid, arms, tuple(rosters)),
         rosters=rosters,
         pretraining=tuple(pretraining),
-        weights=given,
-        embeddings={key: read_embeddings(Path(path)) for key, path in (embeddings or {}).items()},
+        weights=weights,
+        embeddings={key: read_embeddings(Path(path)) for key, path in embeddings.items()},
         logs=_folder(grid, name) / "logs",
         device=device,
         num_workers=share.readers,
     )
-    require_something(schedule)
-    with _resumable():
-        return _carry_out(schedule, order, share, machine, [*left_out, *notes])
+    return schedule, machine, [*left_out, *notes]
 
 
 @dataclass(frozen=True)
@@ -199,20 +212,6 @@ def _budget(value: Budget) -> int | None:
     raise UsageError(
         "--few_shots takes numbers.", got=value, expected="a whole number or 'all'", do="Correct --few_shots."
     )
-
-
-def _rosters(grid: Grid) -> tuple[dict[int, Roster], list[str]]:
-    """The labelled datasets, and sentences on datasets and labels that are left out."""
-    rosters, notes = {}, []
-    for dataset_id in grid.dataset_ids:
-        raw = load_raw_dataset(dataset_id)
-        if grid.labels is None and not any(spec.type == "binary" for spec in raw.info.labels):
-            notes.append(f"{raw.folder.name} has no binary label: it is pretrained on only")
-            continue
-        roster = Roster.open(dataset_id, grid.labels, grid.fold)
-        rosters[dataset_id] = roster
-        notes += roster.left_out
-    return rosters, notes
 
 
 @contextmanager

@@ -8,13 +8,14 @@ from headctssl.contract import LabelSpec, StorageRule
 from headctssl.dataset.manifest import RawDataset, load_raw_dataset
 from headctssl.dataset.splits import Splits, load_splits
 from headctssl.errors import DataError
+from headctssl.evaluation.comparison import Grid
 from headctssl.finetuning.cohort import Cohort, choose_labels, make_cohort
 from headctssl.finetuning.few_shot import FewShots
 from headctssl.paths import preprocessed_dataset
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.preprocessing.plan_and_preprocess import ensure_preprocessed
 
-__all__ = ["Roster"]
+__all__ = ["Roster", "open_rosters"]
 
 
 class Roster:
@@ -133,3 +134,24 @@ class Roster:
     def needed(cohorts: Iterable[Cohort]) -> list[str]:
         """Every case that one of the cohorts has, sorted."""
         return sorted({case for c in cohorts for case in (*c.train, *c.validation, *c.test)})
+
+
+def open_rosters(grid: Grid) -> tuple[dict[int, Roster], list[str]]:
+    """The labelled datasets of a comparison by number, and sentences on datasets and labels that are left out.
+
+    Args:
+        grid: what was asked for.
+
+    Raises:
+        HeadCTSSLError: as `Roster.open`.
+    """
+    rosters, notes = {}, []
+    for dataset_id in grid.dataset_ids:
+        raw = load_raw_dataset(dataset_id)
+        if grid.labels is None and not any(spec.type == "binary" for spec in raw.info.labels):
+            notes.append(f"{raw.folder.name} has no binary label: it is pretrained on only")
+            continue
+        roster = Roster.open(dataset_id, grid.labels, grid.fold)
+        rosters[dataset_id] = roster
+        notes += roster.left_out
+    return rosters, notes
