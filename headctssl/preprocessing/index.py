@@ -11,6 +11,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
+from headctssl.dataset.masks import MASK_COLUMNS
 from headctssl.errors import DataError
 from headctssl.preprocessing.index_table import INDEX_NAME, IndexRow, IndexTable, read_table, write_index
 from headctssl.types import Triple
@@ -48,14 +49,17 @@ def stored_files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("??/*.b2nd") if path.name[0] != ".")
 
 
-def case_of_file(folder: Path, path: Path) -> str | None:
-    """The case that a stored case or mask belongs to; None when it lies where no case would put it.
+def case_of_file(folder: Path, path: Path) -> tuple[str, str] | None:
+    """The case that a stored file belongs to, and its mask, "" for the case itself; None for a file that is neither.
 
-    Names alone do not tell: ``X.head.b2nd`` may be the mask of X or a case X.head. The folder does.
+    Names alone do not tell: ``X.head.b2nd`` may be the mask of X or a case X.head. The folder does. Dots elsewhere in a
+    name, as of a DICOM identifier, are of the case.
     """
-    parts = path.name.removesuffix(".b2nd").split(".")
-    names = (".".join(parts[:n]) for n in range(1, len(parts) + 1))
-    return next((name for name in names if case_path(folder, name).parent == path.parent), None)
+    name = path.name.removesuffix(".b2nd")
+    case_id, _, mask = name.rpartition(".")
+    if mask in ("head", *MASK_COLUMNS) and case_path(folder, case_id).parent == path.parent:
+        return case_id, mask
+    return (name, "") if case_path(folder, name) == path else None
 
 
 class _Rows(Sequence[IndexRow]):

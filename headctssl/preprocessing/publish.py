@@ -122,10 +122,10 @@ def _remove_withdrawn(storage: Path, case_ids: Collection[str], masks: Collectio
     """Remove stored files of cases that cases.csv does not have: a subject who withdraws is withdrawn from here too."""
     gone = set()
     for path in stored_files(storage):
-        case_id = case_of_file(storage, path)
-        if case_id is None:
+        found = case_of_file(storage, path)
+        if found is None:
             continue
-        mask = path.name.removesuffix(".b2nd")[len(case_id) + 1 :]
+        case_id, mask = found
         if case_id not in case_ids or (mask and mask not in masks):
             path.unlink()
             gone.add(case_id)

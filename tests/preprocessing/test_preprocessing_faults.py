@@ -216,6 +216,23 @@ def test_nothing_is_withdrawn_without_a_list_of_cases_or_when_every_case_failed(
     assert case_path(storage(), "case7_02").is_file()
 
 
+def test_cases_with_dots_in_their_names_are_not_taken_for_files_of_others(roots: Path) -> None:
+    """The folder of 1.2.840.113619.2.20 is by chance that of 1.2.840, as a fiftieth of such identifiers have it."""
+    folder = make_dataset(7, 3)
+    raw = load_raw_dataset(7)
+    names = ["1.2.840.113619.2.20", "scan.199", "scan.17"]
+    paths = [case_path(storage(), name) for name in names]
+    assert paths[0].parent == case_path(storage(), "1.2.840").parent
+    assert paths[1].parent == case_path(storage(), "scan").parent
+    write_raw_dataset(folder, raw.info, raw.cases.assign(case_id=names))
+    assert run().num_removed == 0
+    assert all(path.is_file() for path in paths)
+    assert all(mask_path(storage(), name, "head").is_file() for name in names)
+    write_raw_dataset(folder, raw.info, raw.cases.assign(case_id=["other", *names[1:]]))
+    assert [note.case_id for note in run().notes] == names[:1]
+    assert not paths[0].exists()
+
+
 def test_a_case_named_like_the_mask_of_another_is_rebuilt(roots: Path) -> None:
     folder = make_dataset(7, 2)
     raw = load_raw_dataset(7)
