@@ -105,8 +105,9 @@ def acquire(scene: Scene, acquisition: Acquisition, *, tissues: bool = False) ->
     """
     a = acquisition
     shape = (a.slices, a.matrix, a.matrix)
+    frame = a.frame
     parts = max(1, round(a.thickness_mm / max(1.3, a.pixel_mm)))  # thin slices that make up one slice
-    painter = ScenePainter(scene, a.frame, shape, max(2.0, a.pixel_mm), a.cupping_hu)
+    painter = ScenePainter(scene, frame, shape, max(2.0, a.pixel_mm), a.cupping_hu)
     j, i = _span(painter.box[1], a.matrix), _span(painter.box[2], a.matrix)
     plane = _holder(a)
     noise = Noise(a)
@@ -120,7 +121,7 @@ def acquire(scene: Scene, acquisition: Acquisition, *, tissues: bool = False) ->
     window = (slice(None), slice(int(j[0]), int(j[-1]) + 1), slice(int(i[0]), int(i[-1]) + 1))
     for start in range(0, a.slices, step):
         k = np.arange(start, min(start + step, a.slices))
-        block = Block(a.frame, (k[:, None] + offsets).ravel(), j, i, width=width, background=-1000.0, tissues=tissues)
+        block = Block(frame, (k[:, None] + offsets).ravel(), j, i, width=width, background=-1000.0, tissues=tissues)
         block.hu[:] = plane[window[1:]]
         for finding, part, cover in painter.paint(block):
             covers.setdefault(number[id(finding)], []).append(_collect(block, part, cover, start, parts, shape))

@@ -12,7 +12,7 @@ from headctssl.ingest.phantom.anatomy import Anatomy
 from headctssl.ingest.phantom.base_head import BaseHead
 from headctssl.ingest.phantom.bleeds import Subdural, UnderSkull
 from headctssl.ingest.phantom.canvas import Canvas, Window
-from headctssl.ingest.phantom.fields import Array, Block, CoarseGrid, Frame, Position, index_box
+from headctssl.ingest.phantom.fields import Array, Block, CoarseGrid, Frame, Position
 from headctssl.ingest.phantom.findings import Finding, Local, Swelling
 from headctssl.ingest.phantom.growth import Inside, pushed_mm
 from headctssl.ingest.phantom.lesions import Tumour
@@ -72,8 +72,8 @@ class ScenePainter:
     ) -> None:
         self.scene, self.frame, self.cupping_hu = scene, frame, cupping_hu
         limits = np.array([[-0.5, n - 0.5] for n in shape])
-        self.box = _clip(index_box(frame, scene.anatomy.head_ranges), limits)
-        cavity = _clip(index_box(frame, scene.anatomy.cavity_ranges), limits)
+        self.box = _clip(frame.index_box(scene.anatomy.head_ranges), limits)
+        cavity = _clip(frame.index_box(scene.anatomy.cavity_ranges), limits)
         self.head = CoarseGrid(frame, self.box, 2 * brain_step_mm, self._head_fields)
         self.brain = CoarseGrid(frame, cavity, brain_step_mm, self._brain_fields)
 
