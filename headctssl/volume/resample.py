@@ -170,8 +170,8 @@ def _within_planes(values: NDArray[Any], Wy: Floats, Wx: Floats, zero: np.float3
             slab[:count] -= zero
         for rows, columns, block in along_y:
             np.matmul(block, slab[:count, columns], out=half[:count, rows])
-        lines = half[:count].reshape(-1, width)
-        target = planes[first : first + count].reshape(-1, len(Wx))
+        lines = half[:count].reshape(count * len(Wy), width)
+        target = planes[first : first + count].reshape(len(lines), len(Wx))
         for (rows, columns, _), block in zip(along_x, turned, strict=True):
             np.matmul(lines[:, columns], block, out=target[:, rows])
     return planes

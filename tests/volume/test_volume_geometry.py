@@ -111,6 +111,26 @@ def test_the_identity_is_exact(shape: tuple[int, int, int], seed: int) -> None:
     np.testing.assert_array_equal(flipped, hu[::-1, ::-1, ::-1])
 
 
+axes = st.tuples(st.integers(1, 12), st.floats(-6, 15), st.floats(0.1, 5), st.booleans(), st.integers(1, 20))
+
+
+@quick
+@given(st.tuples(axes, axes, axes), st.integers(0, 2**32 - 1))
+def test_resample_equals_the_slow_reference(sides: tuple[tuple[int, float, float, bool, int], ...], seed: int) -> None:
+    """Of single slices, of grids that reach beyond the input or miss it, flipped, and of every number of int16."""
+    hu = np.random.default_rng(seed).integers(-32768, 32767, [n for n, *_ in sides], endpoint=True).astype(np.int16)
+    start = (sides[0][1], sides[1][1], sides[2][1])
+    steps = [-size if flip else size for _, _, size, flip, _ in sides]
+    shape = (sides[0][4], sides[1][4], sides[2][4])
+    weights = [
+        np.array([slow_row(n, first + k * step, abs(step), "cubic") for k in range(count)])
+        for (n, first, _, _, count), step in zip(sides, steps, strict=True)
+    ]
+    expected = np.einsum("az,by,cx,zyx->abc", *weights, hu.astype(float) + 1024, optimize=True) - 1024
+    got = resample(hu, start, (steps[0], steps[1], steps[2]), shape)
+    np.testing.assert_allclose(got, expected, atol=0.5)
+
+
 @pytest.mark.parametrize("view", ["plain", "transposed", "float", "read-only"])
 def test_resample_equals_the_dense_product(view: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headctssl.volume.resample._SLAB_VOXELS", 4 * 70 * 53)  # slabs of 4 planes, the last of 3
@@ -177,7 +197,8 @@ def test_outside_is_the_fill_value() -> None:
     np.testing.assert_array_equal(out[3:9, 3:9, 3:9], 40)
     out[3:9, 3:9, 3:9] = -1024
     np.testing.assert_array_equal(out, -1024)
-    assert (resample(hu, (50, 0, 0), (1, 1, 1), (2, 3, 4), fill=7.0) == 7).all()
+    for start in ((50, 0, 0), (0, -50, 0), (0, 0, 50), (50, 50, -50)):
+        assert (resample(hu, start, (1, 1, 1), (2, 3, 4), fill=7.0) == 7).all()
 
 
 def test_thick_slices_keep_their_value_to_their_outer_face() -> None:
