@@ -207,6 +207,8 @@ def _mask_is_right(job: CaseJob, name: str, image: Path, *, whole: bool = False)
 def _store(job: CaseJob, state: tuple[int, int]) -> tuple[IndexRow, tuple[str, ...]]:
     if job.mask_images:
         require_mask_rule(job.rule.mask_rule)
+    # Before they are read: a mask that is replaced meanwhile is stored anew by the next run.
+    mask_states = {name: _state(image) for name, image in job.mask_images}
     volume = read(job.image)
     require_hounsfield(volume)  # a doubt is among the notes of the volume
     done = preprocess_volume(volume, job.rule)
@@ -228,11 +230,17 @@ def _store(job: CaseJob, state: tuple[int, int]) -> tuple[IndexRow, tuple[str, .
         masks=("head", *masks),
     )
     with writing(job.folder):
-        _write(job, done, masks, meta)
+        _write(job, done, masks, mask_states, meta)
     return row_of_meta(job.case_id, done.hu.shape[1:], meta), info.notes
 
 
-def _write(job: CaseJob, done: Preprocessed, masks: dict[str, LabelMap], meta: CaseMeta) -> None:
+def _write(
+    job: CaseJob,
+    done: Preprocessed,
+    masks: dict[str, LabelMap],
+    mask_states: dict[str, tuple[int, int]],
+    meta: CaseMeta,
+) -> None:
     """Write a case and its masks, and only when all of them are whole let them take the place of earlier ones.
 
     Before that the earlier case goes, and the index that describes it: a killed run leaves the old files, the new
@@ -250,7 +258,8 @@ def _write(job: CaseJob, done: Preprocessed, masks: dict[str, LabelMap], meta: C
     try:
         write_mask(place / mask_path(job.folder, job.case_id, "head").name, done.head_mask, layout=job.layout)
         for name, image in job.mask_images:
-            _write_mask(job, place / mask_path(job.folder, job.case_id, name).name, name, image, masks[name], done)
+            path = place / mask_path(job.folder, job.case_id, name).name
+            _write_mask(job, path, _mask_meta(job, name, image, mask_states[name]), masks[name], done)
         written = list(place.iterdir())
         write_case(place / case.name, done.hu, meta, layout=job.layout)
         case.parent.mkdir(exist_ok=True)
@@ -266,21 +275,23 @@ def _write(job: CaseJob, done: Preprocessed, masks: dict[str, LabelMap], meta: C
         shutil.rmtree(place, ignore_errors=True)  # the next run removes what cannot be removed now
 
 
-def _write_mask(job: CaseJob, path: Path, name: str, image: Path, mask: LabelMap, done: Preprocessed) -> None:
-    """Bring one mask of the dataset to the stored grid and write it."""
-    size, newest = _state(image)
-    meta = MaskMeta(
+def _mask_meta(job: CaseJob, name: str, image: Path, state: tuple[int, int]) -> MaskMeta:
+    return MaskMeta(
         name=name,
         classes=job.classes if name == SEGMENTATION else (),
         source_sha256=source_digest(image)[0],
-        source_size=size,
-        source_mtime_ns=newest,
+        source_size=state[0],
+        source_mtime_ns=state[1],
     )
-    if name == SEGMENTATION:
+
+
+def _write_mask(job: CaseJob, path: Path, meta: MaskMeta, mask: LabelMap, done: Preprocessed) -> None:
+    """Bring one mask of the dataset to the stored grid and write it."""
+    if meta.name == SEGMENTATION:
         labels = mask_on_grid(mask.values.astype(np.uint8), done.crop_box, done.grid)
         write_labels(path, labels, meta, layout=job.layout)
         return
-    on_grid = anonymised_on_grid if name == ANONYMIZATION else mask_on_grid
+    on_grid = anonymised_on_grid if meta.name == ANONYMIZATION else mask_on_grid
     write_mask(path, on_grid(mask.values > 0, done.crop_box, done.grid), meta, layout=job.layout)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from small_heads import STORAGE, head, make_dataset
 
 from headctssl.contract import StorageRule
 from headctssl.dataset.image_io import write_nifti
+from headctssl.dataset.label_map import LabelMap
 from headctssl.dataset.manifest import DatasetInfo, load_raw_dataset, write_raw_dataset
+from headctssl.dataset.masks import read_mask
 from headctssl.errors import ContractError
 from headctssl.paths import preprocessed_dataset
 from headctssl.planning.plans import load_plans
@@ -105,6 +108,26 @@ def test_a_changed_mask_a_renamed_class_and_an_emptied_cell_are_noticed(folder: 
     assert CaseIndex.open(storage()).rows[0].masks == ("head", *NAMES[:2])
     assert not mask_path(storage(), "case7_00", "segmentation").exists()
     assert run().num_kept == 2
+
+
+def test_a_mask_that_is_replaced_while_its_case_is_made_is_stored_anew(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "anatomy_mask.nii.gz"
+    whole = head(7000, bleed=False)
+
+    def read_and_replace(name: str, image: Path, *more: Any) -> LabelMap:
+        mask = read_mask(name, image, *more)
+        if image == path:
+            write_nifti(path, Volume(np.ones_like(whole.hu), whole.affine, whole.info))
+        return mask
+
+    with monkeypatch.context() as patch:
+        patch.setattr("headctssl.preprocessing.case_job.read_mask", read_and_replace)
+        assert not run().failures
+    assert not stored("anatomy_mask").all()
+    assert run().num_written == 1
+    assert stored("anatomy_mask").all()
 
 
 def test_verify_reads_the_sources_of_masks(folder: Path) -> None:
