@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -72,8 +72,8 @@ def plan_and_preprocess(
         One report per dataset; the cases left out are in `failures`.
 
     Raises:
-        UsageError: `like` together with a planning flag, `replan` with a part, or an unknown dataset; and see
-            `preprocess`.
+        UsageError: `like` together with a planning flag, `replan` or `gpu_memory` with a part, or an unknown dataset;
+            and see `preprocess`.
         DataError: a dataset is not usable, or every case of it failed.
         ContractError: the checkpoint has no contract.
         StoppedError: a signal came; the same call goes on.
@@ -89,17 +89,32 @@ def plan_and_preprocess(
         overwrite=overwrite,
         quiet=quiet,
     )
+    planning = (("--gpu_memory", gpu_memory is not None), ("--replan", replan))
     if like is None:
-        if replan and part is not None:
-            raise UsageError(
-                "--replan has no effect with --part.",
-                got="--replan and --part",
-                expected="one of them: parts of one array must have one plan",
-                do="Plan first: headct_extract_fingerprint and headct_plan_experiment --replan; then start the parts.",
-            )
+        _require_one_plan(planning, part)
         planned = ((n, _planned(n, plans_name, gpu_memory, replan, num_workers, quiet)) for n in dataset_ids)
         return tuple(store(n, rule=plans.storage, layout=plans.layout) for n, plans in planned)
-    for flag, given in (("-p", plans_name != "plans"), ("--gpu_memory", gpu_memory is not None), ("--replan", replan)):
+    _require_no_planning((("-p", plans_name != "plans"), *planning))
+    rule = storage_of_checkpoint(Path(like))
+    say(f"storage rule of the checkpoint: {rule.storage_id}", quiet=quiet)
+    return tuple(_preprocess_like(n, rule, store, quiet) for n in dataset_ids)
+
+
+def _require_one_plan(flags: Iterable[tuple[str, bool]], part: int | None) -> None:
+    """Refuse flags that only the part which happens to plan could follow."""
+    for flag, given in flags:
+        if given and part is not None:
+            raise UsageError(
+                f"{flag} has no effect with --part.",
+                got=f"{flag} and --part",
+                expected="one of them: parts of one array must have one plan",
+                do=f"Plan first: headct_extract_fingerprint and headct_plan_experiment {flag}; then start the parts.",
+            )
+
+
+def _require_no_planning(flags: Iterable[tuple[str, bool]]) -> None:
+    """Refuse flags of plans where a checkpoint says what is stored."""
+    for flag, given in flags:
         if given:
             raise UsageError(
                 f"{flag} has no effect with --like.",
@@ -107,15 +122,17 @@ def plan_and_preprocess(
                 expected="one of them",
                 do="With --like the checkpoint's storage rule is used and no plans are made.",
             )
-    rule = storage_of_checkpoint(Path(like))
-    say(f"storage rule of the checkpoint: {rule.storage_id}", quiet=quiet)
-    reports = []
-    for dataset_id in dataset_ids:
-        own = _with_own_masks(dataset_id, rule)
-        reports.append(store(dataset_id, rule=own))
-        if (preprocessed_dataset(dataset_id) / own.storage_id / INDEX_NAME).is_file():  # not before all parts are done
-            _default_splits(dataset_id, own, quiet)
-    return tuple(reports)
+
+
+def _preprocess_like(
+    dataset_id: int, rule: StorageRule, store: Callable[..., PreprocessingReport], quiet: bool
+) -> PreprocessingReport:
+    """Store one dataset under the rule of a checkpoint, and give it splits."""
+    own = _with_own_masks(dataset_id, rule)
+    report = store(dataset_id, rule=own)
+    if (preprocessed_dataset(dataset_id) / own.storage_id / INDEX_NAME).is_file():  # not before all parts are done
+        _default_splits(dataset_id, own, quiet)
+    return report
 
 
 def _planned(

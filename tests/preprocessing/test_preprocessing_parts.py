@@ -209,6 +209,8 @@ def test_half_a_part_is_refused(roots: Path, command: Command, flags: tuple[obje
     assert "SLURM_ARRAY_TASK_ID" in err
     with pytest.raises(UsageError, match="--replan"):
         plan_and_preprocess([7], replan=True, part=1, parts=2)
+    with pytest.raises(UsageError, match="--gpu_memory has no effect with --part"):
+        plan_and_preprocess([7], gpu_memory=8.0, part=1, parts=2)
 
 
 def test_the_job_array_of_the_documentation_runs(roots: Path) -> None:
