@@ -78,48 +78,15 @@ def batch(
     batch_coupled: bool,
 ) -> TrainingSettings:
     """Steps 5-8: precision, workers, batch, accumulation; the other fields are the method's published ones."""
-    machine = step.machine
-    draft = TrainingSettings(
-        num_steps=1,
-        samples_per_epoch=1,
-        batch_size=1,
-        optimizer=defaults.optimizer,
-        lr=defaults.lr,
-        schedule=defaults.schedule,
-        weight_decay=defaults.weight_decay,
-        weight_decay_end=defaults.weight_decay_end,
-        betas=defaults.betas,
-        momentum=defaults.momentum,
-        clip_norm=defaults.clip_norm,
+    wanted = _wanted(asked, defaults)
+    draft = wanted.model_copy(
+        update={
+            "precision": _precision(ledger, asked, wanted, step.machine),
+            "num_workers": _workers(ledger, asked, wanted, step.machine),
+            "accumulation": 1,
+        }
     )
-    changes = {k: v for k, v in asked.section("training").items() if k != "num_epochs"}
-    wanted = with_overrides(draft, changes, "training.")  # every name and type is checked here
-
-    # 5. Precision: bfloat16 where the device does it well, else float16 on CUDA, else float32.
-    #    Source: measured on this machine just now.
-    best: Literal["bf16", "fp16", "float32"] = "bf16" if machine.bf16 else ("float32" if machine.is_cpu else "fp16")
-    precision = ledger.take(
-        "precision",
-        best,
-        wanted.precision if asked.has("training.precision") else None,
-        "bf16 where the device does it well, else fp16 on CUDA, else float32",
-        "measured at the start of this command",
-        f"{machine.device}: {machine.matmul_gflops_float32:.0f} GFLOP/s float32, {machine.matmul_gflops_bf16:.0f} bf16",
-    )
-
-    # 6. Workers: readers only decompress int16, so one core less than there are, at most 8 per process;
-    #    on a CPU, where the cores also train, one.
-    spare = max(0, machine.cores - 1)
-    workers = ledger.take(
-        "reader processes",
-        min(1, spare) if machine.is_cpu else min(8, spare),
-        wanted.num_workers if asked.has("training.num_workers") else None,
-        "one core less than there are, at most 8; on a CPU at most 1, none on a single core",
-        "readers only decompress int16, about 10 ms a scan (measured)",
-        f"{machine.cores} cores, training on {machine.device}",
-    )
-    draft = wanted.model_copy(update={"precision": precision, "num_workers": workers, "accumulation": 1})
-    draft = resolve_speed.lines(ledger, asked, draft, machine)
+    draft = resolve_speed.lines(ledger, asked, draft, step.machine)
 
     # 7. Activation checkpointing, then batch.
     given = asked.count("training.batch_size")
@@ -139,11 +106,64 @@ def batch(
         "CPU: 8; else the largest power of two up to 256 that fits 80 % of the memory and a quarter of the scans, "
         "at least 8; never more than the scans there are",
         "HeadCT-Foundation's batch of 256 as the upper end; at least 4 steps per pass over the scans",
-        f"{num_cases} scans, {machine.memory_gb:g} GB on {machine.device}, {step.world_size} process(es)",
+        f"{num_cases} scans, {step.machine.memory_gb:g} GB on {step.machine.device}, {step.world_size} process(es)",
     )
     # 8. Accumulation.
     accumulation = _accumulation(ledger, asked, step, draft, size, batch_coupled)
     return draft.model_copy(update={"batch_size": size, "accumulation": accumulation})
+
+
+def _wanted(asked: Asked, defaults: OptimizerDefaults) -> TrainingSettings:
+    """The method's published settings with the user's changes; every name and type is checked here."""
+    published = TrainingSettings(
+        num_steps=1,
+        samples_per_epoch=1,
+        batch_size=1,
+        optimizer=defaults.optimizer,
+        lr=defaults.lr,
+        schedule=defaults.schedule,
+        weight_decay=defaults.weight_decay,
+        weight_decay_end=defaults.weight_decay_end,
+        betas=defaults.betas,
+        momentum=defaults.momentum,
+        clip_norm=defaults.clip_norm,
+    )
+    changes = {k: v for k, v in asked.section("training").items() if k != "num_epochs"}
+    return with_overrides(published, changes, "training.")
+
+
+def _precision(ledger: Ledger, asked: Asked, wanted: TrainingSettings, machine: Machine) -> str:
+    """Step 5. Precision.
+
+    Rule: bfloat16 where the device does it well, else float16 on CUDA, else float32. Source: measured on this machine
+    just now.
+    """
+    best: Literal["bf16", "fp16", "float32"] = "bf16" if machine.bf16 else ("float32" if machine.is_cpu else "fp16")
+    return ledger.take(
+        "precision",
+        best,
+        wanted.precision if asked.has("training.precision") else None,
+        "bf16 where the device does it well, else fp16 on CUDA, else float32",
+        "measured at the start of this command",
+        f"{machine.device}: {machine.matmul_gflops_float32:.0f} GFLOP/s float32, {machine.matmul_gflops_bf16:.0f} bf16",
+    )
+
+
+def _workers(ledger: Ledger, asked: Asked, wanted: TrainingSettings, machine: Machine) -> int:
+    """Step 6. Workers.
+
+    Rule: readers only decompress int16, so one core less than there are, at most 8 per process; on a CPU, where the
+    cores also train, one.
+    """
+    spare = max(0, machine.cores - 1)
+    return ledger.take(
+        "reader processes",
+        min(1, spare) if machine.is_cpu else min(8, spare),
+        wanted.num_workers if asked.has("training.num_workers") else None,
+        "one core less than there are, at most 8; on a CPU at most 1, none on a single core",
+        "readers only decompress int16, about 10 ms a scan (measured)",
+        f"{machine.cores} cores, training on {machine.device}",
+    )
 
 
 def _fits(step: StepInputs, training: TrainingSettings) -> bool:
@@ -151,14 +171,13 @@ def _fits(step: StepInputs, training: TrainingSettings) -> bool:
 
 
 def _fitting_batch(step: StepInputs, draft: TrainingSettings, num_cases: int) -> int:
-    least = _CPU_BATCH
+    least, processes = _CPU_BATCH, step.world_size
     most = least if step.machine.is_cpu else min(_LARGEST_BATCH, max(least, num_cases // 4))
-    size = 1
-    while size * 2 <= most and _fits(step, draft.model_copy(update={"batch_size": size * 2 * step.world_size})):
+    size = processes  # the limits are those of the whole batch, which the processes share
+    while size * 2 <= most and _fits(step, draft.model_copy(update={"batch_size": size * 2})):
         size *= 2
-    size *= step.world_size
     # Fewer scans than the batch: no scan twice in a step, but every process has at least one.
-    return max(step.world_size, min(size, num_cases - num_cases % step.world_size))
+    return max(processes, min(size, num_cases - num_cases % processes))
 
 
 def _accumulation(

@@ -161,6 +161,17 @@ def test_the_batch_must_be_shared_evenly() -> None:
     assert run(world_size=2).training.batch_size % 2 == 0
 
 
+@pytest.mark.parametrize("machine", [GPU, LAPTOP], ids=["gpu", "cpu"])
+@pytest.mark.parametrize("cases", [3, 60, 1000, 50_000])
+def test_more_processes_share_a_batch_and_do_not_multiply_it(machine: Machine, cases: int) -> None:
+    alone = run("mae", machine=machine, cases=cases).training.batch_size
+    most = 8 if machine.is_cpu else max(8, min(256, cases // 4))
+    for processes in (1, 2, 3, 8, 16):
+        size = run("mae", machine=machine, cases=cases, world_size=processes).training.batch_size
+        assert size <= max(most, processes)
+        assert size >= min(alone, most // 2, cases - cases % processes)
+
+
 def test_the_rate_is_scaled_and_said() -> None:
     settings = run(overrides={"training.batch_size": 64}, machine=GPU)
     assert settings.training.lr == pytest.approx(5e-4 * (64 / 256) ** 0.5, rel=1e-2)
