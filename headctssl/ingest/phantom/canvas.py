@@ -87,9 +87,7 @@ class Canvas:
 
     def _touched(self, window: Window, part: Part) -> Window | None:
         """The part of a window, counted from its start, that a piece of the brain touches."""
-        reach = self.scene.warp.most_mm
-        z, y, x = ((low - reach, high + reach) for low, high in part.ranges)
-        touched = self.block.window((z, y, x))
+        touched = self.block.window(self.scene.warp.reached(part.ranges))
         if touched is None:
             return None
         bounds = [
@@ -101,9 +99,7 @@ class Canvas:
 
     def part(self, part: Part, *, brain: bool = False) -> None:
         """Paint a small piece, displaced with the brain where it belongs to it."""
-        reach = self.scene.warp.most_mm if brain else 0.0
-        z, y, x = ((low - reach, high + reach) for low, high in part.ranges)
-        window = self.block.window((z, y, x))
+        window = self.block.window(self.scene.warp.reached(part.ranges) if brain else part.ranges)
         if window is None:
             return
         position = self.block.position(window)

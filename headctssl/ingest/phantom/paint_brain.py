@@ -49,7 +49,7 @@ def paint_brain(canvas: Canvas, a: Anatomy) -> None:
 def _ventricles(canvas: Canvas, a: Anatomy) -> None:
     w, block = canvas.width, canvas.block
     sz, sy, sx = a.scale
-    reach = canvas.scene.warp.most_mm + max(a.ventricle_mm, 0.0)
+    reach = canvas.scene.warp.most_mm[2] + max(a.ventricle_mm, 0.0)
     window = block.window(
         ((-40 * sz - reach, 40 * sz + reach), (-55 * sy - reach, 76 * sy + reach), (-46 * sx - reach, 46 * sx + reach))
     )
@@ -71,7 +71,7 @@ def _midline(canvas: Canvas, a: Anatomy) -> None:
     """Interhemispheric fissure, falx, superior sagittal sinus."""
     w, block = canvas.width, canvas.block
     sz, sy, _ = a.scale
-    reach = canvas.scene.warp.most_mm
+    reach = canvas.scene.warp.most_mm[2]
     z_range, y_range, _ = a.cavity_ranges
     window = block.window(((-30 * sz, z_range[1]), y_range, (-9 - reach, 9 + reach)))
     if window is None:

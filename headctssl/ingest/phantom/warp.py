@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headctssl.ingest.phantom.fields import Array, Position
+from headctssl.ingest.phantom.fields import Array, Position, Ranges
 from headctssl.ingest.phantom.shapes import Triple
 
 __all__ = ["Mass", "Shift", "Warp"]
@@ -73,10 +73,16 @@ class Warp:
         return self.shift is not None or bool(self.masses)
 
     @property
-    def most_mm(self) -> float:
-        """No tissue is displaced further than this."""
+    def most_mm(self) -> Triple:
+        """No tissue is displaced further than this along (z, y, x)."""
+        around = sum(0.45 * mass.radius_mm for mass in self.masses)
         sideways = 0.0 if self.shift is None else 1.2 * abs(self.shift.mm)
-        return sideways + sum(0.45 * mass.radius_mm for mass in self.masses)
+        return (around, around, sideways + around)
+
+    def reached(self, ranges: Ranges) -> Ranges:
+        """A box that holds all tissue of a box of the brain's own coordinates where it is found."""
+        z, y, x = ((low - most, high + most) for (low, high), most in zip(ranges, self.most_mm, strict=True))
+        return (z, y, x)
 
     def back(self, position: Position) -> Position:
         """The brain's own coordinates of the tissue that is found at `position`."""
