@@ -13,7 +13,7 @@ from headctssl.errors import UsageError
 from headctssl.ingest.phantom.acquisition import Acquisition, acquire
 from headctssl.ingest.phantom.anatomy import Anatomy, draw_anatomy
 from headctssl.ingest.phantom.draw_scene import draw_scene
-from headctssl.ingest.phantom.fields import CoarseGrid, Frame, TextureNoise, Waves, coverage, sheet_coverage
+from headctssl.ingest.phantom.fields import Block, CoarseGrid, Frame, TextureNoise, Waves, coverage, sheet_coverage
 from headctssl.ingest.phantom.findings import FINDING_IDS
 from headctssl.ingest.phantom.growth import Inside, make_iph, make_ivh, make_shift
 from headctssl.ingest.phantom.growth_dura import make_sdh
@@ -287,6 +287,12 @@ def test_phantom_coarse_grid_follows_a_smooth_field(seed: int) -> None:
     grid = CoarseGrid(frame, np.array([[0, 20], [0, 60], [0, 50]]), 4.0, lambda p: {"f": waves.at(p)})
     k, j, i = np.arange(3.0, 6.0), np.arange(10.0, 50.0), np.arange(0.0, 50.0)
     assert np.abs(grid.at("f", k, j, i) - waves.at(frame.position(k, j, i))).max() < 0.03
+    # A part of a block is cut from what was made for all of it, or made by itself where the grid does not reach.
+    k, j, i = np.arange(-4.0, 24.0), np.arange(70.0), np.arange(-3.0, 60.0)
+    block = Block(frame, k, j, i, width=1.0, background=0.0)
+    for window in np.s_[6:9, 20:30, 5:50], np.s_[5:24, 0:61, 4:54], np.s_[0:28, 0:70, 0:63], np.s_[0:2, 0:3, 0:1]:
+        z, y, x = window
+        np.testing.assert_array_equal(block.field(grid, "f", window), grid.at("f", k[z], j[y], i[x]))
 
 
 def test_phantom_texture_has_its_wavelength() -> None:
