@@ -67,12 +67,7 @@ def _results(
 
     def check() -> None:
         if client.status != "running" or client.scheduler_comm is not connection:
-            raise UsageError(
-                "The dask scheduler was lost.",
-                got=f"no connection to {address}",
-                expected="a scheduler that runs until the end",
-                do="Start it and its workers again, then run the same command: what is stored is kept.",
-            )
+            raise _lost(address)
 
     try:
         # Futures that dask was about to fetch when the connection broke stay pending for ever: hence the check.
