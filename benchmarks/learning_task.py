@@ -30,6 +30,10 @@ SETTINGS = (
 """Of every run, beside its length and batch."""
 
 
+READOUT = 2
+"""Raised when the readouts change: all rows are read again then, from the runs that are there."""
+
+
 def overrides(scans: int, batch: int) -> tuple[str, ...]:
     """Settings of a run, as ``--set`` takes them.
 
@@ -92,7 +96,7 @@ class Task:
         """
         from headctssl.ingest.phantom.profiles import find_profile
 
-        told = [self.cases, self.test_cases, self.seed, repr(find_profile(PROFILE)), tuple(changes)]
+        told = [READOUT, self.cases, self.test_cases, self.seed, repr(find_profile(PROFILE)), tuple(changes)]
         return hashlib.sha256(json.dumps(told, default=str).encode()).hexdigest()[:16]
 
     @property
