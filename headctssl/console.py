@@ -26,6 +26,8 @@ def warn(text: str) -> None:
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], *, quiet: bool = False) -> None:
     """Print a table.
 
+    Names in the first column stay on one line while they leave two thirds of the width to the other columns.
+
     Args:
         title: the line above it.
         columns: headings.
@@ -37,13 +39,15 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     from rich.console import Console
     from rich.table import Table
 
+    cells = [[str(cell) for cell in row] for row in rows]
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, markup=False, highlight=False)
+    longest = max((len(row[0]) for row in cells), default=0)
     view = Table(title=title, title_justify="left", show_edge=False)
     for position, column in enumerate(columns):
-        view.add_column(column, overflow="fold", no_wrap=position == 0)
-    for row in rows:
-        view.add_row(*(str(cell) for cell in row))
-    width = None if sys.stdout.isatty() else 140
-    Console(file=sys.stdout, width=width, markup=False, highlight=False).print(view)
+        view.add_column(column, overflow="fold", no_wrap=position == 0 and longest <= console.width // 3)
+    for row in cells:
+        view.add_row(*row)
+    console.print(view)
 
 
 def progress(items: Iterable[T], description: str, total: int, *, quiet: bool = False) -> Iterator[T]:

@@ -24,6 +24,7 @@ __all__ = [
 
 RootKind = Literal["raw", "preprocessed", "results"]
 ROOT_KINDS: tuple[RootKind, ...] = ("raw", "preprocessed", "results")
+_HOLDS = {"raw": "raw datasets", "preprocessed": "plans and preprocessed scans", "results": "runs and their results"}
 _FOLDER = re.compile(r"^Dataset(\d{3,})_([A-Za-z0-9][A-Za-z0-9_.-]*)$")
 
 
@@ -43,7 +44,7 @@ def data_root(kind: RootKind) -> Path:
         raise UsageError(
             f"The environment variable {variable} is not set.",
             got="nothing",
-            expected="the folder that holds the " + f"{kind} datasets",
+            expected=f"the folder for {_HOLDS[kind]}",
             do="Set the three data roots and run again:\n" + exports,
         )
     root = Path(value).expanduser()
@@ -128,11 +129,18 @@ def raw_dataset(dataset_id: int) -> Path:
         known = sorted(e.name for e in (root.iterdir() if root.is_dir() else ()) if _FOLDER.match(e.name))
         raise UsageError(
             f"There is no raw dataset number {dataset_id}.",
-            got=f"headctssl_raw has {', '.join(known) if known else 'no datasets'}",
+            got=f"headctssl_raw={root}, {_content(root, known)}",
             expected=f"a folder Dataset{dataset_id:03d}_NAME",
             do=f"Make it with headct_convert SOURCE -d {dataset_id} or headct_make_phantom -d {dataset_id}.",
         )
     return data_root("raw") / name
+
+
+def _content(root: Path, known: list[str]) -> str:
+    """What a data root has, in words."""
+    if not root.is_dir():
+        return "a folder that does not exist"
+    return f"which has {', '.join(known) if known else 'no datasets'}"
 
 
 def preprocessed_dataset(dataset_id: int) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 
 from headctssl.errors import HeadCTSSLError
@@ -97,7 +98,10 @@ def exit_code_of(name: str, work: Callable[[], int]) -> int:
         As `run_command`.
     """
     try:
-        return work()
+        with warnings.catch_warnings():
+            # timm decorates a model with what torch 2.14 calls deprecated: no user can do anything about it.
+            warnings.filterwarnings("ignore", r"`torch\.jit\.interface` is deprecated", FutureWarning)
+            return work()
     except HeadCTSSLError as error:
         print(f"headct_{name}: {error.message}", file=sys.stderr)
         return error.exit_code

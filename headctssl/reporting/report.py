@@ -11,13 +11,10 @@ from headctssl.ingest.report import REPORT_FILE
 from headctssl.planning.fingerprint import FINGERPRINT_NAME
 from headctssl.reporting.comparison_page import COMPARISON_FILE, comparison_page
 from headctssl.reporting.dataset_page import dataset_page
-from headctssl.reporting.evaluate_page import evaluate_page
-from headctssl.reporting.finetune_page import finetune_page
 from headctssl.reporting.ingest_page import ingest_page
 from headctssl.reporting.page import Page, write_page
 from headctssl.reporting.pretrain_page import pretrain_page
-from headctssl.reporting.run_parts import read_object
-from headctssl.reporting.series_page import CURVE_FILE, curve_page, is_series, series_page
+from headctssl.reporting.run_parts import CURVE_FILE, is_series, read_object
 
 __all__ = ["report", "report_at_end", "report_series_at_end"]
 
@@ -93,19 +90,27 @@ def report_series_at_end(runs: Path, since: float, *, quiet: bool = False) -> No
 
 
 def _page_of(run: Path) -> tuple[Page, str]:
-    """The page of a folder and the name of its file."""
+    """The page of a folder and the name of its file. Pages of classifiers load torch, which takes seconds."""
     if (run / COMPARISON_FILE).is_file():
         return comparison_page(run), _PAGE_FILE
     if (run / "config.json").is_file():
         settings = read_object(run / "config.json", "Start the run again with --overwrite.")
         if settings.get("stage") == "finetune":
+            from headctssl.reporting.finetune_page import finetune_page
+
             return finetune_page(run, settings), _PAGE_FILE
         return pretrain_page(run, settings), _PAGE_FILE
     if (run / "metrics.json").is_file():
+        from headctssl.reporting.evaluate_page import evaluate_page
+
         return evaluate_page(run), _PAGE_FILE
     if (run / CURVE_FILE).is_file():
+        from headctssl.reporting.series_page import curve_page
+
         return curve_page(run), _PAGE_FILE
     if is_series(run):
+        from headctssl.reporting.series_page import series_page
+
         return series_page(run), _PAGE_FILE
     if (run / REPORT_FILE).is_file():
         return ingest_page(run), "ingest_report.html"

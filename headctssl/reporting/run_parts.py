@@ -15,9 +15,11 @@ from headctssl.settings import JsonValue, Settings, read_json
 
 __all__ = [
     "BANNER",
+    "CURVE_FILE",
     "decision_table",
     "environment_section",
     "interval_text",
+    "is_series",
     "number",
     "optional",
     "read_object",
@@ -31,10 +33,17 @@ BANNER = (
     "Research only: nothing on it may be used for the care of a patient."
 )
 
+CURVE_FILE = "learning_curve.json"
+
 S = TypeVar("S", bound=Settings)
 
 _MOST_ROWS = 400
 _LONGEST_VALUE = 400
+
+
+def is_series(folder: Path) -> bool:
+    """Whether a folder holds the folds or draws of a fine-tuning run."""
+    return any(folder.glob("fold_*/config.json")) or any(folder.glob("draw_*/fold_*/config.json"))
 
 
 def read_object(path: Path, do: str = "Make the file again with the command that wrote it.") -> dict[str, JsonValue]:

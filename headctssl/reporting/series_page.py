@@ -12,13 +12,11 @@ from headctssl.finetuning.series_file import Draws, LearningCurve, OverDraws
 from headctssl.metrics.metrics_file import Metrics
 from headctssl.reporting.charts import Line, interval_chart, line_chart
 from headctssl.reporting.page import Page, Section, Table, as_table, attempted
-from headctssl.reporting.run_parts import BANNER, interval_text
+from headctssl.reporting.run_parts import BANNER, CURVE_FILE, interval_text
 from headctssl.reporting.svg import Chart
 from headctssl.settings import read_json
 
-__all__ = ["CURVE_FILE", "curve_page", "is_series", "series_page"]
-
-CURVE_FILE = "learning_curve.json"
+__all__ = ["curve_page", "series_page"]
 
 _DRAWS_FILE = "draws.json"
 _TOGETHER = {
@@ -26,11 +24,6 @@ _TOGETHER = {
     OUT_OF_FOLD: "every case by the fold that did not learn from it",
 }
 _MOST_RUNS = 60
-
-
-def is_series(folder: Path) -> bool:
-    """Whether a folder holds the folds or draws of a fine-tuning run."""
-    return any(folder.glob("fold_*/config.json")) or any(folder.glob("draw_*/fold_*/config.json"))
 
 
 def series_page(run: Path) -> Page:

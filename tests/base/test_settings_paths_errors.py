@@ -54,6 +54,21 @@ def test_an_unset_root_shows_three_export_lines(monkeypatch: pytest.MonkeyPatch)
         data_root("raw")
     for kind in ("raw", "preprocessed", "results"):
         assert f"export headctssl_{kind}=" in caught.value.message
+    monkeypatch.delenv("headctssl_results", raising=False)
+    with pytest.raises(UsageError) as caught:
+        data_root("results")
+    assert caught.value.expected == "the folder for runs and their results"
+
+
+def test_a_root_that_does_not_exist_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("headctssl_raw", str(tmp_path / "mistyped"))
+    with pytest.raises(UsageError) as caught:
+        raw_dataset(3)
+    assert caught.value.got == f"headctssl_raw={tmp_path / 'mistyped'}, a folder that does not exist"
+    monkeypatch.setenv("headctssl_raw", str(tmp_path))
+    with pytest.raises(UsageError) as caught:
+        raw_dataset(3)
+    assert caught.value.got == f"headctssl_raw={tmp_path}, which has no datasets"
 
 
 def test_datasets_are_found_by_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
