@@ -15,7 +15,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from headctssl.dataset.nifti_header import nifti_header
+from headctssl.dataset.nifti_header import nibabel_silent, nifti_header
 from headctssl.dataset.raw_image import Geometry, RawImage, hounsfield, mirror_to_spl, unreadable
 from headctssl.errors import ImageReadError
 from headctssl.types import Volume
@@ -79,7 +79,8 @@ def save_nifti(path: Path, volume: Volume) -> None:
 
 def _open(path: Path) -> Any:
     try:
-        image = nib.load(path)
+        with nibabel_silent():
+            image = nib.load(path)
     except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
         told = _first_line(error).replace(f"File {path} is", "the content is").replace(f'"{path}"', "the file")
         raise unreadable(path, told, "a NIfTI file (.nii, .nii.gz)", _DO_EXPORT) from None
@@ -109,6 +110,8 @@ def _geometry(path: Path, image: Any) -> Geometry:
     if dtype.kind not in "iuf":
         raise unreadable(path, f"voxels of type {dtype}", "one number per voxel", "Save it as integers or floats.")
     notes: list[str] = []
+    if int(image.header["sform_code"]) == 0:
+        _require_voxel_size(path, image.header)
     if int(image.header["sform_code"]) == 0 and int(image.header["qform_code"]) == 0:
         notes.append("The file states no orientation (sform and qform codes are 0): its axes are taken as L, A, S.")
     affine = np.array(image.affine, dtype=np.float64)
@@ -122,6 +125,23 @@ def _geometry(path: Path, image: Any) -> Geometry:
         raise unreadable(path, "an affine without volume", "voxel spacing and directions", "Correct the header.")
     size = (shape[2], shape[1], shape[0])
     return Geometry("nifti", size, mirror_to_spl(affine, ras=True), notes=tuple(notes))
+
+
+def _require_voxel_size(path: Path, header: Any) -> None:
+    """Refuse a file whose spacing only nibabel knows, which takes 1 mm where the file says 0.
+
+    Raises:
+        ImageReadError: a voxel size is 0 or no number, and there is no sform that could say it instead.
+    """
+    with _opened(path, zipped=path.suffix.lower() == ".gz") as stream:
+        stated = type(header).from_fileobj(stream, check=False)["pixdim"][1:4]
+    if not np.all(np.isfinite(stated)) or np.any(stated == 0):
+        raise unreadable(
+            path,
+            f"voxel sizes of {' x '.join(f'{size:g}' for size in stated)} and no sform",
+            "the spacing of the voxels, in pixdim or sform",
+            "Correct the header, or export the file again.",
+        )
 
 
 def _content(path: Path, needed: int) -> NDArray[np.uint8]:

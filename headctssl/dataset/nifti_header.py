@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
+from nibabel import imageglobals
 from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-__all__ = ["NiftiHeader", "nifti_header"]
+__all__ = ["NiftiHeader", "nibabel_silent", "nifti_header"]
 
 _SIZE = 348
 _ENOUGH = 4096  # bytes of the file that hold the header of all but the rare file with long extensions
@@ -51,10 +54,22 @@ def nifti_header(path: Path) -> NiftiHeader | None:
     if not _SIZE <= offset <= len(content):
         return None
     try:
-        header = nib.Nifti1Header.from_fileobj(io.BytesIO(content))
+        with nibabel_silent():
+            header = nib.Nifti1Header.from_fileobj(io.BytesIO(content))
         return NiftiHeader(header, tuple(header.get_data_shape()), np.array(header.get_best_affine(), np.float64))
     except (HeaderDataError, ValueError, OSError):
         return None
+
+
+@contextmanager
+def nibabel_silent() -> Iterator[None]:
+    """Within the block nibabel does not log how it mends a header: its lines name no file. What matters is a note."""
+    logger = imageglobals.logger
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _decompressed(start: bytes) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import warnings
 from pathlib import Path
 
@@ -88,6 +89,32 @@ def test_without_codes_the_axes_are_those_the_note_names(tmp_path: Path) -> None
     nib.save(image, tmp_path / "a.nii")
     axes = ", ".join(nib.aff2axcodes(nib.load(tmp_path / "a.nii").affine))
     assert any(f"taken as {axes}." in note for note in read(tmp_path / "a.nii").info.notes)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("qform_code", [0, 1])
+def test_a_spacing_of_0_is_not_read_as_1_mm(
+    tmp_path: Path, name: str, qform_code: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    content = bytearray(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), None).to_bytes())
+    content[80:92] = bytes(12)  # pixdim[1:4]
+    content[252:256] = bytes([qform_code, 0, 0, 0])  # and sform_code
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(bytes(content)) if name.endswith("gz") else bytes(content))
+    for call in (read, read_header):
+        with pytest.raises(ImageReadError) as error:
+            call(path)
+        assert error.value.got == "voxel sizes of 0 x 0 x 0 and no sform"
+    assert capfd.readouterr() == ("", ""), "nibabel logs how it mends a header, and names no file"
+
+
+def test_a_spacing_of_0_beside_an_sform_does_no_harm(tmp_path: Path, head: Volume) -> None:
+    path = tmp_path / "a.nii"
+    write_nifti(path, head)
+    content = bytearray(path.read_bytes())
+    content[80:92] = bytes(12)
+    path.write_bytes(bytes(content))
+    assert read(path).spacing_mm == pytest.approx(head.spacing_mm)
 
 
 def series(folder: Path, head: Volume, **tags: object) -> Path:
