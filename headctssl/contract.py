@@ -21,6 +21,7 @@ __all__ = [
     "LabelSpec",
     "SegmentationClass",
     "StorageRule",
+    "Synthetic",
     "Window",
     "column_slices",
     "output_slices",
@@ -29,6 +30,7 @@ __all__ = [
 
 Triple = tuple[float, float, float]
 Shape = tuple[int, int, int]
+Synthetic = Literal["all", "some", "no"]
 
 
 class Window(Settings):
@@ -173,6 +175,10 @@ class Contract(Settings):
     settings: str = Field(description="JSON text of the settings of the run.")
     num_scans: int = Field(ge=0, description="Scans the weights were trained on.")
     cases_digest: str = Field(description="SHA-256 of the sorted list of case identities, first 16 hex digits.")
+    synthetic: Synthetic | None = Field(
+        None,
+        description="How many of the datasets it was trained on are synthetic by their dataset.json; none: not noted.",
+    )
     weights_hash: str = Field("", description="SHA-256 over names, shapes and bytes of the tensors.")
     labels: tuple[LabelSpec, ...] = Field((), description="Labels in the order of the outputs, classifiers only.")
     head: HeadSettings | None = None

@@ -54,6 +54,11 @@ class DatasetInfo(Settings):
         (), description="What the values of the label maps in the column `segmentation` mean, {name: value}."
     )
 
+    @property
+    def synthetic(self) -> bool:
+        """Whether nobody was scanned for them: phantoms and templates say so by their profile, whatever their name."""
+        return self.profile != "real"
+
     @field_validator("labels", mode="before")
     @classmethod
     def _labels_from_mapping(cls, value: object) -> object:

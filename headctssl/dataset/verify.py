@@ -64,6 +64,11 @@ def verify_dataset(dataset_id: int, *, num_workers: int | None = None, quiet: bo
     remarks: list[str] = []
     info = _info(folder, faults)
     cases = _cases(folder, faults)
+    if info is not None and info.synthetic:
+        remarks.append(
+            f"dataset.json says profile '{info.profile}': reports call these scans synthetic, and runs on them are "
+            "kept short. Take the line out if patients were scanned."
+        )
     if cases is not None:
         labels = info.labels if info is not None else ()
         faults += table_faults(cases, labels)

@@ -148,6 +148,7 @@ def _common(roster: Roster, schedule: Schedule, found: Mapping[Cell, tuple[CellR
     info = TestSet(
         dataset_id=roster.dataset_id,
         dataset_name=roster.raw.folder.name,
+        synthetic=roster.raw.info.synthetic,
         num_cases=len(common),
         num_subjects=int(np.unique(subject_codes(subject_ids, common)).size),
         num_left_out=len(set.union(*sets)) - len(common),

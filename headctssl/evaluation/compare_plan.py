@@ -85,7 +85,7 @@ def _seconds(schedule: Schedule, cell: Cell, machine: Machine) -> float:
     train, validation, test = len(cohort.train), len(cohort.validation), len(cohort.test)
     scans = float(train + validation + test)
     if cell.arm.adapt in ("full", "lora"):
-        epochs = epochs_of_encoder(train, small_profile=roster.raw.info.profile != "real")
+        epochs = epochs_of_encoder(train, small_profile=roster.raw.info.synthetic)
         judged = epochs / validation_interval(epochs) * validation
         scans = epochs * train * (1 + BACKWARD[encoder.kind]) + judged + test
     return _START_S + scans * forward_seconds(encoder, tuple(shape), machine)

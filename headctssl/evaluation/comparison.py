@@ -81,6 +81,9 @@ class TestSet(Settings):
 
     dataset_id: int = Field(ge=1)
     dataset_name: str = Field(description="Folder name, DatasetNNN_Name.")
+    synthetic: bool | None = Field(
+        None, description="Whether its scans are synthetic, as its dataset.json says; none: not noted."
+    )
     num_cases: int = Field(ge=1, description="Test cases that every run predicts.")
     num_subjects: int = Field(ge=1)
     num_left_out: int = Field(0, ge=0, description="Test cases that one of the runs cannot see; left out for all.")

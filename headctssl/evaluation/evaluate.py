@@ -226,6 +226,7 @@ def _finish(asked: _Asked, split: Literal["test", "all"], found: _Found, quiet: 
     folds = (f"the mean of the classifiers of {count} folds",) if count > 1 else ()
     metrics = Metrics(
         dataset_name=asked.raw.folder.name,
+        synthetic=asked.raw.info.synthetic,
         evaluated_on=split,
         num_cases=len(asked.index),
         num_subjects=int(np.unique(subject_codes(outcome.subject_ids, outcome.case_ids)).size),

@@ -146,6 +146,7 @@ def measured(
     entries, mean, interval = measure(outcome)
     return Metrics(
         dataset_name=job.settings.dataset_name,
+        synthetic=job.raw.info.synthetic,
         evaluated_on=held_out.part,
         fold=job.settings.fold,
         num_cases=len(held_out.case_ids),

@@ -172,7 +172,7 @@ def prepare(call: Call) -> Job:
         adapt=call.adapt,
         encoder=start.encoder,
         pretrained=start.pretrained,
-        small_profile=raw.info.profile != "real",
+        small_profile=raw.info.synthetic,
         precision="float32" if call.adapt in ("linear", "attentive") else _precision(machine, stored),
         num_workers=workers,
         num_studies=len(learnt) if studies else None,

@@ -167,6 +167,7 @@ def _contract(job: Job) -> Contract:
         settings=json.dumps(settings.of_weights(), sort_keys=True),
         num_scans=len(job.cohort.train),
         cases_digest=job.index.subset(job.cohort.train).digest(),
+        synthetic="all" if job.raw.info.synthetic else "no",
         labels=settings.labels,
         head=settings.head,
     )

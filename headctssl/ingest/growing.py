@@ -201,6 +201,13 @@ def _contents(folder: Path, found: Found) -> tuple[DatasetInfo, pd.DataFrame]:
         )
         return _with_classes(info, found), empty
     info = read_json(folder / "dataset.json", DatasetInfo, do="Repair it: headct_verify_dataset tells more.")
+    if info.synthetic:
+        raise UsageError(
+            f"{folder.name} has synthetic scans: those of patients would be told as synthetic too.",
+            got=f"profile '{info.profile}' in dataset.json",
+            expected="a dataset that headct_convert made, or a new number",
+            do="Choose another number with -d.",
+        )
     csv = folder / "cases.csv"
     cases = read_table(csv) if csv.exists() else cases_from_images(folder)
     known = {spec.name for spec in info.labels}

@@ -124,6 +124,9 @@ class Metrics(Settings):
 
     format: Literal[1] = 1
     dataset_name: str = Field(description="Folder name, DatasetNNN_Name.")
+    synthetic: bool | None = Field(
+        None, description="Whether its scans are synthetic, as its dataset.json says; none: not noted."
+    )
     evaluated_on: Literal["test", "validation", "training", "all", "out_of_fold"] = Field(
         description="Which cases the metrics are of."
     )

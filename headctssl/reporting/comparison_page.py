@@ -39,7 +39,7 @@ def comparison_page(folder: Path) -> Page:
         DataError: comparison.json is missing or damaged.
     """
     found = read_json(folder / COMPARISON_FILE, Comparison)
-    synthetic = any(is_synthetic(test.dataset_name) for test in found.tests)
+    synthetic = any(is_synthetic(test.dataset_name, test.synthetic) for test in found.tests)
     failed = [cell for cell in found.cells if cell.status == "failed"]
     status = []
     if failed:

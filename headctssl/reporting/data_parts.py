@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from headctssl.contract import Contract
 from headctssl.dataset.manifest import RawDataset, open_raw_dataset
 from headctssl.errors import DataError, HeadCTSSLError
 from headctssl.paths import data_root
@@ -22,6 +23,7 @@ __all__ = [
     "fingerprint_of",
     "fingerprint_tables",
     "is_synthetic",
+    "noted_synthetic",
     "origin_sentences",
     "pretrain_data",
     "raw_of",
@@ -30,6 +32,7 @@ __all__ = [
 
 _PARTS = {"train": "training", "val": "validation"}
 _MOST_LABELS = 40
+_SYNTHETIC = "These scans are synthetic. Nothing measured on them says how good a model is on patients."
 
 
 def used_cases(run: Path) -> pd.DataFrame:
@@ -84,13 +87,28 @@ def raw_of(dataset_name: str) -> RawDataset | None:
     return open_raw_dataset(folder, 1) if (folder / "dataset.json").is_file() else None
 
 
-def is_synthetic(dataset_name: str) -> bool | None:
-    """Whether the scans of a dataset are phantoms; None where that is not known."""
+def is_synthetic(dataset_name: str, noted: bool | None = None) -> bool | None:
+    """Whether the scans of a dataset are phantoms.
+
+    Args:
+        dataset_name: folder name, looked up where nothing is noted.
+        noted: what the run noted of its dataset.json; files of earlier versions have no such note.
+
+    Returns:
+        None where that is not known.
+    """
+    if noted is not None:
+        return noted
     try:
         raw = raw_of(dataset_name)
     except HeadCTSSLError:  # the section on data names the fault
         return None
-    return None if raw is None else raw.info.profile != "real"
+    return None if raw is None else raw.info.synthetic
+
+
+def noted_synthetic(contract: Contract | None) -> bool | None:
+    """What a checkpoint notes of every dataset it was trained on; None where it notes nothing or they differ."""
+    return None if contract is None else {"all": True, "no": False}.get(contract.synthetic or "")
 
 
 def fingerprint_of(dataset_name: str) -> DatasetFingerprint | None:
@@ -106,14 +124,23 @@ def fingerprint_of(dataset_name: str) -> DatasetFingerprint | None:
     return read_json(path, DatasetFingerprint) if path.is_file() else None
 
 
-def origin_sentences(raw: RawDataset | None) -> tuple[str, ...]:
-    """What dataset.json says of where scans come from; a phantom is called one."""
+def origin_sentences(raw: RawDataset | None, noted: bool | None = None) -> tuple[str, ...]:
+    """What dataset.json says of where scans come from; a phantom is called one.
+
+    Args:
+        raw: the dataset of the run's name that is there now.
+        noted: whether the run's own dataset was synthetic, where the run noted it.
+    """
+    if raw is not None and noted is not None and noted != raw.info.synthetic:
+        kinds = ("real", "synthetic") if noted else ("synthetic", "real")
+        other = f"{raw.folder.name} under headctssl_raw has {kinds[0]} scans now, the run had {kinds[1]} ones."
+        return (f"{other} Nothing is said of its origin.", *((_SYNTHETIC,) if noted else ()))
     if raw is None:
-        return ()
+        return (_SYNTHETIC,) if noted else ()
     info = raw.info
     told = [f"{info.name}: {info.description}" if info.description else info.name]
-    if info.profile != "real":
-        told.append("These scans are synthetic. Nothing measured on them says how good a model is on patients.")
+    if info.synthetic:
+        told.append(_SYNTHETIC)
     if info.licence:
         told.append(f"Licence: {info.licence}.")
     if info.reference:
@@ -121,13 +148,16 @@ def origin_sentences(raw: RawDataset | None) -> tuple[str, ...]:
     return tuple(told)
 
 
-def finetune_data(run: Path, settings: Mapping[str, JsonValue], judged: Sequence[str]) -> Section:
+def finetune_data(
+    run: Path, settings: Mapping[str, JsonValue], judged: Sequence[str], synthetic: bool | None = None
+) -> Section:
     """What a classifier learnt from and was judged by: cases, patients and labels per part.
 
     Args:
         run: folder of the fold.
         settings: its config.json.
         judged: ids of the judged cases; empty before there are metrics.
+        synthetic: whether the scans are, where the run noted it.
 
     Raises:
         DataError: cases.csv of the run is missing or damaged.
@@ -148,7 +178,7 @@ def finetune_data(run: Path, settings: Mapping[str, JsonValue], judged: Sequence
         tables.append(_label_counts(raw, parts, settings))
     fingerprint = fingerprint_of(name)
     few = settings.get("few_shots")
-    told = [*origin_sentences(raw)]
+    told = [*origin_sentences(raw, synthetic)]
     if few:
         told.append(f"Few labels: {few} positive and {few} negative patients per label were drawn to learn from.")
     told.append("Parts are drawn by patient: no patient is in two of them.")
@@ -191,12 +221,13 @@ def _label_counts(raw: RawDataset, parts: Mapping[str, Sequence[str]], settings:
     return as_table(("label", *parts), rows, "Cases per label: positive / negative, or per class")
 
 
-def pretrain_data(run: Path, settings: Mapping[str, JsonValue]) -> Section:
+def pretrain_data(run: Path, settings: Mapping[str, JsonValue], synthetic: bool | None = None) -> Section:
     """The scans an encoder was trained on.
 
     Args:
         run: the run folder.
         settings: its config.json.
+        synthetic: whether all or none of the datasets are, where the run noted it.
 
     Raises:
         DataError: cases.csv of the run is missing or damaged.
@@ -215,7 +246,7 @@ def pretrain_data(run: Path, settings: Mapping[str, JsonValue]) -> Section:
         told.append(f"Only cases where {where.get('expression')}: {where.get('num_cases')} of {where.get('of_cases')}.")
     tables = [as_table(("dataset", "scans trained on"), rows)]
     for name in names.values():
-        told += [sentence for sentence in origin_sentences(raw_of(name)) if sentence not in told]
+        told += [sentence for sentence in origin_sentences(raw_of(name), synthetic) if sentence not in told]
         fingerprint = fingerprint_of(name)
         if fingerprint is not None:
             tables += fingerprint_tables(fingerprint)[:1]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from headctssl.contract import Contract
 from headctssl.finetuning.pool_folds import ENSEMBLE, OUT_OF_FOLD
 from headctssl.metrics.metrics_file import Metrics
-from headctssl.reporting.data_parts import fingerprint_of, fingerprint_tables, is_synthetic, origin_sentences, raw_of
+from headctssl.reporting.data_parts import fingerprint_of, fingerprint_tables, origin_sentences, raw_of
 from headctssl.reporting.finetune_page import classifier_sections, judged_or_why
 from headctssl.reporting.model_card import model_card
 from headctssl.reporting.page import Page, Section, attempted
 from headctssl.reporting.run_parts import BANNER, optional
-from headctssl.settings import read_json
+from headctssl.settings import JsonValue, read_json
 
 __all__ = ["evaluate_page"]
 
@@ -41,8 +43,8 @@ def evaluate_page(folder: Path) -> Page:
     name = metrics.dataset_name
     sections = [
         *classifier_sections(folder, metrics, judged, why, contract),
-        attempted("Data", lambda: _data(name)),
-        model_card(contract, {"dataset_name": name}, metrics, synthetic=is_synthetic(name)),
+        attempted("Data", lambda: _data(name, metrics.synthetic)),
+        model_card(contract, _trained(contract), metrics),
     ]
     from headctssl.reporting.metrics_parts import judged_facts
 
@@ -61,8 +63,14 @@ def _contract(folder: Path) -> Contract | None:
     return optional(folds[0], Contract) if folds else None
 
 
-def _data(name: str) -> Section:
+def _trained(contract: Contract | None) -> Mapping[str, JsonValue]:
+    """The settings the classifier was trained with: the judged dataset may be another one than it learnt from."""
+    content = {} if contract is None else json.loads(contract.settings)
+    return content if isinstance(content, dict) else {}
+
+
+def _data(name: str, synthetic: bool | None) -> Section:
     found = fingerprint_of(name)
     tables = fingerprint_tables(found) if found is not None else ()
     text = () if found is not None else ("There is no fingerprint of this dataset here.",)
-    return Section("Data", (*origin_sentences(raw_of(name)), *text), tables)
+    return Section("Data", (*origin_sentences(raw_of(name), synthetic), *text), tables)

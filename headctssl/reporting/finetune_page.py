@@ -12,7 +12,7 @@ from headctssl.metrics.metrics_file import Metrics
 from headctssl.metrics.outcome import Outcome
 from headctssl.reporting.cases_part import CASES, cases_section
 from headctssl.reporting.curves import CUT_SHORT, RunLines, finetune_charts, metric_lines
-from headctssl.reporting.data_parts import finetune_data, is_synthetic
+from headctssl.reporting.data_parts import finetune_data, is_synthetic, noted_synthetic
 from headctssl.reporting.evidence_parts import evidence_sections
 from headctssl.reporting.judged import read_judged
 from headctssl.reporting.metrics_parts import (
@@ -64,7 +64,7 @@ def finetune_page(run: Path, settings: Mapping[str, JsonValue]) -> Page:
         sections += classifier_sections(run, metrics, judged, why, contract)
     case_ids = judged.case_ids if judged is not None else ()
     sections += [
-        attempted("Data", lambda: finetune_data(run, settings, case_ids)),
+        attempted("Data", lambda: finetune_data(run, settings, case_ids, noted_synthetic(contract))),
         attempted("Learning curves", lambda: _curves(run, settings, metrics)),
         model_card(contract, settings, metrics, synthetic=is_synthetic(str(settings.get("dataset_name", "")))),
         why_section("What was decided, and why", settings, "In the order it was decided."),

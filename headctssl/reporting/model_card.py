@@ -33,7 +33,7 @@ def model_card(
         contract: of the checkpoint; None before there is one.
         settings: config.json of the run.
         metrics: of a classifier.
-        synthetic: whether the scans are phantoms; None where it is not known.
+        synthetic: whether the scans it was trained on are phantoms, asked where the contract does not note it.
     """
     if contract is None:
         why = "There is no contract.json, so the checkpoint cannot be described."
@@ -75,8 +75,10 @@ def _limits(
     contract: Contract, settings: Mapping[str, JsonValue], metrics: Metrics | None, synthetic: bool | None
 ) -> list[str]:
     found = []
-    if synthetic:
-        found.append("It was trained on synthetic scans and knows nothing of patients.")
+    if contract.synthetic == "some":
+        found.append("Some of the datasets it was trained on are synthetic: these tell nothing of patients.")
+    elif contract.synthetic == "all" or (contract.synthetic is None and synthetic):
+        found.append("It was trained on synthetic scans: nothing is known of what it does on patients.")
     if contract.kind == "encoder":
         found.append("How useful its features are is not known from this run: fine-tune or embed to find out.")
     else:

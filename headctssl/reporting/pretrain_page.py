@@ -9,7 +9,7 @@ from headctssl.contract import Contract
 from headctssl.errors import DataError
 from headctssl.planning.plans import load_plans
 from headctssl.reporting.curves import CUT_SHORT, RunLines, collapse_note, collapse_table, metric_lines, pretrain_charts
-from headctssl.reporting.data_parts import dataset_names, is_synthetic, pretrain_data
+from headctssl.reporting.data_parts import dataset_names, is_synthetic, noted_synthetic, pretrain_data
 from headctssl.reporting.model_card import model_card
 from headctssl.reporting.page import Page, Section, attempted
 from headctssl.reporting.run_parts import BANNER, environment_section, optional, settings_section, why_section
@@ -47,7 +47,7 @@ def pretrain_page(run: Path, settings: Mapping[str, JsonValue]) -> Page:
     synthetic = any(is_synthetic(name) for name in names.values()) if names else None
     sections = (
         _training(logged),
-        attempted("Data", lambda: pretrain_data(run, settings)),
+        attempted("Data", lambda: pretrain_data(run, settings, noted_synthetic(contract))),
         model_card(contract, settings, synthetic=synthetic),
         attempted("What the plans decided, and why", lambda: _plans(settings)),
         why_section("What the run decided, and why", settings, "In the order it was decided."),

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from headctssl.contract import StorageRule
+from headctssl.contract import StorageRule, Synthetic
 from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.dataset.splits import load_splits
 from headctssl.dataset.where import Where, parse_where
@@ -51,6 +51,12 @@ class PretrainData:
         sides = (np.diff(index.head_boxes, axis=2)[..., 0].max(axis=0) for index in self.indexes if len(index))
         z, y, x = np.max(list(sides), axis=0).tolist()
         return (z, y, x)
+
+    @property
+    def synthetic(self) -> Synthetic:
+        """How many of the datasets are synthetic, as dataset.json said when they were planned."""
+        kinds = {plans.profile != "real" for plans in self.plans}
+        return "some" if len(kinds) > 1 else ("all" if True in kinds else "no")
 
     @cached_property
     def labelled(self) -> Labelled:

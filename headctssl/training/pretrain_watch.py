@@ -70,6 +70,7 @@ def write_encoder(call: PretrainCall, path: Path, learner: Method) -> Contract:
         settings=settings_of_weights(settings),
         num_scans=call.data.num_cases,
         cases_digest=call.data.digest,
+        synthetic=call.data.synthetic,
     )
     return save_encoder(path, encoder, contract)
 

@@ -15,6 +15,7 @@ from headctssl.dataset.image_io import read, read_label_map
 from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.dataset.verify import verify_dataset
 from headctssl.errors import UsageError
+from headctssl.ingest.convert import convert
 from headctssl.ingest.phantom.acquisition import Acquisition
 from headctssl.ingest.phantom.findings import FINDING_IDS
 from headctssl.ingest.phantom.make import _Job, _write_case, make_case, make_phantom
@@ -117,6 +118,23 @@ def test_phantom_bad_call_keeps_the_existing_dataset(roots: Path) -> None:
     with pytest.raises(UsageError):
         make_phantom(5, n=1, profile="laptop", num_workers=1, quiet=True, name="no/slash", overwrite=True)
     assert (folder / "dataset.json").exists()
+
+
+@pytest.mark.parametrize("profile", ["laptop", "clinical"])
+def test_phantom_is_marked_as_synthetic_under_any_name(roots: Path, profile: str) -> None:
+    make_phantom(5, n=1, profile=profile, num_workers=1, quiet=True, name="Hospital")
+    assert load_raw_dataset(5).info.synthetic
+    assert any("synthetic" in remark for remark in verify_dataset(5, num_workers=1, quiet=True).remarks)
+
+
+def test_patients_are_not_converted_into_a_phantom(roots: Path) -> None:
+    folder = make_phantom(5, n=1, profile="laptop", num_workers=1, quiet=True)
+    before = (folder / "cases.csv").read_bytes()
+    for dry_run in (True, False):
+        with pytest.raises(UsageError, match="has synthetic scans"):
+            convert(folder / "images", 5, source_format="folder", dry_run=dry_run, num_workers=1, quiet=True)
+    assert (folder / "cases.csv").read_bytes() == before
+    assert {path.name for path in folder.iterdir()} == {"cases.csv", "dataset.json", "images", "segmentations"}
 
 
 def test_phantom_never_replaces_real_data(roots: Path) -> None:

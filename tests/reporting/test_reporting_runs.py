@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from report_folders import LABELS, make_comparison, make_curve, make_evaluation, make_evidence, make_typed
 from report_html import Html, checked
 from small_heads import make_dataset
 
 from headctssl.cli.main import main
+from headctssl.dataset.manifest import DatasetInfo, write_raw_dataset
 from headctssl.errors import DataError
 from headctssl.evaluation.evaluate import evaluate, evaluation_folder
 from headctssl.finetuning.finetune import finetune
@@ -24,6 +26,7 @@ from headctssl.paths import ROOT_KINDS
 from headctssl.preprocessing.index import CaseIndex
 from headctssl.preprocessing.plan_and_preprocess import plan_and_preprocess
 from headctssl.reporting.report import report, report_at_end
+from headctssl.settings import write_json
 from headctssl.training.checkpoint import find_weights, load_weights
 from headctssl.training.pretrain import pretrain
 
@@ -102,6 +105,57 @@ def test_a_fine_tuning_run(runs: Runs, tmp_path: Path) -> None:
     assert 0 < shown <= 12
     assert html.text.count('<article class="case wrong') < shown
     assert sum("window, through the" in alt for alt in html.alts) == 4 * shown, "four slices of every case"
+
+
+def test_scans_are_synthetic_by_what_the_run_noted_not_by_their_name(
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dataset of patients of the same name lies under headctssl_raw now; then no dataset does."""
+    info = json.loads((runs.root / "raw" / NAME / "dataset.json").read_text())
+    assert info["profile"] != "real"
+    for folder in (runs.pretraining, runs.fold, runs.evaluation):
+        assert json.loads((folder / "contract.json").read_text())["synthetic"] == "all"
+    for folder in (runs.fold, runs.evaluation):
+        assert json.loads((folder / "metrics.json").read_text())["synthetic"] is True
+    raw = Path(shutil.copytree(runs.root / "raw" / NAME, tmp_path / "raw" / NAME))
+    monkeypatch.setenv("headctssl_raw", str(tmp_path / "raw"))
+    write_json(raw / "dataset.json", DatasetInfo.model_validate({**info, "profile": "real"}))
+    for folder in (runs.pretraining, runs.fold, runs.evaluation):
+        html = page_of(folder, tmp_path)
+        assert "These scans are synthetic." in html.said
+        assert "has real scans now, the run had synthetic ones" in html.said
+        assert "It was trained on synthetic scans" in html.said
+    shutil.rmtree(tmp_path / "raw")
+    for folder in (runs.pretraining, runs.fold, runs.evaluation):
+        assert "It was trained on synthetic scans" in page_of(folder, tmp_path).said
+
+
+def test_patients_under_the_name_of_a_phantom_are_not_told_as_synthetic(runs: Runs, tmp_path: Path) -> None:
+    """The run noted that its scans are real; a phantom of the same name lies under headctssl_raw now."""
+    for folder in (runs.pretraining, runs.fold, runs.evaluation):
+        copy = copy_of(folder, tmp_path / folder.name)
+        contract = json.loads((copy / "contract.json").read_text())
+        (copy / "contract.json").write_text(json.dumps({**contract, "synthetic": "no"}))
+        if (copy / "metrics.json").is_file():
+            metrics = json.loads((copy / "metrics.json").read_text())
+            (copy / "metrics.json").write_text(json.dumps({**metrics, "synthetic": False}))
+        html = page_of(copy, tmp_path)
+        assert "These scans are synthetic." not in html.said
+        assert "has synthetic scans now, the run had real ones" in html.said
+        assert "It was trained on synthetic scans" not in html.said
+
+
+def test_a_classifier_judged_elsewhere_is_described_by_what_it_learnt_from(runs: Runs, tmp_path: Path) -> None:
+    """Learnt from a phantom, judged on patients: the card tells the training data, the section on data the others."""
+    copy = copy_of(runs.evaluation, tmp_path)
+    metrics = json.loads((copy / "metrics.json").read_text())
+    metrics.update(dataset_name="Dataset044_Hospital", synthetic=False)
+    (copy / "metrics.json").write_text(json.dumps(metrics))
+    html = page_of(copy, tmp_path)
+    assert f"scans of dataset {NAME}" in html.said
+    assert "scans of dataset Dataset044_Hospital" not in html.said
+    assert "It was trained on synthetic scans" in html.said
+    assert "These scans are synthetic." not in html.said
 
 
 def test_the_confusion_is_that_of_the_predictions(runs: Runs, tmp_path: Path) -> None:
@@ -257,6 +311,22 @@ def test_comparisons_of_every_size(tmp_path: Path) -> None:
     assert "No run was carried out to its end" in html.said
     assert "no curve" in html.said
     assert "1 seed of pretraining" in html.said
+
+
+@pytest.mark.parametrize("synthetic", [True, False])
+def test_a_comparison_says_synthetic_by_what_it_noted(
+    tmp_path: Path, synthetic: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The dataset of its name that lies there now is of the other kind."""
+    found = make_comparison(tmp_path / "c")
+    tests = tuple(test.model_copy(update={"synthetic": synthetic}) for test in found.tests)
+    write_json(tmp_path / "c" / "comparison.json", found.model_copy(update={"tests": tests}))
+    raw = tmp_path / "raw" / found.tests[0].dataset_name
+    info = DatasetInfo(name="Other", profile="real" if synthetic else "laptop")
+    write_raw_dataset(raw, info, pd.DataFrame({"case_id": ["a"], "image": ["images/a.nii.gz"]}, dtype=str))
+    monkeypatch.setenv("headctssl_raw", str(tmp_path / "raw"))
+    html = checked(report(tmp_path / "c", output=tmp_path / "page.html", quiet=True))
+    assert ("Scans are synthetic" in html.said) == synthetic
 
 
 def test_labels_of_every_type_by_group_distance_and_sureness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
