@@ -28,6 +28,8 @@ SILENT = {
     "resenc_s": ("supervised", "voco", "simclr", "swin_ssl"),
 }
 """Methods, besides mae on the transformer, none of whose readouts was told apart from random encoders in the table."""
+BY_SGD = (("simclr", "resenc_s"), ("swin_ssl", "resenc_s"))
+"""They are planned with SGD, at rates that do not depend on the batch."""
 LONG = {"vit_tiny": 6400, "resenc_s": 3200}
 """Scans of their longer runs."""
 
@@ -64,7 +66,7 @@ class Trial:
 def trials() -> list[Trial]:
     """All rows, in the order in which they say most."""
     baselines = [Trial("histogram"), *(Trial("random", config, seed=seed) for config in ENCODERS for seed in range(3))]
-    # One thing after the other with the cheapest method, then a longer run at a rate that trains for the others.
+    # One thing after the other with the cheapest method, then longer runs of the others, AdamW at a higher rate.
     mae = [
         Trial("mae", "vit_tiny"),
         Trial("mae", "vit_tiny", lr="1e-3"),
@@ -72,7 +74,9 @@ def trials() -> list[Trial]:
         Trial("mae", "vit_tiny", 12800, 8, "1e-3"),
     ]
     others = [
-        Trial(method, config, LONG[config], BATCH, "1e-3") for config, methods in SILENT.items() for method in methods
+        Trial(method, config, LONG[config], BATCH, "" if (method, config) in BY_SGD else "1e-3")
+        for config, methods in SILENT.items()
+        for method in methods
     ]
     return [*baselines, *mae, *others]
 
