@@ -83,7 +83,8 @@ def tables(told: Row) -> str:
         lines += [
             "The curves are the monitors of the runs ([pretraining](pretraining.md#monitors)): few cases, so that they",
             "move by chance; the first point of each is the encoder before it was trained. A run took so many minutes",
-            "beside another one and whatever else the machine did.",
+            "beside another one and whatever else the machine did. Probes come every 50 steps here, for the curves;",
+            "planned runs ask so seldom that monitors take at most 3 % ([benchmarks](benchmarks.md)).",
             "",
         ]
         lines += ["| encoder | method | seed | minutes | loss, first to last | monitors | guard |"]
