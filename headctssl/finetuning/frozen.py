@@ -57,11 +57,12 @@ def adapt_frozen(lesson: Lesson) -> Best:
     log.open(0)
     best = Best()
     learners = _learners(lesson, source)
+    began = time.perf_counter()
     for number, learner in enumerate(learners):
         if number and best.score is None:
             log.say("whitened features are not tried: validation cannot choose, it shows only one class of every label")
             break
-        for epoch, line in _fit_head(learner, lesson, source, number):
+        for epoch, line in _fit_head(learner, lesson, source, number, began):
             if isinstance(learner, WhitenedHead):
                 assert isinstance(classifier.head, LinearHead), "only such a head is whitened"
                 learner.put_back(classifier.head)
@@ -95,18 +96,18 @@ def _epochs(settings: FinetuneSettings) -> int:
 
 
 def _fit_head(
-    head: ClassifierHead | WhitenedHead, lesson: Lesson, source: InputSource, number: int
+    head: ClassifierHead | WhitenedHead, lesson: Lesson, source: InputSource, number: int, began: float
 ) -> Iterable[tuple[int, dict[str, float | int]]]:
     """Yield (epoch from 1, line of metrics.jsonl) after every epoch of the head.
 
-    The encoder is fixed, so mean and variance over all training cases are exact: BatchNorm keeps them. Steps and epochs
-    of the second head count on from those of the first.
+    The encoder is fixed, so mean and variance over all training cases are exact: BatchNorm keeps them. Steps, epochs
+    and seconds of the second head count on from those of the first.
     """
     settings = lesson.settings
     training = settings.training
     optimizer = build_optimizer(split_decay(head), training)
     target = torch.from_numpy(lesson.train.labels)
-    began = last = time.perf_counter()
+    last = time.perf_counter()
     step = epoch = 0
     epochs = _epochs(settings)
     while step < training.num_steps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import shutil
 
@@ -114,6 +115,7 @@ def test_a_linear_head_learns_twice_and_validation_chooses(linear, small):
     assert [line["epoch"] for line in lines] == list(range(400))
     steps = [line["step"] for line in lines]
     assert steps == sorted(set(steps)), "one count over both"
+    assert all(a["seconds"] <= b["seconds"] for a, b in itertools.pairwise(lines))
     scores = [(line["validation_auroc"], -line["validation_loss"]) for line in lines]
     best = read_json(linear / "metrics.json", Metrics).best_epoch
     assert best == scores.index(max(scores)) + 1
