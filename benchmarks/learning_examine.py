@@ -25,11 +25,9 @@ TASK = Task(dataset=8, name="Examining", cases=700, test_cases=300, seed=7000)
 """As large as the table's, of the seed that the profile was calibrated with."""
 SILENT = {
     "vit_tiny": ("supervised", "jepa", "voco", "simmim", "models_genesis", "volume_fusion"),
-    "resenc_s": ("supervised", "voco", "simclr", "swin_ssl"),
+    "resenc_s": ("supervised", "voco"),
 }
 """Methods, besides mae on the transformer, none of whose readouts was told apart from random encoders in the table."""
-BY_SGD = (("simclr", "resenc_s"), ("swin_ssl", "resenc_s"))
-"""They are planned with SGD, at rates that do not depend on the batch."""
 LONG = {"vit_tiny": 6400, "resenc_s": 3200}
 """Scans of their longer runs."""
 
@@ -74,11 +72,11 @@ def trials() -> list[Trial]:
         Trial("mae", "vit_tiny", 12800, 8, "1e-3"),
     ]
     others = [
-        Trial(method, config, LONG[config], BATCH, "" if (method, config) in BY_SGD else "1e-3")
-        for config, methods in SILENT.items()
-        for method in methods
+        Trial(method, config, LONG[config], BATCH, "1e-3") for config, methods in SILENT.items() for method in methods
     ]
-    return [*baselines, *mae, *others]
+    # Planned with SGD, at 5e-3 and 1e-2: simclr longer, swin_ssl, of which the guard saw a collapse, at a lower rate.
+    by_sgd = [Trial("simclr", "resenc_s", LONG["resenc_s"]), Trial("swin_ssl", "resenc_s", lr="1e-3")]
+    return [*baselines, *mae, *others, *by_sgd]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
