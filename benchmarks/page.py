@@ -16,7 +16,7 @@ __all__ = ["PARTS", "main", "tables", "write_page"]
 
 FOLDER = Path(__file__).parent
 PAGE = FOLDER.parent / "documentation" / "benchmarks.md"
-PARTS = ("input", "store", "views", "loader", "scale", "workers", "train", "monitor")
+PARTS = ("input", "store", "views", "loader", "scale", "workers", "train", "monitor", "phantom")
 """Benchmarks in the order of the page; each has a JSON file once it was run."""
 BEGIN, END = "<!-- tables: made of benchmarks/*.json -->", "<!-- end of tables -->"
 
