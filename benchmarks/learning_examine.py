@@ -76,7 +76,9 @@ def trials() -> list[Trial]:
     ]
     # Planned with SGD, at 5e-3 and 1e-2: simclr longer, swin_ssl, of which the guard saw a collapse, at a lower rate.
     by_sgd = [Trial("simclr", "resenc_s", LONG["resenc_s"]), Trial("swin_ssl", "resenc_s", lr="1e-3")]
-    return [*baselines, *mae, *others, *by_sgd]
+    # Both collapse at 1e-3.
+    slower = [Trial("jepa", "vit_tiny", LONG["vit_tiny"]), Trial("voco", "vit_tiny", LONG["vit_tiny"])]
+    return [*baselines, *mae, *others, *by_sgd, *slower]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
