@@ -31,9 +31,10 @@ _CPU = torch.device("cpu")
 def adapt_frozen(lesson: Lesson) -> Best:
     """Train the head on features or tokens of the frozen encoder and keep the best epoch.
 
-    With `task.whitening` a linear head learns twice, on the features and on whitened ones, and validation chooses: what
-    a strong encoder says fills the directions of most variance, which whitening would drown in the noise of the others;
-    what a weak one says may lie in directions of so little variance that nothing is learnt of them otherwise.
+    With `task.whitening` a linear head learns twice, on the features and on whitened ones, which are taken where they
+    rank validation better: what a strong encoder says fills the directions of most variance, which whitening would
+    drown in the noise of the others; what a weak one says may lie in directions of so little variance that nothing is
+    learnt of them otherwise.
 
     Features, and tokens where they fit in the memory that is set, are computed once; other tokens are computed again in
     every epoch. Several processes share that out; each then learns the same head, on the CPU.
@@ -59,7 +60,8 @@ def adapt_frozen(lesson: Lesson) -> Best:
     learners = _learners(lesson, source)
     began = time.perf_counter()
     for number, learner in enumerate(learners):
-        if number and best.score is None:
+        plain = best.score  # of the head before this one
+        if number and plain is None:
             log.say("whitened features are not tried: validation cannot choose, it shows only one class of every label")
             break
         for epoch, line in _fit_head(learner, lesson, source, number, began):
@@ -71,7 +73,9 @@ def adapt_frozen(lesson: Lesson) -> Best:
                 wanted = torch.split(torch.arange(len(validation.index)), settings.training.batch_size)
                 said = torch.cat([encode(classifier.head, [x], _CPU) for x in held_out.batches(wanted)])
                 verdict = judge(validation.outputs(settings.labels, said), validation.labels, lesson.loss)
-            best.offer(classifier, epoch, verdict.score, verdict.loss)
+            # Few validation cases often rank alike. Then features as they are, which bear other scanners better.
+            if plain is None or (verdict.score is not None and verdict.score > plain):
+                best.offer(classifier, epoch, verdict.score, verdict.loss)
             log.metrics({**line, **verdict.line}, len(learners) * settings.training.num_steps)
     if len(learners) > 1 and best.score is not None:
         whitened = best.epoch > _epochs(settings)
