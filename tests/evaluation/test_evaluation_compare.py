@@ -68,7 +68,7 @@ def killed(small):
     thread = threading.Thread(target=lambda: found.append(compare(2, **asked)))
     thread.start()
     logs = folder_of(small) / "logs"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600  # a busy machine begins late
     while thread.is_alive() and time.monotonic() < deadline:
         if [path for path in logs.glob("*.log") if len(path.stem) == 16]:  # named by the key of a fine-tuning run
             victim = next((p for p in multiprocessing.active_children() if p.is_alive()), None)
