@@ -47,8 +47,9 @@ def work_through(
     running: list[subprocess.Popen[bytes]] = []
     waiting = list(jobs)
     while running or waiting:
-        failed |= any(process.poll() for process in running)
-        running = [process for process in running if process.poll() is None]
+        ended = [process for process in running if process.poll() is not None]
+        failed |= any(process.returncode for process in ended)
+        running = [process for process in running if process not in ended]
         if time.monotonic() - begun > 3600 * options.hours or started == options.jobs:
             waiting = []
         if len(running) >= options.workers or not waiting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -12,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def learning(monkeypatch: pytest.MonkeyPatch, roots: Path):  # type: ignore[no-untyped-def]
+def learning(monkeypatch: pytest.MonkeyPatch, roots: Path) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks import learning, learning_examine, learning_page, learning_task
 
@@ -39,7 +40,7 @@ def learning(monkeypatch: pytest.MonkeyPatch, roots: Path):  # type: ignore[no-u
 
 
 @pytest.mark.evidence
-def test_rows_are_measured_once_and_the_page_says_what_is_missing(learning, roots: Path) -> None:  # type: ignore[no-untyped-def]
+def test_rows_are_measured_once_and_the_page_says_what_is_missing(learning: ModuleType, roots: Path) -> None:
     job = learning.Job
     for one in (job("histogram"), job("random", "vit_test", 0), job("mae", "vit_test"), job("spark", "vit_test")):
         assert learning.find(learning.read_rows(), one) is None
@@ -72,7 +73,7 @@ def test_rows_are_measured_once_and_the_page_says_what_is_missing(learning, root
 
 
 @pytest.mark.evidence
-def test_what_is_examined_stands_beside_random_encoders_of_its_own_seed(learning, roots: Path) -> None:  # type: ignore[no-untyped-def]
+def test_what_is_examined_stands_beside_random_encoders_of_its_own_seed(learning: ModuleType, roots: Path) -> None:
     from benchmarks import learning_examine
 
     (roots / "learning.json").write_text(json.dumps({"rows": [], "differences": []}))
@@ -92,7 +93,7 @@ def test_what_is_examined_stands_beside_random_encoders_of_its_own_seed(learning
     assert "| vit_test | mae | 32 | 16 | 0.001 |" in text
 
 
-def test_the_page_judges_by_the_interval_and_names_what_is_missing(learning) -> None:  # type: ignore[no-untyped-def]
+def test_the_page_judges_by_the_interval_and_names_what_is_missing(learning: ModuleType) -> None:
     from benchmarks.learning_page import tables
 
     def gap(method: str, low: float, high: float) -> dict[str, object]:
@@ -111,14 +112,14 @@ def test_the_page_judges_by_the_interval_and_names_what_is_missing(learning) -> 
     assert "spark vit_test seed 0" in text.split("###")[0], "a row of another task counts as missing"
 
 
-def test_a_row_of_another_task_is_measured_again(learning, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+def test_a_row_of_another_task_is_measured_again(learning: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"method": "mae", "config": "vit_test", "seed": 0, "task": learning.task_digest()}
     assert learning.find([row], learning.Job("mae", "vit_test")) is row
     monkeypatch.setattr(learning, "TASK", replace(learning.TASK, cases=61))
     assert learning.find([row], learning.Job("mae", "vit_test")) is None
 
 
-def test_another_dataset_of_that_number_is_left_alone(learning, roots: Path) -> None:  # type: ignore[no-untyped-def]
+def test_another_dataset_of_that_number_is_left_alone(learning: ModuleType, roots: Path) -> None:
     from headctssl.errors import UsageError
 
     image = roots / "raw" / f"Dataset{learning.TASK.dataset:03d}_Mine" / "images" / "phantom_0000.nii.gz"

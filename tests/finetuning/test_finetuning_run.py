@@ -15,9 +15,10 @@ from small_heads import INPUT, STORAGE, make_dataset, make_encoder
 from headctssl.cli.main import run_command
 from headctssl.contract import HeadSettings
 from headctssl.errors import ContractError, DataError, StoppedError, UsageError
-from headctssl.finetuning import prepare
+from headctssl.finetuning import frozen, prepare
 from headctssl.finetuning.adapt import Best, settle_norm
 from headctssl.finetuning.finetune import finetune
+from headctssl.finetuning.judging import Verdict
 from headctssl.finetuning.settings import FinetuneSettings
 from headctssl.metrics.metrics_file import Metrics
 from headctssl.networks.heads import build_head
@@ -127,6 +128,20 @@ def test_a_linear_head_learns_twice_and_validation_chooses(linear, small):
     first = read_metrics(once / "metrics.jsonl")
     assert [line["loss"] for line in first] == [line["loss"] for line in lines[:200]], "the first head is as ever"
     assert [line["loss"] for line in first] != [line["loss"] for line in lines[200:]]
+
+
+@pytest.mark.parametrize(("second", "kept"), [(0.8, 3), (0.9, 6)])
+def test_whitened_features_are_taken_only_for_a_better_ranking(small, monkeypatch, second, kept):
+    losses = iter(range(100, 0, -1))  # every epoch has a lower loss than the one before
+
+    def judged(*_):
+        loss = float(next(losses))
+        score = 0.8 if loss > 97 else second  # 3 epochs of each head
+        return Verdict(score, loss, {"validation_auroc": score, "validation_loss": loss})
+
+    monkeypatch.setattr(frozen, "judge", judged)
+    run = finetune(2, small / "enc", adapt="linear", tag=f"draw{kept}", overrides=("training.num_epochs=3",), **FAST)
+    assert read_json(run / "metrics.json", Metrics).best_epoch == kept
 
 
 def test_an_existing_run_is_refused_and_an_overwritten_one_repeats_bit_for_bit(full, small):
