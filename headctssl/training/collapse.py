@@ -28,6 +28,11 @@ _LOOKS_IN_A_ROW = 2  # below, before anything is said: lines of single steps are
 _LEAST_SPREAD = 0.15
 """Distance from a single point that the first value of a rank must have to mean anything: features of heads keep what
 all heads have in common, so that their RankMe may begin, and stay, just above 1."""
+_TOLD_APART = 0.5
+"""Mean of ``found``, the share of views that find their own among those of a step, from which fewer directions than at
+first are no collapse: heads of random weights spread noise over many, and a task that is solved in three needs no more.
+"""
+_A_LINE = 2.0  # rank below which embeddings have two ends at most, whatever they find there
 
 
 @dataclass(frozen=True)
@@ -49,12 +54,16 @@ class Finding:
 class CollapseGuard:
     """Follows the lines of a run. What it knows is a function of the lines, so that a continued run knows the same.
 
+    The rank of embeddings is no sign while scans are told apart in more than one direction (`_TOLD_APART`); their
+    spread stays one, as the nearest of rows that are almost the same can still be the right one.
+
     Methods that log neither embeddings nor targets that could become the same (`mae`) compare no scans and are not
     judged: each scan has a target of its own, and the rank of features alone is no sign.
     """
 
     first: dict[str, list[float]] = field(default_factory=dict)
     since: dict[str, list[float]] = field(default_factory=dict)  # values since the last look
+    told_apart: list[float] = field(default_factory=list)  # ``found`` since the last look
     looks: dict[str, int] = field(default_factory=dict)
     below: dict[str, int] = field(default_factory=dict)  # looks in a row
     told: bool = False
@@ -79,6 +88,7 @@ class CollapseGuard:
                     begun.append(float(value))
                 else:
                     self.since.setdefault(sign, []).append(float(value))
+        self.told_apart += [float(found)] if (found := line.get("found")) is not None else []
         return self._judge(int(line["step"] or 0)) if look else ()
 
     def take_up(self, lines: Iterable[Mapping[str, float | int | None]]) -> tuple[Finding, ...]:
@@ -103,11 +113,13 @@ class CollapseGuard:
         for sign, values in self.since.items():
             point, first, now = SIGNS[sign], mean(self.first[sign]), mean(values)
             meant = first - point > (_LEAST_SPREAD if point else 0.0)
+            if sign == "embedding_rank" and self.told_apart:
+                meant &= now < _A_LINE or mean(self.told_apart) < _TOLD_APART
             self.looks[sign] = self.looks.get(sign, 0) + 1
             self.below[sign] = self.below.get(sign, 0) + 1 if meant and now - point < SHARE * (first - point) else 0
             if self.below[sign] >= _LOOKS_IN_A_ROW:
                 found.append(Finding(sign, step, first, now))
-        self.since = {}
+        self.since, self.told_apart = {}, []
         if self.told or not found:
             return ()
         self.told = True

@@ -40,6 +40,20 @@ def test_a_rank_is_measured_from_that_of_a_single_point() -> None:
     assert told([1.1] * 5 + [1.0] * 40, "monitor_rank_me") == [], "heads that look alike from the start"
 
 
+@pytest.mark.parametrize(("found", "rank", "falls"), [(0.9, 3.5, False), (0.2, 3.5, True), (0.9, 1.7, True)])
+def test_fewer_directions_are_no_collapse_while_scans_are_told_apart_in_them(
+    found: float, rank: float, falls: bool
+) -> None:
+    guard = CollapseGuard()
+    ranks = [12.0] * 5 + [rank] * 40
+    said = [guard.add(line(k, embedding_rank=one, found=found), look=k % 5 == 0) for k, one in enumerate(ranks, 1)]
+    assert any(said) == falls
+    assert guard.state("embedding_rank") == ("fell" if falls else "held")
+    # a spread that falls is told whatever is found: the nearest of almost equal rows can be the right one
+    guard = CollapseGuard()
+    assert any(guard.add(line(k, feature_std=0.9 if k < 9 else 0.1, found=0.9), look=True) for k in range(1, 40))
+
+
 def test_methods_that_compare_no_scans_are_not_judged() -> None:
     guard = CollapseGuard()
     lines = [{"step": step, "monitor_rank_me": 5.0 if step < 10 else 1.0} for step in range(60)]
