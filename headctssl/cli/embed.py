@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bf16 is about twice as fast where the device multiplies in it; vectors differ in the third digit "
         "(default: float32)",
     )
-    add_common(parser, device=True, num_workers=True)
+    add_common(parser, device=True, num_workers=True, overwrite=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         num_workers=args.num_workers,
         precision=args.precision,
+        overwrite=args.overwrite,
         quiet=args.quiet,
     )
     return result.exit_code

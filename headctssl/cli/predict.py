@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also one prediction per study, over the DICOM series of one patient and study; attention where the"
         " classifier has learnt it, when left out",
     )
-    add_common(parser, device=True, num_workers=True)
+    add_common(parser, device=True, num_workers=True, overwrite=True)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
         aggregate=args.aggregate,
         device=args.device,
         num_workers=args.num_workers,
+        overwrite=args.overwrite,
         quiet=args.quiet,
     )
     return result.exit_code

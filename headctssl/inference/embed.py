@@ -26,6 +26,7 @@ from headctssl.inference.sources import (
     output_file,
     prepared,
     print_failures,
+    refuse_existing,
 )
 from headctssl.paths import atomic_path
 from headctssl.planning.machine import available_cores, detect_machine
@@ -61,6 +62,7 @@ def embed(
     device: str | None = None,
     num_workers: int | None = None,
     precision: Literal["float32", "bf16"] = "float32",
+    overwrite: bool = False,
     quiet: bool = False,
 ) -> EmbedResult:
     """Compute the encoder's features of every image at or below a path, or of every case of a dataset.
@@ -73,10 +75,11 @@ def embed(
         device: 'cpu', 'cuda', 'cuda:1'; found when None.
         num_workers: readers; found when None.
         precision: 'bf16' is about twice as fast where the device multiplies in it; vectors differ in the third digit.
+        overwrite: replace an existing output.
         quiet: print errors only.
 
     Raises:
-        UsageError: input, weights or output cannot be used.
+        UsageError: input, weights or output cannot be used, or the output exists and `overwrite` is False.
         DataError: there is no image, or the weights are damaged.
     """
     if (input is None) == (dataset_id is None):
@@ -87,6 +90,7 @@ def embed(
             do="Give one of them.",
         )
     path = output_file(Path(output), "embeddings.csv", (".csv", ".npz"))
+    refuse_existing([path], overwrite=overwrite)
     target = torch.device(detect_machine(device).device)
     encoder = load_encoder(weights, target)
     contract = encoder.contract

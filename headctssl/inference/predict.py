@@ -27,6 +27,7 @@ from headctssl.inference.sources import (
     output_file,
     prepared,
     print_failures,
+    refuse_existing,
 )
 from headctssl.metrics.prediction_table import called_class, prediction_cells, prediction_columns
 from headctssl.metrics.studies import Aggregate, Pooled, aggregated, group_scans
@@ -64,6 +65,7 @@ def predict(
     aggregate: Aggregate | None = None,
     device: str | None = None,
     num_workers: int | None = None,
+    overwrite: bool = False,
     quiet: bool = False,
 ) -> PredictResult:
     """Predict every image at or below a path.
@@ -80,14 +82,18 @@ def predict(
             study go together; any other image is its own study.
         device: 'cpu', 'cuda', 'cuda:1'; found when None.
         num_workers: reading threads; one per core, at most 4, when None.
+        overwrite: replace an existing output; predictions by study of an earlier call, which would no longer fit, are
+            removed or replaced too.
         quiet: print errors only.
 
     Raises:
-        UsageError: input, weights or output cannot be used.
+        UsageError: input, weights or output cannot be used, or the output exists and `overwrite` is False.
         DataError: there is no image, or the weights are damaged.
         ContractError: the weights are not a classifier's.
     """
     path = output_file(Path(output), "predictions.csv", (".csv", ".json"))
+    studies_path = path.with_name(f"{path.stem}_studies{path.suffix}")
+    refuse_existing([path, studies_path], overwrite=overwrite)
     ensemble = open_ensemble(weights)
     aggregate = ensemble.choose(aggregate)
     contract = ensemble.contract
@@ -109,14 +115,15 @@ def predict(
     result = PredictResult(case_ids, names, specs, table, tuple(encoded.failures), path if case_ids else None)
     if not case_ids:
         return result
+    studies_path.unlink(missing_ok=True)
     _write(path, case_ids, specs, table)
     files = [path]
     if aggregate is not None:
         result = _by_study(result, encoded.studies, aggregate, lambda groups: ensemble.of_studies(outputs, groups))
         assert result.study_probabilities is not None, "just made"
-        files.append(path.with_name(f"{path.stem}_studies{path.suffix}"))
+        files.append(studies_path)
         first = [group[0] for group in result.studies]
-        _write(files[1], first, specs, result.study_probabilities, [len(group) for group in result.studies])
+        _write(studies_path, first, specs, result.study_probabilities, [len(group) for group in result.studies])
     name_files(files, quiet=quiet)
     return result
 

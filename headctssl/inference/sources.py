@@ -28,6 +28,7 @@ __all__ = [
     "prepared",
     "print_failures",
     "read_ahead",
+    "refuse_existing",
 ]
 
 T = TypeVar("T")
@@ -210,6 +211,26 @@ def output_file(output: Path, default_name: str, suffixes: Sequence[str]) -> Pat
             do="Change the suffix after -o.",
         )
     return output
+
+
+def refuse_existing(files: Sequence[Path], *, overwrite: bool) -> None:
+    """Stop before the work when it would end in replacing a file.
+
+    Args:
+        files: what the command may write, and what beside it would no longer fit.
+        overwrite: `--overwrite`: they may be replaced.
+
+    Raises:
+        UsageError: one exists and `overwrite` is False.
+    """
+    existing = [path for path in files if path.exists()]
+    if existing and not overwrite:
+        raise UsageError(
+            "The output exists already.",
+            got=", ".join(str(path) for path in existing),
+            expected="a file that does not exist",
+            do="Name another -o, or replace what is there with --overwrite.",
+        )
 
 
 def print_failures(failures: Sequence[Failure]) -> None:

@@ -86,10 +86,18 @@ def run_lock(folder: Path, part: Part) -> Iterator[None]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[bool]:
-    """Wait until no other process is in such a block of a dataset; False where the file system has no locks."""
+    """Wait until no other process is in such a block of a dataset; False where the file system has no locks.
+
+    Raises:
+        UsageError: a file of another user's run is in the way and may not be opened.
+    """
     path = folder / _GUARD
     try:
-        guard = lock_file(path, wait=True)
+        guard = lock_file(path, wait=True, shared=True)
+    except PermissionError:
+        if not path.exists():
+            raise
+        raise _foreign(path) from None
     except OSError as error:
         if error.errno not in _WITHOUT_LOCKS:
             raise
@@ -130,7 +138,7 @@ def _take(folder: Path, mark: Path, part: Part) -> TextIO:
         )
     for path in others:
         path.unlink(missing_ok=True)
-    file = lock_file(mark)
+    file = lock_file(mark, shared=True)
     content = Mark(host=socket.gethostname(), pid=os.getpid(), since=datetime.now().isoformat(" ", "seconds"))
     try:
         file.write(content.model_dump_json())
@@ -173,7 +181,20 @@ def _is_held(path: Path) -> bool:
         return False
     except BlockingIOError:
         return True
+    except PermissionError:
+        raise _foreign(path) from None
     return False
+
+
+def _foreign(path: Path) -> UsageError:
+    """Of a lock file that this user may not open, so that nothing can be said of its run."""
+    return UsageError(
+        "Another user's preprocessing run has left or holds a file that you may not open.",
+        got=f"{path} of user {path.stat().st_uid}",
+        expected="a lock file that you may read and write",
+        do="When that run is over, remove the file, or let its owner do so. For a folder that several users"
+        " preprocess in, give them a common group and umask 002.",
+    )
 
 
 def _touched(path: Path) -> int | None:

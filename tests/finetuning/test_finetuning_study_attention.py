@@ -165,11 +165,11 @@ def test_the_contract_travels_and_evaluation_and_prediction_use_it(linear, small
             return found[::-1] if turned else found
 
         monkeypatch.setattr(predicting, "find_sources", grouped)
-        together = predict(tmp_path / "in", linear, tmp_path / "p.csv", **FAST)
+        together = predict(tmp_path / "in", linear, tmp_path / "p.csv", overwrite=True, **FAST)
         assert [float(row["bleed"]) for row in some] == pytest.approx(together.study_probabilities[:, 0], abs=1e-4)
         written = rows(tmp_path / "p_studies.csv")
         assert [row["num_scans"] for row in written] == [str(SCANS)] * 2
-        one = predict(tmp_path / "in", linear, tmp_path / "p.csv", aggregate="mean", **FAST)
+        one = predict(tmp_path / "in", linear, tmp_path / "p.csv", aggregate="mean", overwrite=True, **FAST)
         means = one.probabilities[np.argsort(one.case_ids)].reshape(2, SCANS).mean(axis=1)
         assert one.study_probabilities[:, 0] == pytest.approx(means)
 

@@ -180,7 +180,7 @@ def test_dicom_series_of_one_folder_are_told_apart_and_equal_their_nifti(trained
     result = predict(tmp_path / "in", classifier, tmp_path / "d.csv", quiet=True)
     assert result.exit_code == 0
     assert result.case_ids == ("study", "study_2")
-    single = [predict(tmp_path / f"head{k}.nii.gz", classifier, tmp_path / "n.csv", quiet=True) for k in (0, 1)]
+    single = [predict(tmp_path / f"head{k}.nii.gz", classifier, tmp_path / f"n{k}.csv", quiet=True) for k in (0, 1)]
     expected = np.concatenate([s.probabilities for s in single])
     assert np.allclose(result.probabilities, expected, atol=1e-6)
     # both are of one study; a file without headers is its own
@@ -190,6 +190,14 @@ def test_dicom_series_of_one_folder_are_told_apart_and_equal_their_nifti(trained
     assert together.study_probabilities[:, 0] == pytest.approx([expected[1, 0], expected[:, 0].max()], abs=1e-6)
     assert (tmp_path / "t_studies.csv").read_text().splitlines()[2].startswith("study,2,")
     assert "nobody" not in (tmp_path / "t_studies.csv").read_text()
+    # an earlier answer is replaced on demand only, and its studies do not stay beside another table
+    before = (tmp_path / "t.csv").read_bytes()
+    with pytest.raises(UsageError, match="exists already"):
+        predict(study, classifier, tmp_path / "t.csv", quiet=True)
+    assert (tmp_path / "t.csv").read_bytes() == before
+    predict(study, classifier, tmp_path / "t.csv", overwrite=True, quiet=True)
+    assert (tmp_path / "t.csv").read_bytes() != before
+    assert not (tmp_path / "t_studies.csv").exists()
     (tmp_path / "in" / "alone.nii.gz").unlink()
     # the folder itself works too, and a damaged slice spoils its folder, named, but no other
     assert predict(study, classifier, tmp_path / "s.csv", quiet=True).case_ids == ("study", "study_2")

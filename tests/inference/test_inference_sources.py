@@ -13,7 +13,7 @@ from small_heads import head
 
 from headctssl.dataset.image_io import write_nifti
 from headctssl.errors import DataError, UsageError
-from headctssl.inference.sources import distinct_ids, exit_code, find_sources, output_file, read_ahead
+from headctssl.inference.sources import distinct_ids, exit_code, find_sources, output_file, read_ahead, refuse_existing
 
 names = st.lists(st.sampled_from(["a", "b", "a b", "ä", "a__b", "a_2"]), min_size=1, max_size=3)
 
@@ -54,6 +54,10 @@ def test_output_is_a_file_with_a_suffix_and_a_folder_without(tmp_path):
     (tmp_path / "plain").write_text("")
     with pytest.raises(UsageError, match="without a suffix"):
         output_file(tmp_path / "plain", "p.csv", (".csv",))
+    refuse_existing([tmp_path / "new.csv", tmp_path / "plain"], overwrite=True)
+    refuse_existing([tmp_path / "new.csv"], overwrite=False)
+    with pytest.raises(UsageError, match=r"exists already[\s\S]*plain"):
+        refuse_existing([tmp_path / "new.csv", tmp_path / "plain"], overwrite=False)
 
 
 def test_reading_ahead_keeps_the_order_and_its_bound():

@@ -5,17 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import stat
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
 from small_heads import STORAGE, make_dataset
 
+from headctssl.errors import UsageError
 from headctssl.paths import preprocessed_dataset
 from headctssl.preprocessing import lock
 from headctssl.preprocessing.index import CaseIndex
@@ -102,6 +104,44 @@ def test_a_run_that_was_killed_on_this_machine_is_no_obstacle(tmp_path: Path) ->
         assert names(tmp_path) == [".preprocessing_1_of_1.lock"]
     assert time.monotonic() - began < lock.WATCH_S
     assert names(tmp_path) == []
+
+
+@contextmanager
+def another_user(folder: Path) -> Iterator[None]:
+    """Who is not the owner of what lies in a folder that all may write in; only for root, who may become one."""
+    for parent in (folder, *folder.parents):
+        if parent.name.startswith(("pytest", "popen", "test_")):
+            parent.chmod(0o777)
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(os.getuid())
+
+
+def test_what_another_users_killed_run_left_is_no_obstacle_where_it_may_be_opened(tmp_path: Path) -> None:
+    with held_elsewhere(tmp_path, Part()):
+        mark = tmp_path / ".preprocessing_1_of_1.lock"
+        umask = os.umask(0)
+        os.umask(umask)
+        assert stat.S_IMODE(mark.stat().st_mode) == 0o666 & ~umask, "as any other file"
+    mark.chmod(0o666)
+    if os.geteuid() == 0:
+        with another_user(tmp_path), run_lock(tmp_path, Part()):
+            assert mark.stat().st_uid == 65534
+        assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", [".preprocessing_1_of_1.lock", ".preprocessing.lock"])
+def test_a_lock_file_that_may_not_be_opened_is_told(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch(0o600)
+    user = another_user(tmp_path) if os.geteuid() == 0 else nullcontext()
+    if os.geteuid() != 0:
+        (tmp_path / name).chmod(0)
+    with user, pytest.raises(UsageError, match="may not open") as told, run_lock(tmp_path, Part()):
+        pass
+    assert f"{name} of user {os.getuid()}" in str(told.value.got)
+    assert (tmp_path / name).exists()
 
 
 @pytest.mark.parametrize("content", [None, "", "{torn", "\x00\x00"])
