@@ -41,12 +41,14 @@ class Trial:
     scans: int = SCANS
     batch: int = BATCH
     lr: str = ""  # as ``--set`` takes it; empty: what is planned for this batch
+    clip: str = ""  # largest gradient norm, likewise
     seed: int = 0
 
     @property
     def variant(self) -> str:
         """What tells it from other runs of this method and encoder; empty for a baseline."""
-        return "" if self.method in BASELINES else f"{self.scans}x{self.batch}-lr{self.lr or 'planned'}"
+        clip = f"-clip{self.clip}" if self.clip else ""
+        return "" if self.method in BASELINES else f"{self.scans}x{self.batch}-lr{self.lr or 'planned'}{clip}"
 
     @property
     def name(self) -> str:
@@ -58,7 +60,8 @@ class Trial:
     def changes(self) -> tuple[str, ...]:
         """Its settings, as ``--set`` takes them."""
         lr = (f"training.lr={self.lr}",) if self.lr else ()
-        return (*overrides(self.scans, self.batch), *lr, f"training.seed={self.seed}")
+        clip = (f"training.clip_norm={self.clip}",) if self.clip else ()
+        return (*overrides(self.scans, self.batch), *lr, *clip, f"training.seed={self.seed}")
 
 
 def trials() -> list[Trial]:
@@ -74,11 +77,18 @@ def trials() -> list[Trial]:
     others = [
         Trial(method, config, LONG[config], BATCH, "1e-3") for config, methods in SILENT.items() for method in methods
     ]
-    # Planned with SGD, at 5e-3 and 1e-2: simclr longer, swin_ssl, of which the guard saw a collapse, at a lower rate.
-    by_sgd = [Trial("simclr", "resenc_s", LONG["resenc_s"]), Trial("swin_ssl", "resenc_s", lr="1e-3")]
+    # Planned with SGD, at 5e-3 with gradients clipped at .1, and at 1e-2 and 12: simclr longer, swin_ssl slower, and
+    # simclr as swin_ssl then.
+    by_sgd = [
+        Trial("simclr", "resenc_s", LONG["resenc_s"]),
+        Trial("swin_ssl", "resenc_s", lr="1e-3"),
+        Trial("simclr", "resenc_s", LONG["resenc_s"], lr="1e-3", clip="12"),
+    ]
     # Both collapse at 1e-3.
-    slower = [Trial("jepa", "vit_tiny", LONG["vit_tiny"]), Trial("voco", "vit_tiny", LONG["vit_tiny"])]
-    return [*baselines, *mae, *others, *by_sgd, *slower]
+    slower = [Trial(method, "vit_tiny", LONG["vit_tiny"], lr=lr) for lr in ("", "3e-4") for method in ("jepa", "voco")]
+    # As long as mae, which learns something then.
+    longer = [Trial(method, "vit_tiny", 12800, lr="1e-3") for method in ("supervised", "simmim", "models_genesis")]
+    return [*baselines, *mae, *others, *by_sgd, *slower, *longer]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,7 +143,7 @@ def _one(trial: Trial) -> int:
         )
         _kept_scores().save(trial.name, bench.truth, bench.patients, scores)
         row |= {"name": trial.name, "method": trial.method, "config": trial.config, "task": TASK.digest(trial.changes)}
-        row |= {"scans": trial.scans, "batch": trial.batch, "planned_lr": not trial.lr}
+        row |= {"scans": trial.scans, "batch": trial.batch, "planned_lr": not trial.lr, "clip": trial.clip}
         _add({**row, "seconds": row.get("seconds", round(time.perf_counter() - began, 1))})
     return 0
 

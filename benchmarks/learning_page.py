@@ -92,7 +92,7 @@ def tables(told: Row) -> str:
         lines += ["|---|---|---|---|---|---|---|"]
         for r in sorted(runs, key=lambda r: (r["config"], r["method"], r["seed"])):
             loss = " to ".join("-" if v is None else f"{v:.3g}" for v in r["loss"])
-            share, said = f"{100 * r['monitor_share']:.1f} %", r["collapse"].split(". ")[0] or "silent"
+            share, said = f"{100 * r['monitor_share']:.1f} %", r["collapse"] or "silent"
             lines.append(
                 f"| {r['config']} | {r['method']} | {r['seed']} | {r['seconds'] / 60:.1f} | {loss} | {share} | {said} |"
             )
@@ -107,8 +107,8 @@ def examined_table(rows: Sequence[Row], asked: int) -> str:
         asked: how many rows there are when all are measured.
     """
     lines = [f"{len(rows)} of {asked} rows are measured; `python -m benchmarks.learning_examine` goes on.", ""]
-    lines += ["| encoder | method | scans | batch | rate | linear | minus random | attentive | minus random |"]
-    lines += ["|---|---|---|---|---|---|---|---|---|"]
+    lines += ["| encoder | method | scans | batch | rate | linear | minus random | attentive | minus random | guard |"]
+    lines += ["|---|---|---|---|---|---|---|---|---|---|"]
     for row in rows:
         gaps = {d["readout"]: d for d in row.get("beside", ()) if d["beside"] == "random"}
         values = []
@@ -118,11 +118,12 @@ def examined_table(rows: Sequence[Row], asked: int) -> str:
             if found is not None and found["ci"][0] > 0:
                 gap = f"**{gap}**"
             values += [_value(row.get(readout)), gap]
-        run = ["", "", ""]
+        run, guard = ["", "", ""], ""
         if row["method"] not in BASELINES:
             rate = f"{row['lr']:.3g}" + (", planned" if row["planned_lr"] else "")
-            run = [f"{row['scans']:,}", str(row["batch"]), rate]
-        lines.append(f"| {' | '.join([row['config'] or '-', row['method'], *run, *values])} |")
+            rate += f", gradients clipped at {row['clip']}" if row.get("clip") else ""
+            run, guard = [f"{row['scans']:,}", str(row["batch"]), rate], row["collapse"] or "silent"
+        lines.append(f"| {' | '.join([row['config'] or '-', row['method'], *run, *values, guard])} |")
     return "\n".join(lines) + "\n"
 
 

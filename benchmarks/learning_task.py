@@ -293,6 +293,7 @@ def _encoder_scores(bench: Bench, encoder: Encoder, settings: RunSettings) -> di
 def _describe_run(run: Path, settings: RunSettings) -> dict[str, Any]:
     """What a row tells of a finished run: seconds, share of the monitors, guard, loss, probes over scans."""
     from benchmarks.learning_scores import short
+    from headctssl.training.collapse import CollapseGuard
     from headctssl.training.run_log import read_metrics
     from headctssl.training.stored_run import settings_digest
 
@@ -307,13 +308,13 @@ def _describe_run(run: Path, settings: RunSettings) -> dict[str, Any]:
     ]
     watched = sum(float(line.get("monitor_seconds") or 0) for line in lines)
     seconds = float(lines[-1]["seconds"] or 0)
-    log = (run / "train.log").read_text(encoding="utf-8")
+    told = CollapseGuard().take_up(lines)
     return {
         "settings": settings_digest(settings),
         "lr": short(settings.training.lr),
         "seconds": round(seconds, 1),
         "monitor_share": round(watched / seconds, 4),
-        "collapse": next((text[20:] for text in log.splitlines() if "collapse: " in text), ""),
+        "collapse": "; ".join(finding.text for finding in told),
         "loss": [short(lines[1]["loss"]), short(lines[-1]["loss"])],
         "curve": curve,
     }

@@ -34,7 +34,7 @@ def learning(monkeypatch: pytest.MonkeyPatch, roots: Path) -> ModuleType:
     monkeypatch.setattr(learning_examine, "RESULT", files[1])
     monkeypatch.setattr(learning_examine, "TASK", replace(learning_examine.TASK, cases=60))
     trial = learning_examine.Trial
-    found = (trial("histogram"), trial("random", "vit_test"), trial("mae", "vit_test", 32, 16, "1e-3"))
+    found = (trial("histogram"), trial("random", "vit_test"), trial("mae", "vit_test", 32, 16, "1e-3", "12"))
     monkeypatch.setattr(learning_examine, "trials", lambda: list(found))
     return learning
 
@@ -90,7 +90,7 @@ def test_what_is_examined_stands_beside_random_encoders_of_its_own_seed(learning
     assert gap["linear", "random"] == pytest.approx(run["linear"]["auroc"] - rows[1]["linear"]["auroc"], abs=2e-3)
     text = (roots / "learning.md").read_text()
     assert "3 of 3 rows are measured" in text
-    assert "| vit_test | mae | 32 | 16 | 0.001 |" in text
+    assert "| vit_test | mae | 32 | 16 | 0.001, gradients clipped at 12 |" in text
 
 
 def test_the_page_judges_by_the_interval_and_names_what_is_missing(learning: ModuleType) -> None:
