@@ -191,7 +191,8 @@ def _one_class(cohort: Cohort) -> list[str]:
         known = labels[~np.isnan(labels[:, column]), column]
         if known.size == 0 or np.ptp(known) == 0:
             kind = "no known" if known.size == 0 else f"only {_value_name(spec, float(known[0]))}"
-            sentences.append(f"label '{spec.name}' has {kind} training cases: nothing can be learnt for it")
+            text = f"label '{spec.name}' has {kind} training cases: nothing can be learnt for it"
+            sentences.append(f"{text}, and every case gets the same prediction")
         elif missing := [name for k, name in enumerate(spec.classes) if not (known == k).any()]:
             names = ", ".join(f"'{name}'" for name in missing)
             sentences.append(f"label '{spec.name}' has no training case of {names}: it can hardly be predicted")

@@ -49,6 +49,10 @@ class LabelLoss(nn.Module):
         truth: (n, L) of the training cases, NaN = unknown; classes by their position.
         task: how imbalance is handled.
         chances: (n,) chance of each case where they are drawn by `balance.sampling_weights`; all alike when None.
+
+    Attributes:
+        constant: (O,) on the CPU: the outputs to give every case for labels that training shows one value or none of;
+            NaN for all others.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class LabelLoss(nn.Module):
         known = float(np.average((~np.isnan(truth)).mean(axis=1), weights=chances))
         self.known_factor = 1 / known if known > 0 else 1.0
         self.terms = nn.ModuleList(_TERMS[s.type](s, truth[:, c], task) for c, s in enumerate(labels))
+        self.constant = torch.cat([_constant(s, truth[:, c]) for c, s in enumerate(labels)])
 
     def forward(self, outputs: Tensor, truth: Tensor, *, smooth: bool = False) -> Tensor:
         """The loss, a scalar.
@@ -99,6 +104,27 @@ class LabelLoss(nn.Module):
         """
         terms = [term for term in self.terms if isinstance(term, _Term)]
         return torch.cat([term.shift().cpu() for term in terms]) + self.drawn_shift
+
+
+def _constant(spec: LabelSpec, values: NDArray[np.floating]) -> Tensor:
+    """(outputs of the label,): what to say of every case where training shows no two values; NaN where it shows more.
+
+    Nothing can be learnt of such a label, but by chance its outputs would differ from case to case. They give each
+    class (times seen + 1) / (cases + classes), Laplace's rule of succession, and of a number the mean.
+    """
+    known = values[~np.isnan(values)]
+    if known.size and np.ptp(known) > 0:
+        return torch.full((spec.num_outputs,), torch.nan)
+    if spec.type == "continuous":
+        return torch.zeros(1)
+    classes = max(2, len(spec.classes))
+    shares = (np.bincount(known.astype(np.int64), minlength=classes) + 1.0) / (known.size + classes)
+    if spec.type == "multiclass":
+        return _float32(np.log(shares))
+    above = 1.0 - shares.cumsum()[:-1]
+    logits = np.log(above / (1.0 - above))
+    # Of an ordinal label the first logit, then what `cumulative_logits` makes the distances of.
+    return _float32(np.concatenate([logits[:1], np.log(np.expm1(-np.diff(logits)))]))
 
 
 def _drawn_shift(spec: LabelSpec, values: NDArray[np.floating], chances: NDArray[np.floating] | None) -> Tensor:

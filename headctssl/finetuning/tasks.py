@@ -108,16 +108,21 @@ def classifier_from(contract: Contract, tensors: Weights) -> Classifier:
 def with_prior(classifier: Classifier, loss: LabelLoss) -> dict[str, Tensor]:
     """The classifier's state with the effect of the class weights taken off the head's bias.
 
+    Labels that nothing could be learnt of get the same outputs for every case.
+
     Args:
         classifier: as trained.
-        loss: what it was trained with; see `LabelLoss.prior_shift`.
+        loss: what it was trained with; see `LabelLoss.prior_shift` and `LabelLoss.constant`.
 
     Returns:
         name -> tensor on the CPU, a copy.
     """
     state = {name: tensor.detach().cpu().clone() for name, tensor in classifier.state_dict().items()}
     bias = state["head.linear.bias"]
-    state["head.linear.bias"] = bias - loss.prior_shift().to(bias.dtype)
+    shifted = bias - loss.prior_shift().to(bias.dtype)
+    learnt = torch.isnan(loss.constant)
+    state["head.linear.bias"] = torch.where(learnt, shifted, loss.constant.to(bias.dtype))
+    state["head.linear.weight"][~learnt] = 0.0
     return state
 
 

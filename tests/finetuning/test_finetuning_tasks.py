@@ -9,7 +9,8 @@ from small_heads import INPUT
 
 from headctssl.contract import HeadSettings, LabelSpec
 from headctssl.finetuning.ensemble import Members
-from headctssl.finetuning.label_loss import LabelLoss
+from headctssl.finetuning.label_loss import LabelLoss, standardised
+from headctssl.finetuning.outputs import num_outputs, predictions
 from headctssl.finetuning.settings import TaskSettings
 from headctssl.finetuning.tasks import Classifier, ClassifyTask, Features, with_prior
 from headctssl.finetuning.whole_head import encode
@@ -49,6 +50,39 @@ def test_prior_correction_restores_the_share_of_positives():
     corrected = with_prior(classifier, criterion)["head.linear.bias"]
     assert float(torch.sigmoid(corrected)) == pytest.approx(float(labels.mean()), abs=0.005)
     assert float(classifier.head.linear.bias.detach()) == pytest.approx(float(bias.detach()))  # a copy was changed
+
+
+GRADES = ("none", "mild", "severe")
+
+
+@pytest.mark.parametrize(
+    ("spec", "seen", "expected"),
+    [
+        (LabelSpec(name="x"), [0, 0, 0], [1 / 5]),
+        (LabelSpec(name="x"), [1], [2 / 3]),
+        (LabelSpec(name="x"), [], [1 / 2]),
+        (LabelSpec(name="x", type="multiclass", classes=GRADES), [1, 1], [1 / 5, 3 / 5, 1 / 5]),
+        (LabelSpec(name="x", type="ordinal", classes=GRADES), [2, 2], [1 / 5, 1 / 5, 3 / 5]),
+        (LabelSpec(name="x", type="ordinal", classes=GRADES), [0], [2 / 4, 1 / 4, 1 / 4]),
+        (LabelSpec(name="x", type="continuous"), [7.5, 7.5], [7.5]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["linear", "attentive"])
+def test_a_label_of_one_value_gets_the_same_prediction_for_every_case(spec, seen, expected, kind):
+    truth = np.full((4, 2), np.nan)
+    truth[: len(seen), 0], truth[:, 1] = seen, [0, 1, 0, 1]
+    specs = standardised((spec, LabelSpec(name="other")), truth)
+    classifier = small_classifier(num_outputs(specs), kind=kind).eval()
+    with torch.no_grad():
+        classifier.head.linear.weight.normal_()
+        before = classifier(torch.rand(3, 3, 24, 24, 24))
+    classifier.load_state_dict(with_prior(classifier, LabelLoss(specs, truth, TaskSettings())))
+    with torch.no_grad():
+        after = classifier(torch.rand(3, 3, 24, 24, 24))
+    found = predictions(specs, after)
+    assert found[:, :-1] == pytest.approx(np.tile(expected, (3, 1)), abs=1e-6)
+    assert before[:, :-1].std(dim=0).min() > 0
+    assert np.ptp(found[:, -1]) > 0, "the other label is as it was learnt"
 
 
 def test_a_prediction_does_not_depend_on_batch_mates_order_or_batch_size():
