@@ -47,7 +47,7 @@ class StorageRule(Settings):
     axes: Literal["SPL"] = Field("SPL", description="Axes (z, y, x) grow to superior, posterior, patient left.")
     spacing_mm: Triple = Field((1.0, 1.0, 1.0), description="Voxel spacing (z, y, x) in mm.")
     crop_rule: str = Field("head_box_margin10mm:1", description="How the stored box is found, with its version.")
-    resample_rule: str = Field("separable_antialias:2", description="How voxels are resampled, with its version.")
+    resample_rule: str = Field("separable_antialias:3", description="How voxels are resampled, with its version.")
     hu_clip: tuple[int, int] = Field((-1024, 3071), description="Lowest and highest HU kept.")
     dtype: Literal["int16"] = "int16"
     masks: tuple[str, ...] = Field(("head",), description="Masks stored beside each case.")

@@ -29,6 +29,8 @@ __all__ = [
 Triple = tuple[float, float, float]
 """One number per axis (z, y, x)."""
 
+_WHOLLY = 0.99  # share of a voxel that counts as all of it: sums of weights are rounded
+
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """(start, stop) in voxels per axis (z, y, x), stop exclusive."""
 
@@ -118,7 +120,7 @@ class Views:
     """Name -> bool (V, B) on the CPU: whether left and right are swapped in the view."""
 
     def valid(self, group: str, index: int) -> Tensor:
-        """Where a view shows what was measured: at least half a stored voxel, and nothing of an anonymised one.
+        """Where a view shows what was measured and nothing else: no part of the outside, nor of an anonymised voxel.
 
         Every loss on voxels counts these alone. A mask can only take voxels away.
 
@@ -129,7 +131,7 @@ class Views:
         Returns:
             bool (B, 1, D, H, W).
         """
-        valid = self.inside[group][index] >= 0.5
+        valid = self.inside[group][index] >= _WHOLLY
         if self.anonymised:
             valid &= self.anonymised[group][index] <= 0.0
         return valid

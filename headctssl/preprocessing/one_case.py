@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headctssl.contract import StorageRule
-from headctssl.errors import ContractError
+from headctssl.errors import ContractError, DataError
 from headctssl.types import Box, Triple, Volume
 from headctssl.volume.head import find_head
 from headctssl.volume.resample import resample_to_hu
@@ -18,9 +18,11 @@ __all__ = ["CROP_RULES", "RESAMPLE_RULES", "Grid", "Preprocessed", "grid_of_box"
 CROP_RULES: dict[str, float] = {"head_box_margin10mm:1": 10.0}
 """Crop rules this version can carry out: name with version -> margin around the head box in mm."""
 
-RESAMPLE_RULES: tuple[str, ...] = ("separable_antialias:2",)
-"""Resampling rules this version can carry out: 1 was the linear kernel, 2 is the cubic one."""
+RESAMPLE_RULES: tuple[str, ...] = ("separable_antialias:3",)
+"""Resampling rules this version can carry out: 1 was the linear kernel, 2 the cubic one, 3 mixes no air into what
+lies partly on the scan."""
 
+_THINNEST_MM = 10.0  # two slices of 5 mm; less can fall between the voxels that an encoder sees
 _SAME = 1e-3  # relative difference of spacing below which voxels are copied instead of resampled
 
 
@@ -58,10 +60,11 @@ def preprocess_volume(volume: Volume, rule: StorageRule) -> Preprocessed:
 
     Raises:
         ContractError: the rule names a crop or resampling rule that this version does not have.
-        DataError: the volume shows no head-sized object.
+        DataError: the volume shows no head-sized object, or a single plane of one.
     """
     margin_mm = _margin(rule)
     head = find_head(volume.hu, volume.spacing_mm)
+    _require_volume(head.box, volume.spacing_mm)
     crop_box = _grow(head.box, margin_mm, volume.spacing_mm, volume.hu.shape)
     grid = grid_of_box(crop_box, volume.spacing_mm, rule.spacing_mm)
     hu = _resampled(volume.hu, crop_box, grid, rule.hu_clip)
@@ -101,6 +104,17 @@ def grid_of_box(box: Box, spacing_mm: Triple, target_mm: Triple) -> Grid:
         # The centres of the two boxes coincide: (low + high - 1) / 2 is the centre in voxel indices.
         start.append((low + high - 1) / 2 - (count - 1) / 2 * ratio)
     return Grid((shape[0], shape[1], shape[2]), (start[0], start[1], start[2]), (step[0], step[1], step[2]))
+
+
+def _require_volume(box: Box, spacing_mm: Triple) -> None:
+    sides = [(stop - start) * spacing for (start, stop), spacing in zip(box, spacing_mm, strict=True)]
+    if min(sides) < _THINNEST_MM:
+        raise DataError(
+            "The scan shows a plane of a head, not a volume.",
+            got=" x ".join(f"{side:.1f}" for side in sides) + " mm of head",
+            expected=f"at least {_THINNEST_MM:.0f} mm along every axis",
+            do="Export the whole series, or leave the file out.",
+        )
 
 
 def _margin(rule: StorageRule) -> float:

@@ -12,6 +12,7 @@ __all__ = ["rescaled", "unpadded"]
 _LOWEST = -1024
 _HIGHEST = 32767
 _INT16 = (-32768, 32767)
+_LARGEST = 2**31 - 128  # of int32, that float32 can name too
 
 
 def rescaled(
@@ -54,8 +55,7 @@ def rescaled(
         if out.dtype == np.int16 and source.size and (values.min() < _INT16[0] or values.max() > _INT16[1]):
             out = out.astype(np.int32)
         if out.dtype == np.int32:
-            limits = np.iinfo(np.int32)
-            values = np.clip(values, limits.min, limits.max)
+            values = np.clip(values, -(2**31), _LARGEST)
         (out[None] if stored.ndim < 2 else out)[position] = values
     return out
 

@@ -64,7 +64,7 @@ def resample(
 def resample_to_hu(
     hu: NDArray[np.int16], start: Triple, step: Triple, shape: tuple[int, int, int], limits: tuple[int, int]
 ) -> NDArray[np.int16]:
-    """As `resample`, clipped and rounded to int16.
+    """As `resample`, clipped and rounded to int16; a voxel that lies partly on the input is the mean of that part.
 
     Args:
         hu: as ``values`` of `resample`.
@@ -79,7 +79,8 @@ def resample_to_hu(
         np.copyto(part, np.rint(numbers, out=numbers), casting="unsafe")
 
     out = np.empty(shape, np.int16)
-    _resample(hu, _weights(hu.shape, start, step, shape, "cubic"), AIR_HU, out, store)
+    Wz, Wy, Wx = _weights(hu.shape, start, step, shape, "cubic")
+    _resample(hu, (_of_measured(Wz), _of_measured(Wy), _of_measured(Wx)), AIR_HU, out, store)
     return out
 
 
@@ -129,6 +130,12 @@ def _weights(
 ) -> tuple[Floats, Floats, Floats]:
     z, y, x = (axis_weights(*axis, kernel=kernel) for axis in zip(size, shape, start, step, strict=True))
     return z, y, x
+
+
+def _of_measured(W: Floats) -> Floats:
+    """Rows that lie partly on the input made to sum to 1: no air is mixed in from where nothing was measured."""
+    covered = W.sum(axis=1, dtype=np.float64)
+    return np.asarray(W / np.where(covered > 0, covered, 1.0)[:, None], np.float32)
 
 
 def _resample(

@@ -34,7 +34,8 @@ MOST_PLANES = 10_000
 _EXACT_MM = 0.05  # a position may be off the straight, even grid by this much and still be called straight
 _SAME_GAP_MM = 0.1  # gaps that differ by no more are one spacing
 _REGULAR = 3  # so many equal gaps in a row are a spacing of the scan, not as many holes of one size
-_SUB_SAMPLES = 8  # points of the average over slices that lie closer together than the new grid
+_SUB_SAMPLES = 8  # points, or more, of the average over slices that lie closer together than the new grid
+_MOST_SUB_SAMPLES = 256
 
 
 @dataclass(frozen=True)
@@ -292,20 +293,24 @@ def _height_weights(
     average runs over the width by which the new gap exceeds the local one, so thin slices are not skipped (no
     aliasing) and slices that are as coarse as the grid are not blurred; a linear ramp stays exact either way.
     """
-    half_last = float(heights[-1] - heights[-2]) / 2
+    half_last = min(float(heights[-1] - heights[-2]), float(usual_mm[-1])) / 2  # the last gap may be a hole
     count = int(np.floor((heights[-1] - heights[0] + half_last) / gap + 1e-6)) + 1
     targets = heights[0] + gap * np.arange(count)
     bracket = np.clip(np.searchsorted(heights, targets, side="right") - 1, 0, len(heights) - 2)
     width = np.maximum(0.0, gap - np.diff(heights)[bracket])
+    # Narrower at the ends, so that the average stays centred where it has slices on one side only.
+    width = np.clip(np.minimum(width, 2 * np.minimum(targets - heights[0], heights[-1] - targets)), 0.0, None)
     weights = np.zeros((count, len(heights)))
     rows = np.arange(count)
-    for offset in (np.arange(_SUB_SAMPLES) + 0.5) / _SUB_SAMPLES - 0.5:
+    finest = float(np.diff(heights).min())
+    samples = int(np.clip(np.ceil(2 * width.max() / finest), _SUB_SAMPLES, _MOST_SUB_SAMPLES))
+    for offset in (np.arange(samples) + 0.5) / samples - 0.5:
         at = np.clip(targets + offset * width, heights[0], heights[-1])
         below = np.clip(np.searchsorted(heights, at, side="right") - 1, 0, len(heights) - 2)
         share = (at - heights[below]) / (heights[below + 1] - heights[below])
         share = np.where(np.isin(below, holes), np.rint(share), share)
-        np.add.at(weights, (rows, below), (1 - share) / _SUB_SAMPLES)
-        np.add.at(weights, (rows, below + 1), share / _SUB_SAMPLES)
+        np.add.at(weights, (rows, below), (1 - share) / samples)
+        np.add.at(weights, (rows, below + 1), share / samples)
     weights[weights < 1e-9] = 0.0
     nearest = np.abs(targets[:, None] - heights).min(axis=1)
     weights[np.isin(bracket, holes) & (nearest > usual_mm[bracket] / 2 + _EXACT_MM)] = 0.0

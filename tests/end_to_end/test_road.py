@@ -106,7 +106,7 @@ def test_a_grade_and_a_number_of_the_phantom_are_labels_once_they_are_declared(r
 def test_embed_a_dataset_and_files(road: Path, command: Command) -> None:
     run = run_of(road, "dino", "vit_test")
     for source in (["-d", 1], ["-i", road / "raw" / "Dataset001_Phantom" / "images"]):
-        target = road / "vectors.npz"
+        target = road / f"vectors{source[0]}.npz"
         code, _out, err = command("embed", *source, "-w", run, "-o", target)
         assert code == 0, err
         with np.load(target) as content:

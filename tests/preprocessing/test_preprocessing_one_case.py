@@ -83,6 +83,30 @@ def test_the_box_is_the_head_with_ten_millimetres_clamped_to_the_scan() -> None:
     assert np.median(done.hu[0][done.head_mask]) == pytest.approx(30, abs=5)
 
 
+def column(slices: int, spacing: tuple[float, float, float], sides: tuple[int, int] = (100, 100)) -> Volume:
+    """A head of 40 HU that both ends of the scan cut off."""
+    y, x = np.ogrid[: sides[0], : sides[1]]
+    plane = np.where((y - sides[0] / 2) ** 2 + (x - sides[1] / 2) ** 2 < 45**2, 40, -1000).astype(np.int16)
+    hu = np.repeat(plane[None], slices, axis=0)
+    return Volume(hu, np.diag([*spacing, 1.0]), VolumeInfo("nifti", hu.shape, spacing))
+
+
+@settings(max_examples=20, deadline=None)
+@given(thickness=st.floats(0.6, 5.0), target=st.floats(1.0, 6.0))
+def test_no_air_is_mixed_into_the_planes_where_the_scan_ends(thickness: float, target: float) -> None:
+    volume = column(round(100 / thickness), (thickness, 2.0, 2.0))
+    done = preprocess_volume(volume, StorageRule(spacing_mm=(target, 2.0, 2.0)))
+    middle = done.hu[0, :, done.hu.shape[2] // 2, done.hu.shape[3] // 2]
+    assert middle.min() == middle.max() == 40
+
+
+def test_a_plane_of_a_head_is_no_volume() -> None:
+    assert preprocess_volume(column(2, (5.0, 2.0, 2.0)), StorageRule(spacing_mm=(5.0, 2.0, 2.0))).hu.shape[1] == 2
+    with pytest.raises(DataError, match="a plane of a head") as told:
+        preprocess_volume(column(1, (5.0, 2.0, 2.0)), StorageRule())
+    assert str(told.value.got).startswith("5.0 x ")
+
+
 def test_values_are_clipped_and_rounded_and_nothing_else_is_erased() -> None:
     volume = ball_in_head((2.0, 2.0, 2.0), (100.0, 100.0, 100.0))
     hu = volume.hu.copy()

@@ -108,6 +108,42 @@ def test_a_linear_field_is_exact(
     np.testing.assert_allclose(out[tuple(index[ok].T)], expected, atol=1.01 + 0.03 * 10 * np.linalg.norm(slope))
 
 
+def along_the_normal(heights: list[float], *, fill_gaps: bool = True) -> tuple[list[float], float]:
+    """The middle of each plane after straightening slices whose value is ten times their height, and the new gap."""
+    stack = Stack.of(np.outer(heights, [1.0, 0.0, 0.0]), [0.0, PIXEL_MM, 0.0], [0.0, 0.0, PIXEL_MM])
+    slices = np.rint(np.array(heights) * 10)[:, None, None] * np.ones((1, 6, 6))
+    out, affine = straighten(slices.astype(np.int16), stack, fill_gaps=fill_gaps)
+    return [float(value) for value in out[:, 3, 3]], float(affine[0, 0])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(0.3, 7.0), min_size=3, max_size=25))
+def test_heights_are_exact_up_to_both_ends(gaps: list[float]) -> None:
+    heights = [0.0, *np.cumsum(gaps)]
+    found, step = along_the_normal(heights)
+    expected = np.minimum(np.arange(len(found)) * step, heights[-1]) * 10
+    np.testing.assert_allclose(found, expected, atol=1.01)
+
+
+def test_a_hole_before_the_last_slice_adds_no_slices_above_it() -> None:
+    heights = [0.0, 5.0, 10.0, 15.0, 20.0, 40.0]
+    assert along_the_normal(heights)[0] == [0, 50, 100, 150, 200, 250, 300, 350, 400]
+    assert along_the_normal(heights, fill_gaps=False)[0] == [0, 50, 100, 150, 200, -1024, -1024, -1024, 400]
+    assert along_the_normal([0.0, 5.0, 10.0, 15.0, 20.0, 25.0, 35.0])[0][-1] == 350
+
+
+def test_very_thin_slices_beside_thick_ones_all_count() -> None:
+    gaps = [0.3] * 60 + [5.0] * 61
+    heights = [0.0, *np.cumsum(gaps)]
+    stack = Stack.of(np.outer(heights, [1.0, 0.0, 0.0]), [0.0, PIXEL_MM, 0.0], [0.0, 0.0, PIXEL_MM])
+    assert stack.new_gap_mm() == 5.0
+    for thin in range(10, 50):
+        slices = np.zeros((len(heights), 2, 2), np.int16)
+        slices[thin] = 10_000
+        # On the border between two planes it counts least: an eighth of its share of 300 and more in each.
+        assert straighten(slices, stack)[0].max() > 50, f"slice {thin}"
+
+
 def test_spacing_rules() -> None:
     stack = tilted_stack(GE_GAPS_MM, 18.5)
     assert stack.tilt_deg == pytest.approx(18.5, abs=0.01)

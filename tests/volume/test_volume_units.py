@@ -55,6 +55,13 @@ def test_no_copy_is_made_only_where_nothing_changes() -> None:
     assert rescaled(unsigned).dtype == np.int32
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.uint32])
+def test_what_is_too_large_for_any_integer_stays_large(kind: type) -> None:
+    stored = np.array([[200, 0]], kind)
+    assert unpadded(rescaled(stored, 4e9, 0.0)).tolist() == [[32767, 0]]
+    assert unpadded(rescaled(stored, -4e9, 0.0)).tolist() == [[-1024, 0]]
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_voxels_without_a_value_are_an_error(bad: float) -> None:
     with pytest.raises(DataError, match="without a value"):
