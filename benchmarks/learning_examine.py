@@ -88,6 +88,7 @@ def trials() -> list[Trial]:
     slower = [Trial(method, "vit_tiny", LONG["vit_tiny"], lr=lr) for lr in ("", "3e-4") for method in ("jepa", "voco")]
     # As long as mae, which learns something then.
     longer = [Trial(method, "vit_tiny", 12800, lr="1e-3") for method in ("supervised", "simmim", "models_genesis")]
+    longer += [Trial(method, "vit_tiny", 12800, lr="3e-4") for method in ("jepa", "voco")]
     return [*baselines, *mae, *others, *by_sgd, *slower, *longer]
 
 
