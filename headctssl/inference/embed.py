@@ -26,6 +26,7 @@ from headctssl.inference.sources import (
     output_file,
     prepared,
     print_failures,
+    print_shared_names,
     refuse_existing,
 )
 from headctssl.paths import atomic_path
@@ -117,6 +118,7 @@ def _files(
     root: Path, encode_views: Encode, contract: Contract, device: torch.device, num_workers: int | None, quiet: bool
 ) -> Found:
     sources = find_sources(root)
+    print_shared_names(sources, quiet=quiet)
     workers = min(4, available_cores()) if num_workers is None else num_workers
     case_ids: list[str] = []
     rows: list[NDArray[np.float32]] = []

@@ -27,6 +27,7 @@ from headctssl.inference.sources import (
     output_file,
     prepared,
     print_failures,
+    print_shared_names,
     refuse_existing,
 )
 from headctssl.metrics.prediction_table import called_class, prediction_cells, prediction_columns
@@ -105,6 +106,7 @@ def predict(
         f"{len(sources)} images, {_kind(ensemble)} of {', '.join(s.name for s in contract.labels)}",
         quiet=quiet,
     )
+    print_shared_names(sources, quiet=quiet)
     ready = prepared(sources, contract.storage, min(workers, len(sources) - 1))
     encoded = _encode(progress(ready, "predict", len(sources), quiet=quiet), classifiers, contract, target, quiet)
     specs = contract.labels

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import sys
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from headctssl.console import say
 from headctssl.contract import StorageRule
-from headctssl.dataset.image_io import find_images, read, read_series, stem
+from headctssl.dataset.image_io import find_images, read, read_series
 from headctssl.errors import DataError, HeadCTSSLError, UsageError
+from headctssl.inference.ids import distinct_ids, own_names
 from headctssl.ingest.dicom import find_scans
+from headctssl.ingest.scan import Scan
 from headctssl.planning.usable import require_hounsfield
 from headctssl.preprocessing.one_case import Preprocessed, preprocess_volume
 
@@ -27,6 +29,7 @@ __all__ = [
     "output_file",
     "prepared",
     "print_failures",
+    "print_shared_names",
     "read_ahead",
     "refuse_existing",
 ]
@@ -43,6 +46,8 @@ class Source:
     path: Path  # a file, or the folder of a DICOM series
     files: tuple[Path, ...] = ()  # the slices of a DICOM series; () = `path` is read as it is
     study: tuple[str, str] = field(default=("", ""), repr=False)  # patient and study of DICOM headers; '' = unknown
+    told: str = ""  # which image it is, beside others in its folder
+    shared_name: bool = False  # whether its id is a name that it shares, or that with a number
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def find_sources(path: Path) -> list[Source]:
     """Every image at or below a path, sorted, with distinct ids.
 
     An id is the name of the file without suffix or of the DICOM folder, made safe; names that occur twice get
-    the folders above them, and a number where that is not enough.
+    the folders above them, and a number where that is not enough (`print_shared_names` tells which is which).
 
     Args:
         path: an image file, a DICOM folder, or a folder with images at any depth.
@@ -80,7 +85,7 @@ def find_sources(path: Path) -> list[Source]:
     if path.is_file():
         found = [Source("", path)]
     else:
-        images = [Source("", image) for image in find_images(path) if image.is_file()]
+        images = [Source("", image, told=str(image)) for image in find_images(path) if image.is_file()]
         found = sorted([*images, *_series(path)], key=lambda source: (source.path, source.files))
     if not found:
         raise DataError(
@@ -89,8 +94,24 @@ def find_sources(path: Path) -> list[Source]:
             expected="NIfTI, NRRD, MetaImage files or DICOM series",
             do="Correct -i.",
         )
-    ids = distinct_ids([source.path for source in found], path)
-    return [replace(source, case_id=case_id) for case_id, source in zip(ids, found, strict=True)]
+    return _named(found, path)
+
+
+def _named(found: Sequence[Source], root: Path) -> list[Source]:
+    paths = [source.path for source in found]
+    ids, names = distinct_ids(paths, root), own_names(paths, root)
+    times = Counter(names)
+    return [
+        replace(source, case_id=case_id, shared_name=times[name] > 1)
+        for source, case_id, name in zip(found, ids, names, strict=True)
+    ]
+
+
+def print_shared_names(sources: Sequence[Source], *, quiet: bool) -> None:
+    """Say which image each id is of where a number tells it from others of the same name."""
+    for source in sources:
+        if source.shared_name:
+            say(f"{source.case_id}: {source.told}", quiet=quiet)
 
 
 def _series(root: Path) -> list[Source]:
@@ -101,38 +122,19 @@ def _series(root: Path) -> list[Source]:
     found = find_scans(root)
     damaged = {(root / verdict.source).parent for verdict in found.rejected}
     good = [
-        Source("", scan.path, scan.files, (scan.subject, scan.session))
+        Source("", scan.path, scan.files, (scan.subject, scan.session), told=_told(scan))
         for scan in found.scans
         if scan.path not in damaged
     ]
     return [*good, *(Source("", folder) for folder in sorted(damaged))]
 
 
-def distinct_ids(images: Sequence[Path], root: Path) -> list[str]:
-    """A distinct, safe id per image.
-
-    Args:
-        images: files or DICOM folders.
-        root: the folder they were found under, or the image itself.
-    """
-    short = [_safe(stem(image)) for image in images]
-    ids: list[str] = []
-    taken: set[str] = set()
-    for image, name in zip(images, short, strict=True):
-        case_id = name
-        if short.count(name) > 1 and image != root:
-            parts = image.relative_to(root).parts[:-1]
-            case_id = "__".join([*(_safe(part) for part in parts), name])
-        candidate, number = case_id, 2
-        while candidate in taken:
-            candidate, number = f"{case_id}_{number}", number + 1
-        taken.add(candidate)
-        ids.append(candidate)
-    return ids
-
-
-def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("._") or "image"
+def _told(scan: Scan) -> str:
+    """Folder, series and files, by which a user finds a series of several in one folder."""
+    facts = scan.facts
+    number = f", series {facts.series_number}" if facts is not None and facts.series_number is not None else ""
+    name = f" '{facts.series_description}'" if facts is not None and facts.series_description else ""
+    return f"{scan.path}{number}{name}, {len(scan.files)} files from {scan.files[0].name}"
 
 
 def prepared(

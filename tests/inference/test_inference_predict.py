@@ -187,6 +187,7 @@ def test_dicom_series_of_one_folder_are_told_apart_and_equal_their_nifti(trained
     write_nifti(tmp_path / "in" / "alone.nii.gz", heads[1])
     together = predict(tmp_path / "in", classifier, tmp_path / "t.csv", aggregate="max", quiet=True)
     assert together.studies == (("alone",), ("study", "study_2"))
+    assert "study_2" not in capsys.readouterr().out
     assert together.study_probabilities[:, 0] == pytest.approx([expected[1, 0], expected[:, 0].max()], abs=1e-6)
     assert (tmp_path / "t_studies.csv").read_text().splitlines()[2].startswith("study,2,")
     assert "nobody" not in (tmp_path / "t_studies.csv").read_text()
@@ -207,6 +208,23 @@ def test_dicom_series_of_one_folder_are_told_apart_and_equal_their_nifti(trained
     assert damaged.exit_code == 1
     assert damaged.case_ids == ("other",)
     assert "im0003.dcm" in capsys.readouterr().err
+
+
+def test_series_that_share_a_name_are_told_apart_and_none_gets_the_name_of_another(trained, tmp_path, capsys):
+    _, classifier = trained
+    study = tmp_path / "dup" / "P1"
+    write_series(study, head(5, True), "1.2.3.1")
+    write_series(study, head(6, False), "1.2.3.2", first=100)
+    write_series(tmp_path / "dup" / "P1_2", head(7, True), "1.2.3.3")
+    result = predict(tmp_path / "dup", classifier, tmp_path / "d.csv")
+    assert result.case_ids == ("P1", "P1_3", "P1_2")
+    told = capsys.readouterr().out
+    assert f"P1: {study}, 44 files from im0000.dcm" in told
+    assert f"P1_3: {study}, 44 files from im0100.dcm" in told
+    assert "P1_2: " not in told
+    single = predict(tmp_path / "dup" / "P1_2", classifier, tmp_path / "s.csv", quiet=True)
+    assert single.case_ids == ("P1_2",)
+    assert single.probabilities[0] == pytest.approx(result.probabilities[2])
 
 
 def test_values_that_are_not_hounsfield_units_get_no_prediction(trained, tmp_path, capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from pathlib import Path
@@ -13,9 +14,10 @@ from small_heads import head
 
 from headctssl.dataset.image_io import write_nifti
 from headctssl.errors import DataError, UsageError
-from headctssl.inference.sources import distinct_ids, exit_code, find_sources, output_file, read_ahead, refuse_existing
+from headctssl.inference.ids import distinct_ids
+from headctssl.inference.sources import exit_code, find_sources, output_file, read_ahead, refuse_existing
 
-names = st.lists(st.sampled_from(["a", "b", "a b", "ä", "a__b", "a_2"]), min_size=1, max_size=3)
+names = st.lists(st.sampled_from(["a", "b", "a b", "ä", "a__b", "a_2", "-a", "=a\n"]), min_size=1, max_size=3)
 
 
 @settings(max_examples=100, deadline=None)
@@ -25,9 +27,42 @@ def test_ids_are_distinct_and_safe(paths):
     images = sorted(root / path for path in paths)
     ids = distinct_ids(images, root)
     assert len(set(ids)) == len(images)
-    assert all(
-        name and set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") for name in ids
-    )
+    assert all(name[0] not in "=+-@._" and re.fullmatch(r"[\w.-]+", name) for name in ids)
+
+
+def test_a_name_of_one_image_is_never_given_to_another():
+    root = Path("/data")
+
+    def ids(*paths):
+        return distinct_ids([root / path for path in paths], root)
+
+    assert ids("P1", "P1", "P1_2") == ["P1", "P1_3", "P1_2"]
+    assert ids("P1", "P1", "P1", "P1_2", "P1_4") == ["P1", "P1_3", "P1_5", "P1_2", "P1_4"]
+    assert ids("study", "study") == ["study", "study_2"]
+    assert ids("a/scan.nii", "a__scan.nii", "b/scan.nii") == ["a__scan_2", "a__scan", "b__scan"]
+
+
+def test_letters_of_any_script_stay_and_nothing_unsafe_does():
+    root = Path("/data")
+    files = [
+        "患者一.nii.gz",
+        "患者二.nii.gz",
+        "Mu\u0308ller.nii",
+        "नमस्ते.nii",
+        "=1+1.nii",
+        "-x.nii",
+        "@b\u202e\udcff\n.nii",
+    ]
+    ids = distinct_ids([root / file for file in files], root)
+    assert ids == ["患者一", "患者二", "M\u00fcller", "नमस्ते", "1_1", "x", "b"]
+
+
+def test_a_folder_named_by_a_point_has_its_own_name(tmp_path, monkeypatch):
+    (tmp_path / "study" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "study")
+    assert distinct_ids([Path()], Path()) == ["study"]
+    monkeypatch.chdir("below")
+    assert distinct_ids([Path("..")], Path("..")) == ["study"]
 
 
 def test_a_plain_name_stays_and_equal_ones_get_their_folders(tmp_path):
