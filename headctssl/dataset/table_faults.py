@@ -147,7 +147,7 @@ def _is_inside(text: str) -> bool:
 
 
 def _shared_images(cases: pd.DataFrame, ids: Sequence[str]) -> Iterator[Fault]:
-    images = _cells(cases, "image")
+    images = [_plain_path(text) for text in _cells(cases, "image")]
     if len(set(images)) == len(images):
         return
     first: dict[str, str] = {}
@@ -160,6 +160,11 @@ def _shared_images(cases: pd.DataFrame, ids: Sequence[str]) -> Iterator[Fault]:
                 expected="one case per image",
                 do="Remove one of the lines.",
             )
+
+
+def _plain_path(text: str) -> str:
+    """A path without what changes nothing, so that one file has one spelling: './images//a.nii' is 'images/a.nii'."""
+    return str(PurePosixPath(text)) if "//" in text or "./" in text or text.endswith(("/", "/.")) else text
 
 
 def _label_value_faults(cases: pd.DataFrame, ids: Sequence[str], labels: Sequence[LabelSpec]) -> Iterator[Fault]:

@@ -92,6 +92,8 @@ def test_a_missing_label_column_is_told_with_the_columns_there_are(tmp_path: Pat
         ("case_id,image\na,/etc/a.nii\n", "not a path inside"),
         ("case_id,image\na,\n", "not a path inside"),
         ("case_id,image\na,x.nii\nb,x.nii\n", "another case"),
+        ("case_id,image\na,images/x.nii\nb,./images/x.nii\n", "another case"),
+        ("case_id,image\na,images//x.nii\nb,images/x.nii\n", "another case"),
         ("case_id,image,split\na,x.nii,dev\n", "known split"),
         ("case_id,image,subject_id,split\na,x.nii,s,train\nb,y.nii,s,test\n", "two splits"),
     ],
