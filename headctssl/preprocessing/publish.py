@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from headctssl.console import warn
 from headctssl.contract import StorageRule
 from headctssl.dataset.manifest import RawDataset
 from headctssl.errors import DataError
@@ -62,6 +64,8 @@ def publish(
 ) -> PreprocessingReport:
     """Write the index and the report, remove the files of withdrawn cases, give added cases a place in splits.json.
 
+    Files that stand under several subjects are noted and warned of: splits are by subject.
+
     When no case could be used the earlier index stays, less the cases whose files are gone: it
     describes stored cases that a share that is away or killed workers do not make wrong.
 
@@ -93,12 +97,36 @@ def publish(
             write_index(storage, left)
         else:
             (storage / INDEX_NAME).unlink(missing_ok=True)
-    notes = (*report.notes, *(CaseNote(case_id=case_id, note=_WITHDRAWN) for case_id in removed))
+    shared = _shared_sources(raw, rows)
+    notes = (*report.notes, *(CaseNote(case_id=case_id, note=_WITHDRAWN) for case_id in removed), *shared)
+    if shared:
+        first = shared[0]
+        warn(
+            f"{len(shared)} of the cases of {raw.folder.name} have the file of a case of another subject, so a scan can"
+            f" be in training and test at once: case '{first.case_id}' {first.note}. {REPORT_NAME} names them all."
+        )
     report = report.model_copy(update={"num_removed": len(removed), "notes": notes})
     write_json(folder / REPORT_NAME, report)
     if rows and (folder / "splits.json").is_file():
         ensure_splits(raw, folder, SplitRule(), [row.case_id for row in rows], quiet=quiet)
     return report
+
+
+def _shared_sources(raw: RawDataset, rows: Sequence[IndexRow]) -> list[CaseNote]:
+    """A note on every case whose source, byte by byte, is that of an earlier case of another subject."""
+    subject = dict(zip(raw.case_ids, raw.cases["subject_id"].tolist(), strict=True))
+    cases: defaultdict[str, list[str]] = defaultdict(list)
+    for row in rows:
+        cases[row.source_sha256].append(row.case_id)
+    notes = []
+    for first, *others in (sorted(same) for same in cases.values() if len(same) > 1):
+        for other in others:
+            if subject[other] != subject[first]:
+                text = (
+                    f"has the same file as case '{first}' of subject '{subject[first]}', but is of '{subject[other]}'"
+                )
+                notes.append(CaseNote(case_id=other, note=text))
+    return sorted(notes, key=lambda note: note.case_id)
 
 
 def combined(reports: Sequence[PreprocessingReport]) -> PreprocessingReport:
