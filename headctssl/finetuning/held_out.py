@@ -13,7 +13,7 @@ from torch import Tensor
 from headctssl.contract import Contract
 from headctssl.finetuning.adapt import Best
 from headctssl.finetuning.cohort import Cohort
-from headctssl.finetuning.leakage import describe_leakage
+from headctssl.finetuning.leakage import describe_run
 from headctssl.finetuning.outputs import pooled_outputs, predictions
 from headctssl.finetuning.prepare import Job
 from headctssl.finetuning.tasks import Classifier
@@ -153,7 +153,7 @@ def measured(
         num_subjects=int(np.unique(job.cohort.subjects(held_out.case_ids)).size),
         weights_hash=contract.weights_hash,
         temperature=contract.temperature,
-        leakage=describe_leakage(job.start.file, job.start.contract, job.index.subset(held_out.case_ids)),
+        leakage=describe_run(job.folder, job.start.file, job.start.contract, job.index.subset(held_out.case_ids)),
         notes=(
             *told,
             *([BY_STUDY] if job.by_study else []),

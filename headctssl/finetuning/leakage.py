@@ -12,10 +12,18 @@ from headctssl.contract import Contract
 from headctssl.paths import atomic_path, data_root
 from headctssl.preprocessing.index import CaseIndex
 
-__all__ = ["describe_leakage", "describe_reuse", "pretraining_overlap", "write_used_cases"]
+__all__ = [
+    "describe_leakage",
+    "describe_out_of_fold",
+    "describe_reuse",
+    "describe_run",
+    "pretraining_overlap",
+    "write_used_cases",
+]
 
 _CASES = "cases.csv"
 _SCRATCH = "scratch"
+_LABELLED = "used with their labels"
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,11 @@ def pretraining_overlap(weights: Path | None, contract: Contract | None, judged:
     Returns:
         None in place of 0 where a run of the chain has no list of cases, so that none can be known.
     """
+    return _pretraining(weights, contract, _digests(judged))
+
+
+def _pretraining(weights: Path | None, contract: Contract | None, judged: Sequence[str]) -> tuple[int | None, str]:
+    """`pretraining_overlap` by the digests of the judged cases."""
     if weights is None or contract is None:
         return 0, "pretraining: none, the encoder started from scratch"
     chain, lost = _chain(_Link(weights.parent, contract))
@@ -74,7 +87,7 @@ def pretraining_overlap(weights: Path | None, contract: Contract | None, judged:
     if lost is not None:
         notes.append(f"it began from weights {lost[:8]}, whose cases cannot be checked: no run here wrote them")
     found = [_overlap(used, judged, _how(judged, labelled))] if used else []
-    shared = sum(row.source_sha256 in used for row in judged.rows)
+    shared = sum(digest in used for digest in judged)
     return shared if shared or whole else None, "pretraining: " + "; ".join([*found, *notes])
 
 
@@ -86,18 +99,60 @@ def describe_reuse(weights: Path, contract: Contract, judged: CaseIndex) -> str:
         contract: the classifier's.
         judged: the cases the metrics are of.
     """
-    used = _sources(weights.parent / _CASES)
-    if used is None:
-        trained = "training: cannot be checked, the classifier's folder has no list of cases"
-    else:
-        trained = "training: " + _overlap(used, judged, "used with their labels")
+    digests = _digests(judged)
+    return f"{_training(weights.parent, digests)}; {_pretraining_of(contract, digests)}"
+
+
+def describe_run(folder: Path, weights: Path | None, contract: Contract | None, judged: CaseIndex) -> str:
+    """What `describe_reuse` says of a classifier, while its run is being judged.
+
+    Args:
+        folder: the run's; it has cases.csv.
+        weights: of the encoder that the run began from, as for `describe_leakage`.
+        contract: that encoder's.
+        judged: the cases the metrics are of.
+    """
+    return f"{_training(folder, _digests(judged))}; {describe_leakage(weights, contract, judged)}"
+
+
+def describe_out_of_fold(folders: Sequence[Path], contract: Contract) -> str:
+    """The same of the validation cases of several folds, each judged by the classifier of its own fold.
+
+    Args:
+        folders: of the folds, each with cases.csv.
+        contract: of one of their classifiers; all began from the same encoder.
+    """
+    judged: list[str] = []
+    shared, named = 0, "source_sha256"
+    for folder in folders:
+        rows = _rows(folder / _CASES)
+        if rows is None or any(row.get("part") not in ("train", "val") for row in rows):
+            return "training: cannot be checked, a fold has no list of cases"
+        learnt = {row[named] for row in rows if row["part"] == "train"}
+        validated = [row[named] for row in rows if row["part"] == "val"]
+        shared += sum(digest in learnt for digest in validated)
+        judged += validated
+    trained = _told(shared, len(judged), _LABELLED) if shared else "no overlap with the training scans of their folds"
+    return f"training: {trained}; {_pretraining_of(contract, judged)}"
+
+
+def _pretraining_of(contract: Contract, judged: Sequence[str]) -> str:
+    """The sentence on the encoder that a classifier began from, which is looked for among the runs."""
     init = _init_of(contract)
     if init == _SCRATCH:
-        return f"{trained}; {describe_leakage(None, None, judged)}"
+        return _pretraining(None, None, judged)[1]
     found = _run_that_wrote(init)
     if found is None:
-        return f"{trained}; pretraining: cannot be checked, no run here wrote this encoder"
-    return f"{trained}; {describe_leakage(found.folder / _CASES, found.contract, judged)}"
+        return "pretraining: cannot be checked, no run here wrote this encoder"
+    return _pretraining(found.folder / _CASES, found.contract, judged)[1]
+
+
+def _training(folder: Path, judged: Sequence[str]) -> str:
+    """The overlap of the judged cases with those that the classifier of a folder learnt from and was chosen by."""
+    used = _sources(folder / _CASES)
+    if used is None:
+        return "training: cannot be checked, the classifier's folder has no list of cases"
+    return "training: " + _overlap(used, judged, _LABELLED)
 
 
 def write_used_cases(folder: Path, dataset_id: int, parts: Mapping[str, Sequence[str]], index: CaseIndex) -> Path:
@@ -121,25 +176,35 @@ def write_used_cases(folder: Path, dataset_id: int, parts: Mapping[str, Sequence
 
 def _sources(path: Path) -> set[str] | None:
     """The source digests of a cases.csv, None when there is no such list."""
+    rows = _rows(path)
+    return None if rows is None else {row["source_sha256"] for row in rows}
+
+
+def _rows(path: Path) -> list[dict[str, str]] | None:
+    """The lines of a cases.csv, None when there is no such list."""
     if not path.is_file():
         return None
     with open(path, newline="", encoding="utf-8") as handle:
         rows = list(csv.DictReader(handle))
-    if not rows or "source_sha256" not in rows[0]:
-        return None
-    return {row["source_sha256"] for row in rows}
+    return rows if rows and "source_sha256" in rows[0] else None
 
 
-def _overlap(used: set[str], judged: CaseIndex, how: str) -> str:
-    shared = sum(row.source_sha256 in used for row in judged.rows)
-    if shared == 0:
-        return f"no overlap with its {len(used)} scans"
-    return f"{shared} of {len(judged)} judged cases were {how}, so metrics may be optimistic"
+def _digests(index: CaseIndex) -> list[str]:
+    return [row.source_sha256 for row in index.rows]
 
 
-def _how(judged: CaseIndex, labelled: set[str]) -> str:
+def _overlap(used: set[str], judged: Sequence[str], how: str) -> str:
+    shared = sum(digest in used for digest in judged)
+    return _told(shared, len(judged), how) if shared else f"no overlap with its {len(used)} scans"
+
+
+def _told(shared: int, total: int, how: str) -> str:
+    return f"{shared} of {total} judged cases were {how}, so metrics may be optimistic"
+
+
+def _how(judged: Sequence[str], labelled: set[str]) -> str:
     """How the judged cases that were used were used."""
-    count = sum(row.source_sha256 in labelled for row in judged.rows)
+    count = sum(digest in labelled for digest in judged)
     return f"used, {count} of them with their labels" if count else "used without their labels"
 
 

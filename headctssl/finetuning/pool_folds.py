@@ -13,6 +13,7 @@ from headctssl.contract import Contract, LabelSpec
 from headctssl.errors import DataError
 from headctssl.finetuning.held_out import BY_STUDY
 from headctssl.finetuning.judge import VALIDATION_FILE
+from headctssl.finetuning.leakage import describe_out_of_fold
 from headctssl.finetuning.settings import FinetuneSettings
 from headctssl.metrics.metrics_file import Metrics, StudyMetrics
 from headctssl.metrics.outcome import (
@@ -74,12 +75,18 @@ def pool_folds(folders: Sequence[Path], truth: Truth, sessions: Mapping[str, str
     files = [folder / VALIDATION_FILE for folder in folders if (folder / VALIDATION_FILE).is_file()]
     if len(files) > 1:
         pools[OUT_OF_FOLD] = _out_of_fold(files, specs, truth, folds)
-    common = {"dataset_name": settings[0].dataset_name, "fold": folds, "leakage": metrics[0].leakage}
+    leakage = {ENSEMBLE: metrics[0].leakage, OUT_OF_FOLD: describe_out_of_fold(folders, contracts[0])}
+    common = {"dataset_name": settings[0].dataset_name, "fold": folds}
     attention = settings[0].head.scans == "attention"
     written = []
     for name, pool in pools.items():
         studies = _studies(pool, sessions, attention=attention)
-        content = _measured(pool, common, (BY_STUDY,) if attention else (), None if studies is None else studies[1])
+        content = _measured(
+            pool,
+            {**common, "leakage": leakage[name]},
+            (BY_STUDY,) if attention else (),
+            None if studies is None else studies[1],
+        )
         written.append(folders[0].parent / name)
         _write(written[-1], pool.outcome, None if studies is None else studies[0], content, quiet)
     return written

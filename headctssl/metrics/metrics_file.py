@@ -143,7 +143,7 @@ class Metrics(Settings):
     temperature: float | None = Field(None, description="What the logits were divided by; of an ensemble the mean.")
     bootstrap_seed: int = Field(0, ge=0)
     weights_hash: str = Field("", description="Hash of the classifier.")
-    leakage: str = Field("", description="What is known about cases that were also used in pretraining.")
+    leakage: str = Field("", description="What is known about cases that were also used in training or pretraining.")
     notes: tuple[str, ...] = Field((), description="What a reader of the numbers must know.")
     best_epoch: int | None = Field(None, description="Epoch kept, from 1, fine-tuning only.")
     validation_score: float | None = Field(

@@ -340,12 +340,12 @@ def test_leakage_is_told(small, full, tmp_path):
     text = f"dataset_id,case_id,source_sha256\n2,{used[0]['case_id']},{used[0]['source_sha256']}\n7,other,{source}\n"
     (encoder / "cases.csv").write_text(text)
     folder = finetune(2, encoder, adapt="linear", tag="leak", overrides=("training.num_epochs=2",), **FAST)
-    assert "1 of 4 judged cases" in read_json(folder / "metrics.json", Metrics).leakage
+    assert "pretraining: 1 of 4 judged cases" in read_json(folder / "metrics.json", Metrics).leakage
     (encoder / "cases.csv").write_text(text.rsplit("7,other", 1)[0])
     folder = finetune(
         2, encoder, adapt="linear", tag="leak", overrides=("training.num_epochs=2",), overwrite=True, **FAST
     )
-    assert "no overlap" in read_json(folder / "metrics.json", Metrics).leakage
+    assert "pretraining: no overlap" in read_json(folder / "metrics.json", Metrics).leakage
     assert "cannot be checked" in read_json(full / "metrics.json", Metrics).leakage
 
 
