@@ -10,7 +10,10 @@ from headctssl.errors import DataError, ImageReadError
 from headctssl.volume.geometry import is_straight
 from headctssl.volume.straighten import Stack, straighten
 
-__all__ = ["SliceStack", "distinct", "gap_notes"]
+__all__ = ["HOLE_MARK", "SliceStack", "distinct", "gap_notes"]
+
+HOLE_MARK = "may be missing"
+"""Part of the note on a hole that stays, by which a verdict knows it."""
 
 _SAME_GAP_MM = 0.1  # gaps that differ by no more are one spacing
 
@@ -121,4 +124,4 @@ def _hole_note(stack: Stack, at: int, *, fill_gaps: bool) -> str:
     count = max(1, round(gap / usual) - 1)
     if fill_gaps:
         return f"{count} missing slice(s) filled by linear interpolation: {where}."
-    return f"{count} slice(s) may be missing: {where}. The hole is left empty (-1024 HU)."
+    return f"{count} slice(s) {HOLE_MARK}: {where}. The hole is left empty (-1024 HU)."

@@ -102,10 +102,8 @@ def predict(
     target = torch.device(detect_machine(device).device)
     classifiers = ensemble.build(target)
     workers = min(4, available_cores()) if num_workers is None else num_workers
-    say(
-        f"{len(sources)} images, {_kind(ensemble)} of {', '.join(s.name for s in contract.labels)}",
-        quiet=quiet,
-    )
+    images = sum(source.fault is None for source in sources)
+    say(f"{images} images, {_kind(ensemble)} of {', '.join(s.name for s in contract.labels)}", quiet=quiet)
     print_shared_names(sources, quiet=quiet)
     ready = prepared(sources, contract.storage, min(workers, len(sources) - 1))
     encoded = _encode(progress(ready, "predict", len(sources), quiet=quiet), classifiers, contract, target, quiet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -13,12 +13,14 @@ from typing import TypeVar
 from headctssl.console import say
 from headctssl.contract import StorageRule
 from headctssl.dataset.image_io import find_images, read, read_series
-from headctssl.errors import DataError, HeadCTSSLError, UsageError
+from headctssl.dataset.straightening import HOLE_MARK
+from headctssl.errors import DataError, HeadCTSSLError, ImageReadError, UsageError
 from headctssl.inference.ids import distinct_ids, own_names
 from headctssl.ingest.dicom import find_scans
 from headctssl.ingest.scan import Scan
 from headctssl.planning.usable import require_hounsfield
 from headctssl.preprocessing.one_case import Preprocessed, preprocess_volume
+from headctssl.types import Volume
 
 __all__ = [
     "Failure",
@@ -37,6 +39,8 @@ __all__ = [
 T = TypeVar("T")
 R = TypeVar("R")
 
+_SHOWN = 5  # names of damaged files in one message
+
 
 @dataclass(frozen=True)
 class Source:
@@ -46,6 +50,8 @@ class Source:
     path: Path  # a file, or the folder of a DICOM series
     files: tuple[Path, ...] = ()  # the slices of a DICOM series; () = `path` is read as it is
     study: tuple[str, str] = field(default=("", ""), repr=False)  # patient and study of DICOM headers; '' = unknown
+    damaged: tuple[str, ...] = ()  # names of the damaged DICOM files in the folders of its slices
+    fault: HeadCTSSLError | None = None  # of a damaged file, which is no image
     told: str = ""  # which image it is, beside others in its folder
     shared_name: bool = False  # whether its id is a name that it shares, or that with a number
 
@@ -68,7 +74,7 @@ class Ready:
 
 
 def find_sources(path: Path) -> list[Source]:
-    """Every image at or below a path, sorted, with distinct ids.
+    """Every image at or below a path, sorted, with distinct ids; then every damaged DICOM file, with its fault.
 
     An id is the name of the file without suffix or of the DICOM folder, made safe; names that occur twice get
     the folders above them, and a number where that is not enough (`print_shared_names` tells which is which).
@@ -83,18 +89,18 @@ def find_sources(path: Path) -> list[Source]:
     if not path.exists():
         raise UsageError(f"There is nothing at {path}.", got="no such path", expected="an image", do="Correct -i.")
     if path.is_file():
-        found = [Source("", path)]
-    else:
-        images = [Source("", image, told=str(image)) for image in find_images(path) if image.is_file()]
-        found = sorted([*images, *_series(path)], key=lambda source: (source.path, source.files))
-    if not found:
+        return _named([Source("", path)], path)
+    images = [Source("", image, told=str(image)) for image in find_images(path) if image.is_file()]
+    series, damaged = _series(path)
+    found = sorted([*images, *series], key=lambda source: (source.path, source.files))
+    if not found and not damaged:
         raise DataError(
             f"There is no image in {path}.",
             got="no file with a known suffix and no DICOM series of CT",
             expected="NIfTI, NRRD, MetaImage files or DICOM series",
             do="Correct -i.",
         )
-    return _named(found, path)
+    return [*_named(found, path), *damaged]
 
 
 def _named(found: Sequence[Source], root: Path) -> list[Source]:
@@ -114,19 +120,52 @@ def print_shared_names(sources: Sequence[Source], *, quiet: bool) -> None:
             say(f"{source.case_id}: {source.told}", quiet=quiet)
 
 
-def _series(root: Path) -> list[Source]:
-    """Every CT series below a folder, at the folder of its first slice; localisers and other modalities not.
+def _series(root: Path) -> tuple[list[Source], list[Source]]:
+    """Every CT series below a folder, at the folder of its first slice, and every damaged file, under its path.
 
-    A folder with a damaged DICOM file comes without slices: it is read as a whole, which tells what is damaged.
+    Localisers and other modalities are left out.
     """
     found = find_scans(root)
-    damaged = {(root / verdict.source).parent for verdict in found.rejected}
-    good = [
-        Source("", scan.path, scan.files, (scan.subject, scan.session), told=_told(scan))
-        for scan in found.scans
-        if scan.path not in damaged
+    damaged = [
+        Source(verdict.source, root / verdict.source, fault=_damaged_file(verdict.source, verdict.reasons))
+        for verdict in found.rejected
     ]
-    return [*good, *(Source("", folder) for folder in sorted(damaged))]
+    beside: defaultdict[Path, list[str]] = defaultdict(list)
+    for source in damaged:
+        beside[source.path.parent].append(source.path.name)
+    series = []
+    for scan in found.scans:
+        names = (name for folder in sorted({file.parent for file in scan.files}) for name in beside.get(folder, ()))
+        study = (scan.subject, scan.session)
+        series.append(Source("", scan.path, scan.files, study, damaged=tuple(names), told=_told(scan)))
+    return series, damaged
+
+
+def _damaged_file(name: str, reasons: Sequence[str]) -> DataError:
+    return DataError(
+        f"{name} is damaged.",
+        got=" ".join(reasons),
+        expected="a whole DICOM file",
+        do="Export it again. A series of its folder that shows no hole is predicted; the file may be an end of one.",
+    )
+
+
+def _refuse_hole(source: Source, volume: Volume) -> None:
+    """Refuse a series that lacks slices where damaged files may be these; others keep their hole, which is noted.
+
+    Raises:
+        ImageReadError: it does.
+    """
+    holes = [note for note in volume.info.notes if HOLE_MARK in note]
+    if source.damaged and holes:
+        more = f" and {len(source.damaged) - _SHOWN} more" if len(source.damaged) > _SHOWN else ""
+        raise ImageReadError(
+            f"The series in {source.told} lacks slices, and damaged files beside it may be these:"
+            f" {', '.join(source.damaged[:_SHOWN])}{more}.",
+            got=" ".join(holes),
+            expected="every slice",
+            do="Export the series again.",
+        )
 
 
 def _told(scan: Scan) -> str:
@@ -143,14 +182,17 @@ def prepared(
     """Read and preprocess images in order; one that cannot be used gives its error.
 
     Args:
-        sources: the images.
+        sources: the images; a damaged file gives its fault.
         rule: how the contract stores cases.
         num_workers: reading threads; 0 reads in the calling thread.
     """
 
     def make(source: Source) -> Ready | HeadCTSSLError:
         try:
+            if source.fault is not None:
+                return source.fault
             volume = read_series(source.files) if source.files else read(source.path)
+            _refuse_hole(source, volume)
             require_hounsfield(volume)  # a doubt is among the notes of the volume
             return Ready(source, preprocess_volume(volume, rule), volume.info.notes)
         except HeadCTSSLError as error:

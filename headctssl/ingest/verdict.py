@@ -9,6 +9,7 @@ from pydantic import Field
 
 from headctssl.dataset.intensity import noted_fault
 from headctssl.dataset.slice_levels import LEVEL_MARK
+from headctssl.dataset.straightening import HOLE_MARK
 from headctssl.ingest.content import Content, examine
 from headctssl.ingest.header_rules import MIN_EXTENT_MM, MIN_SLICES, body_part_of, few_slices, header_faults
 from headctssl.settings import Settings
@@ -40,7 +41,7 @@ TRUNK_LUNG_ML = 300.0
 
 HEAD_AND_NECK_MM = 400.0
 _CONTRAST_NOTE = "The image looks like one with contrast agent, which the header does not say."
-_REVIEW_MARKS = ("may be missing", "states no orientation", LEVEL_MARK)
+_REVIEW_MARKS = (HOLE_MARK, "states no orientation", LEVEL_MARK)
 
 
 class ScanVerdict(Settings):

@@ -200,14 +200,67 @@ def test_dicom_series_of_one_folder_are_told_apart_and_equal_their_nifti(trained
     assert (tmp_path / "t.csv").read_bytes() != before
     assert not (tmp_path / "t_studies.csv").exists()
     (tmp_path / "in" / "alone.nii.gz").unlink()
-    # the folder itself works too, and a damaged slice spoils its folder, named, but no other
+    # the folder itself works too
     assert predict(study, classifier, tmp_path / "s.csv", quiet=True).case_ids == ("study", "study_2")
-    write_nifti(tmp_path / "in" / "other.nii.gz", heads[0])
-    (study / "im0003.dcm").write_bytes((study / "im0003.dcm").read_bytes()[:100])
-    damaged = predict(tmp_path / "in", classifier, tmp_path / "x.csv", quiet=True)
-    assert damaged.exit_code == 1
-    assert damaged.case_ids == ("other",)
-    assert "im0003.dcm" in capsys.readouterr().err
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def test_a_damaged_slice_costs_the_series_it_may_belong_to_and_no_other(trained, tmp_path, capsys):
+    _, classifier = trained
+    study = tmp_path / "in" / "study"
+    write_series(study, head(5, True), "1.2.3.1")
+    write_series(study, head(6, False), "1.2.3.2", first=100)
+    write_nifti(tmp_path / "in" / "other.nii.gz", head(5, True))
+    before = predict(tmp_path / "in", classifier, tmp_path / "b.csv", quiet=True)
+    assert before.case_ids == ("other", "study", "study_2")
+    cut(study / "im0003.dcm")
+    result = predict(tmp_path / "in", classifier, tmp_path / "x.csv", quiet=True)
+    assert result.exit_code == 1
+    assert result.case_ids == ("other", "study_2")
+    assert np.allclose(result.probabilities, before.probabilities[[0, 2]])
+    assert [f.case_id for f in result.failures] == ["study", "study/im0003.dcm"]
+    err = capsys.readouterr().err
+    assert "lacks slices, and damaged files beside it may be these: im0003.dcm" in err
+    assert "failed: study/im0003.dcm: study/im0003.dcm is damaged.\n  got:      The file is not readable DICOM:" in err
+    # an end slice leaves no hole; the damaged file is told
+    write_series(study, head(5, True), "1.2.3.1")
+    cut(study / "im0000.dcm")
+    ended = predict(study, classifier, tmp_path / "e.csv", quiet=True)
+    assert ended.case_ids == ("study", "study_2")
+    assert [f.case_id for f in ended.failures] == ["im0000.dcm"]
+    # a hole that no damaged file explains is what it was: told and predicted
+    (study / "im0000.dcm").unlink()
+    (study / "im0020.dcm").unlink()
+    capsys.readouterr()
+    assert predict(study, classifier, tmp_path / "h.csv").exit_code == 0
+    assert "1 slice(s) may be missing" in "".join(capsys.readouterr())
+
+
+def test_a_series_over_several_folders_is_not_predicted_with_a_hole(trained, tmp_path):
+    _, classifier = trained
+    folders = tmp_path / "in" / "D1", tmp_path / "in" / "D2"
+    write_series(folders[0], head(5, True), "1.2.3.1")
+    folders[1].mkdir()
+    for file in sorted(folders[0].iterdir())[22:]:
+        shutil.move(file, folders[1] / file.name)
+    assert predict(tmp_path / "in", classifier, tmp_path / "w.csv", quiet=True).exit_code == 0
+    cut(folders[1] / "im0030.dcm")
+    result = predict(tmp_path / "in", classifier, tmp_path / "x.csv", quiet=True)
+    assert result.exit_code == 2
+    assert [f.case_id for f in result.failures] == ["D1", "D2/im0030.dcm"]
+
+
+def test_a_folder_of_nothing_but_damaged_files_names_each(trained, tmp_path):
+    _, classifier = trained
+    write_series(tmp_path / "in", head(5, True, spacing=40.0), "1.2.3.1")
+    for file in (tmp_path / "in").iterdir():
+        cut(file)
+    result = predict(tmp_path / "in", classifier, tmp_path / "x.csv", quiet=True)
+    assert result.exit_code == 2
+    assert [f.case_id for f in result.failures] == [f"im{k:04d}.dcm" for k in range(6)]
 
 
 def test_series_that_share_a_name_are_told_apart_and_none_gets_the_name_of_another(trained, tmp_path, capsys):
