@@ -13,21 +13,21 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from headctssl.console import name_files, progress, say
+from headctssl.console import name_files, progress
 from headctssl.contract import Contract
 from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.errors import DataError, HeadCTSSLError, UsageError
 from headctssl.finetuning.tasks import Features
 from headctssl.finetuning.whole_head import encode, head_view, stored_views
+from headctssl.inference.output import output_file, refuse_existing
 from headctssl.inference.sources import (
     Failure,
     exit_code,
     find_sources,
-    output_file,
     prepared,
     print_failures,
+    print_remarks,
     print_shared_names,
-    refuse_existing,
 )
 from headctssl.paths import atomic_path
 from headctssl.planning.machine import available_cores, detect_machine
@@ -77,7 +77,7 @@ def embed(
         num_workers: readers; found when None.
         precision: 'bf16' is about twice as fast where the device multiplies in it; vectors differ in the third digit.
         overwrite: replace an existing output.
-        quiet: print errors only.
+        quiet: print errors and warnings only.
 
     Raises:
         UsageError: input, weights or output cannot be used, or the output exists and `overwrite` is False.
@@ -128,8 +128,7 @@ def _files(
         if isinstance(found, HeadCTSSLError):
             failures.append(Failure(source.case_id, found))
             continue
-        for note in found.notes:
-            say(f"{source.case_id}: {note}", quiet=quiet)
+        print_remarks(found, quiet=quiet)
         case = found.case
         view = head_view(case.hu, case.head_box, case.spacing_mm, contract.input, device)
         case_ids.append(source.case_id)

@@ -18,17 +18,17 @@ from headctssl.contract import Contract, LabelSpec, column_slices
 from headctssl.errors import HeadCTSSLError
 from headctssl.finetuning.ensemble import Ensemble, Members, open_ensemble
 from headctssl.finetuning.whole_head import encode, head_view
+from headctssl.inference.output import output_file, refuse_existing
 from headctssl.inference.sources import (
     Failure,
     Ready,
     Source,
     exit_code,
     find_sources,
-    output_file,
     prepared,
     print_failures,
+    print_remarks,
     print_shared_names,
-    refuse_existing,
 )
 from headctssl.metrics.prediction_table import called_class, prediction_cells, prediction_columns
 from headctssl.metrics.studies import Aggregate, Pooled, aggregated, group_scans
@@ -72,7 +72,8 @@ def predict(
     """Predict every image at or below a path.
 
     Images are read, straightened, cropped and resampled as the classifier's contract says, seen whole, and
-    encoded in float32. An image that cannot be used is named and left out; the others go through.
+    encoded in float32. An image that cannot be used is named and left out; the others go through. Of one that may be no
+    head CT, as `headct_convert` judges it, a warning says so.
 
     Args:
         input: an image file, a DICOM folder, or a folder with images at any depth.
@@ -85,7 +86,7 @@ def predict(
         num_workers: reading threads; one per core, at most 4, when None.
         overwrite: replace an existing output; predictions by study of an earlier call, which would no longer fit, are
             removed or replaced too.
-        quiet: print errors only.
+        quiet: print errors and warnings only.
 
     Raises:
         UsageError: input, weights or output cannot be used, or the output exists and `overwrite` is False.
@@ -151,8 +152,7 @@ def _encode(
         if isinstance(found, HeadCTSSLError):
             done.failures.append(Failure(source.case_id, found))
             continue
-        for note in found.notes:
-            say(f"{source.case_id}: {note}", quiet=quiet)
+        print_remarks(found, quiet=quiet)
         case = found.case
         view = head_view(case.hu, case.head_box, case.spacing_mm, contract.input, device)
         done.case_ids.append(source.case_id)

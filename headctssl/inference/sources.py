@@ -10,14 +10,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
-from headctssl.console import say
+from headctssl.console import say, warn
 from headctssl.contract import StorageRule
 from headctssl.dataset.image_io import find_images, read, read_series
 from headctssl.dataset.straightening import HOLE_MARK
 from headctssl.errors import DataError, HeadCTSSLError, ImageReadError, UsageError
 from headctssl.inference.ids import distinct_ids, own_names
 from headctssl.ingest.dicom import find_scans
-from headctssl.ingest.scan import Scan
+from headctssl.ingest.scan import Scan, SeriesFacts
+from headctssl.ingest.verdict import appraise
 from headctssl.planning.usable import require_hounsfield
 from headctssl.preprocessing.one_case import Preprocessed, preprocess_volume
 from headctssl.types import Volume
@@ -28,12 +29,11 @@ __all__ = [
     "Source",
     "exit_code",
     "find_sources",
-    "output_file",
     "prepared",
     "print_failures",
+    "print_remarks",
     "print_shared_names",
     "read_ahead",
-    "refuse_existing",
 ]
 
 T = TypeVar("T")
@@ -52,6 +52,7 @@ class Source:
     study: tuple[str, str] = field(default=("", ""), repr=False)  # patient and study of DICOM headers; '' = unknown
     damaged: tuple[str, ...] = ()  # names of the damaged DICOM files in the folders of its slices
     fault: HeadCTSSLError | None = None  # of a damaged file, which is no image
+    facts: SeriesFacts | None = None  # what DICOM headers say
     told: str = ""  # which image it is, beside others in its folder
     shared_name: bool = False  # whether its id is a name that it shares, or that with a number
 
@@ -71,6 +72,7 @@ class Ready:
     source: Source
     case: Preprocessed
     notes: tuple[str, ...]  # what reading noticed
+    doubt: str = ""  # why it may be no head CT, or not a whole one; '' = nothing speaks against it
 
 
 def find_sources(path: Path) -> list[Source]:
@@ -137,7 +139,9 @@ def _series(root: Path) -> tuple[list[Source], list[Source]]:
     for scan in found.scans:
         names = (name for folder in sorted({file.parent for file in scan.files}) for name in beside.get(folder, ()))
         study = (scan.subject, scan.session)
-        series.append(Source("", scan.path, scan.files, study, damaged=tuple(names), told=_told(scan)))
+        series.append(
+            Source("", scan.path, scan.files, study, damaged=tuple(names), facts=scan.facts, told=_told(scan))
+        )
     return series, damaged
 
 
@@ -194,7 +198,7 @@ def prepared(
             volume = read_series(source.files) if source.files else read(source.path)
             _refuse_hole(source, volume)
             require_hounsfield(volume)  # a doubt is among the notes of the volume
-            return Ready(source, preprocess_volume(volume, rule), volume.info.notes)
+            return _judged(source, volume, preprocess_volume(volume, rule))
         except HeadCTSSLError as error:
             return error
         except OSError as error:
@@ -208,6 +212,23 @@ def prepared(
             )
 
     yield from zip(sources, read_ahead(sources, make, num_workers), strict=True)
+
+
+def _judged(source: Source, volume: Volume, case: Preprocessed) -> Ready:
+    """An image with what `headct_convert` would say of it."""
+    found = appraise(volume, source.facts)
+    notes = (note for note in volume.info.notes if note not in found.reasons)
+    verb = {"accept": "", "review": "ask to look at it", "reject": "refuse it"}[found.status]
+    doubt = f"headct_convert would {verb}: {' '.join(found.reasons)}" if verb else ""
+    return Ready(source, case, (*notes, *found.notes), doubt)
+
+
+def print_remarks(image: Ready, *, quiet: bool) -> None:
+    """Say what was noticed in an image, and warn, quiet or not, where it may be no head CT."""
+    for note in image.notes:
+        say(f"{image.source.case_id}: {note}", quiet=quiet)
+    if image.doubt:
+        warn(f"{image.source.case_id}: {image.doubt}")
 
 
 def read_ahead(items: Iterable[T], read_one: Callable[[T], R], num_workers: int) -> Iterator[R]:
@@ -233,48 +254,6 @@ def read_ahead(items: Iterable[T], read_one: Callable[[T], R], num_workers: int)
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def output_file(output: Path, default_name: str, suffixes: Sequence[str]) -> Path:
-    """The file that `-o` means: with a suffix a file, without one a folder that gets `default_name`.
-
-    Raises:
-        UsageError: the suffix is not one that can be written, or a file is where a folder should be.
-    """
-    if not output.suffix or output.is_dir():
-        if output.is_file():
-            raise UsageError(
-                "-o names a file without a suffix.", got=output, expected="a folder", do="Name another -o."
-            )
-        return output / default_name
-    if output.suffix.lower() not in suffixes:
-        raise UsageError(
-            "The output cannot be written in this format.",
-            got=output.suffix,
-            expected=" or ".join(suffixes) + ", or a folder",
-            do="Change the suffix after -o.",
-        )
-    return output
-
-
-def refuse_existing(files: Sequence[Path], *, overwrite: bool) -> None:
-    """Stop before the work when it would end in replacing a file.
-
-    Args:
-        files: what the command may write, and what beside it would no longer fit.
-        overwrite: `--overwrite`: they may be replaced.
-
-    Raises:
-        UsageError: one exists and `overwrite` is False.
-    """
-    existing = [path for path in files if path.exists()]
-    if existing and not overwrite:
-        raise UsageError(
-            "The output exists already.",
-            got=", ".join(str(path) for path in existing),
-            expected="a file that does not exist",
-            do="Name another -o, or replace what is there with --overwrite.",
-        )
 
 
 def print_failures(failures: Sequence[Failure]) -> None:

@@ -287,3 +287,37 @@ def test_values_that_are_not_hounsfield_units_get_no_prediction(trained, tmp_pat
     write_nifti(tmp_path / "shifted.nii.gz", shifted)
     assert predict(tmp_path / "shifted.nii.gz", classifier, tmp_path / "x.csv", quiet=True).exit_code == 2
     assert "not Hounsfield units" in capsys.readouterr().err
+
+
+def test_what_may_be_no_head_is_predicted_with_a_warning(trained, tmp_path, capsys):
+    root, classifier = trained
+    ball = head(3, True)
+    ball.hu[ball.hu > 500] = 30  # no skull
+    (tmp_path / "in").mkdir()
+    write_nifti(tmp_path / "in" / "ball.nii.gz", ball)
+    write_nifti(tmp_path / "in" / "head.nii.gz", head(3, True))
+    result = predict(tmp_path / "in", classifier, tmp_path / "x.csv", quiet=True)
+    assert result.case_ids == ("ball", "head")
+    printed = capsys.readouterr()
+    told = "warning: ball: headct_convert would ask to look at it: No skull around brain is seen: is it a head?"
+    assert printed.err.splitlines() == [told]
+    assert printed.out == ""
+    embed(tmp_path / "in", root / "enc", tmp_path / "x.npz", quiet=True)
+    assert capsys.readouterr().err.splitlines() == [told]
+
+
+def test_the_headers_of_a_series_are_judged_too(trained, tmp_path, capsys):
+    _, classifier = trained
+    write_series(tmp_path / "in" / "map", head(5, True), "1.2.3.1", image_type=("DERIVED", "SECONDARY", "PERFUSION"))
+    assert predict(tmp_path / "in", classifier, tmp_path / "x.csv", quiet=True).exit_code == 0
+    assert (
+        "warning: map: headct_convert would ask to look at it: It is marked as derived from other images"
+        in capsys.readouterr().err
+    )
+
+
+def test_a_body_gets_a_warning(trained, tmp_path, capsys, real_data):
+    _, classifier = trained
+    image = real_data / "not_head" / "nnunet_body_example_ct_sm.nii.gz"
+    predict(image, classifier, tmp_path / "x.csv", quiet=True)
+    assert "headct_convert would refuse it: It shows a trunk, not a head" in capsys.readouterr().err

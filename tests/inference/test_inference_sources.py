@@ -15,7 +15,8 @@ from small_heads import head
 from headctssl.dataset.image_io import write_nifti
 from headctssl.errors import DataError, UsageError
 from headctssl.inference.ids import distinct_ids
-from headctssl.inference.sources import exit_code, find_sources, output_file, read_ahead, refuse_existing
+from headctssl.inference.output import output_file, refuse_existing
+from headctssl.inference.sources import exit_code, find_sources, read_ahead
 
 names = st.lists(st.sampled_from(["a", "b", "a b", "ä", "a__b", "a_2", "-a", "=a\n"]), min_size=1, max_size=3)
 
