@@ -19,7 +19,7 @@ from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.errors import DataError, HeadCTSSLError, UsageError
 from headctssl.finetuning.tasks import Features
 from headctssl.finetuning.whole_head import encode, head_view, stored_views
-from headctssl.inference.output import output_file, refuse_existing
+from headctssl.inference.output import output_file, refuse_existing, remove_old
 from headctssl.inference.sources import (
     Failure,
     exit_code,
@@ -76,7 +76,7 @@ def embed(
         device: 'cpu', 'cuda', 'cuda:1'; found when None.
         num_workers: readers; found when None.
         precision: 'bf16' is about twice as fast where the device multiplies in it; vectors differ in the third digit.
-        overwrite: replace an existing output.
+        overwrite: replace an existing output; it is removed when every image failed.
         quiet: print errors and warnings only.
 
     Raises:
@@ -107,6 +107,8 @@ def embed(
     if case_ids:
         _write(path, case_ids, vectors)
         name_files([path], quiet=quiet)
+    else:
+        remove_old([path])
     return EmbedResult(tuple(case_ids), vectors, tuple(failures), path if case_ids else None)
 
 
@@ -133,7 +135,8 @@ def _files(
         view = head_view(case.hu, case.head_box, case.spacing_mm, contract.input, device)
         case_ids.append(source.case_id)
         rows.append(encode_views([view])[0].numpy())
-    return case_ids, np.array(rows, dtype=np.float32).reshape(len(rows), -1), failures
+    vectors = np.array(rows, dtype=np.float32) if rows else np.zeros((0, 0), dtype=np.float32)
+    return case_ids, vectors, failures
 
 
 def _dataset(

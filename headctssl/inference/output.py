@@ -7,7 +7,7 @@ from pathlib import Path
 
 from headctssl.errors import UsageError
 
-__all__ = ["output_file", "refuse_existing"]
+__all__ = ["output_file", "refuse_existing", "remove_old"]
 
 
 def output_file(output: Path, default_name: str, suffixes: Sequence[str]) -> Path:
@@ -50,3 +50,13 @@ def refuse_existing(files: Sequence[Path], *, overwrite: bool) -> None:
             expected="a file that does not exist",
             do="Name another -o, or replace what is there with --overwrite.",
         )
+
+
+def remove_old(files: Sequence[Path]) -> None:
+    """Remove what `--overwrite` allowed to replace where nothing takes its place: it would pass for the new output.
+
+    Args:
+        files: as for `refuse_existing`.
+    """
+    for path in files:
+        path.unlink(missing_ok=True)

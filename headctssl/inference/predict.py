@@ -18,7 +18,7 @@ from headctssl.contract import Contract, LabelSpec, column_slices
 from headctssl.errors import HeadCTSSLError
 from headctssl.finetuning.ensemble import Ensemble, Members, open_ensemble
 from headctssl.finetuning.whole_head import encode, head_view
-from headctssl.inference.output import output_file, refuse_existing
+from headctssl.inference.output import output_file, refuse_existing, remove_old
 from headctssl.inference.sources import (
     Failure,
     Ready,
@@ -85,7 +85,7 @@ def predict(
         device: 'cpu', 'cuda', 'cuda:1'; found when None.
         num_workers: reading threads; one per core, at most 4, when None.
         overwrite: replace an existing output; predictions by study of an earlier call, which would no longer fit, are
-            removed or replaced too.
+            removed or replaced too. When every image failed, both are removed.
         quiet: print errors and warnings only.
 
     Raises:
@@ -115,6 +115,7 @@ def predict(
     names, case_ids = tuple(spec.name for spec in specs), tuple(encoded.case_ids)
     result = PredictResult(case_ids, names, specs, table, tuple(encoded.failures), path if case_ids else None)
     if not case_ids:
+        remove_old([path, studies_path])
         return result
     studies_path.unlink(missing_ok=True)
     _write(path, case_ids, specs, table)

@@ -321,3 +321,19 @@ def test_a_body_gets_a_warning(trained, tmp_path, capsys, real_data):
     image = real_data / "not_head" / "nnunet_body_example_ct_sm.nii.gz"
     predict(image, classifier, tmp_path / "x.csv", quiet=True)
     assert "headct_convert would refuse it: It shows a trunk, not a head" in capsys.readouterr().err
+
+
+def test_no_old_table_is_left_when_every_image_failed(trained, tmp_path):
+    root, classifier = trained
+    (tmp_path / "in.nii.gz").write_bytes(b"no image")
+    files = [tmp_path / name for name in ("p.csv", "p_studies.csv", "e.npz")]
+    for file in files:
+        file.write_text("of another input")
+    with pytest.raises(UsageError, match="exists already"):
+        predict(tmp_path / "in.nii.gz", classifier, files[0], quiet=True)
+    assert all(file.exists() for file in files)
+    assert predict(tmp_path / "in.nii.gz", classifier, files[0], overwrite=True, quiet=True).exit_code == 2
+    assert not files[0].exists()
+    assert not files[1].exists()
+    assert embed(tmp_path / "in.nii.gz", root / "enc", files[2], overwrite=True, quiet=True).exit_code == 2
+    assert not files[2].exists()
