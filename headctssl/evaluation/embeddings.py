@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,9 @@ from headctssl.errors import DataError, UsageError
 __all__ = ["Embeddings", "read_embeddings"]
 
 _EXPECTED = "a .csv with case_id and one column per number, or a .npz with case_id (n,) and vector (n, F)"
+
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, RuntimeError, csv.Error, zipfile.BadZipFile, zlib.error)
+"""What reading a damaged file raises; RuntimeError where a flipped bit says that it is encrypted."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ def read_embeddings(path: Path) -> Embeddings:
 
     Raises:
         UsageError: there is no such file, or it has another suffix.
-        DataError: it has no ids or vectors, an id twice, lines of different lengths or numbers that are not finite.
+        DataError: it is damaged, or has no ids or vectors, an id twice, an empty id, a column without a name, lines of
+            different lengths or numbers that are not finite.
     """
     if not path.is_file() or path.suffix.lower() not in (".csv", ".npz"):
         raise UsageError(
@@ -74,10 +80,10 @@ def read_embeddings(path: Path) -> Embeddings:
         )
     try:
         case_ids, vectors = _read_npz(path) if path.suffix.lower() == ".npz" else _read_csv(path)
-    except (OSError, ValueError, KeyError) as error:
+    except _UNREADABLE as error:
         raise DataError(
             f"{path.name} does not hold vectors by case id.",
-            got=str(error)[:200],
+            got=str(error)[:200] or type(error).__name__,
             expected=_EXPECTED,
             do="Write it as headct_embed does.",
         ) from None
@@ -86,21 +92,26 @@ def read_embeddings(path: Path) -> Embeddings:
 
 
 def _read_npz(path: Path) -> tuple[list[str], NDArray[np.float64]]:
-    with np.load(path, allow_pickle=False) as content:
-        return [str(c) for c in content["case_id"].tolist()], np.asarray(content["vector"], dtype=np.float64)
+    with open(path, "rb") as handle:
+        content = np.load(handle, allow_pickle=False)
+        if not isinstance(content, np.lib.npyio.NpzFile):
+            raise ValueError("one array without names")
+        return [str(c).strip() for c in content["case_id"].tolist()], np.asarray(content["vector"], dtype=np.float64)
 
 
 def _read_csv(path: Path) -> tuple[list[str], NDArray[np.float64]]:
-    with open(path, newline="", encoding="utf-8") as handle:
-        rows = list(csv.reader(handle))
-    if not rows or "case_id" not in rows[0]:
+    with open(path, newline="", encoding="utf-8-sig") as handle:  # spreadsheets begin a file with a byte order mark
+        names, *rows = [[cell.strip() for cell in row] for row in csv.reader(handle) if any(row)] or [[]]
+    if "case_id" not in names:
         raise ValueError("no column case_id")
-    if any(len(row) != len(rows[0]) for row in rows[1:]):
+    if "" in names:
+        raise ValueError(f"column {names.index('') + 1} has no name: a count of lines is no feature, write no index")
+    if any(len(row) != len(names) for row in rows):
         raise ValueError("lines of different lengths")
-    place = rows[0].index("case_id")
-    ids = [row[place] for row in rows[1:]]
-    vectors = [[float(cell) for k, cell in enumerate(row) if k != place] for row in rows[1:]]
-    return ids, np.array(vectors, dtype=np.float64).reshape(len(ids), len(rows[0]) - 1)
+    place = names.index("case_id")
+    ids = [row[place] for row in rows]
+    vectors = [[float(cell) for k, cell in enumerate(row) if k != place] for row in rows]
+    return ids, np.array(vectors, dtype=np.float64).reshape(len(ids), len(names) - 1)
 
 
 def _check(path: Path, case_ids: Sequence[str], vectors: NDArray[np.float64]) -> None:
@@ -109,6 +120,8 @@ def _check(path: Path, case_ids: Sequence[str], vectors: NDArray[np.float64]) ->
         wrong = f"{len(case_ids)} ids and an array of shape {vectors.shape}"
     elif len(set(case_ids)) < len(case_ids):
         wrong = f"{len(case_ids) - len(set(case_ids))} ids twice"
+    elif "" in case_ids:
+        wrong = f"{case_ids.count('')} vectors without an id"
     elif not np.isfinite(vectors).all():
         wrong = f"{int((~np.isfinite(vectors).all(axis=1)).sum())} vectors with NaN or infinity"
     if wrong:

@@ -39,12 +39,46 @@ def test_both_formats_say_the_same(tmp_path):
         ("case_id,f0\na,1,2\nb,1\n", "lines of different lengths"),
         ("case_id,f0\na,one\n", "could not convert"),
         ("case_id,f0\n", "array of shape"),
+        ("", "no column case_id"),
+        ("case_id,f0\n" + "x" * 200_000 + ",1\n", "field larger"),
+        (",case_id,f0\n0,a,1.5\n1,b,2.5\n", "column 1 has no name"),
+        ("case_id,f0,\na,1,2\n", "column 3 has no name"),
+        ("case_id,f0\na,1\n a,2\n", "1 ids twice"),
+        ("case_id,f0\na,1\n,2\n", "1 vectors without an id"),
     ],
 )
 def test_wrong_tables_are_told(tmp_path, text, what):
     (tmp_path / "v.csv").write_text(text)
     with pytest.raises(DataError, match=what):
         read_embeddings(tmp_path / "v.csv")
+
+
+def test_what_spreadsheets_add_to_a_table_changes_nothing(tmp_path):
+    (tmp_path / "v.csv").write_bytes(b"case_id,f0\na,1.5\nb,2.5\n")
+    (tmp_path / "w.csv").write_bytes(b"\xef\xbb\xbfcase_id, f0\r\na ,1.5\r\n b,2.5\r\n\r\n,\r\n")
+    plain, other = (read_embeddings(tmp_path / name) for name in ("v.csv", "w.csv"))
+    assert other.case_ids == ("a", "b")
+    assert plain.digest() == other.digest()
+
+
+def test_a_damaged_file_is_told_wherever_it_is_damaged(tmp_path):
+    file = tmp_path / "v.npz"
+    np.savez_compressed(file, case_id=np.array(["a", "b"]), vector=np.random.default_rng(0).normal(size=(2, 400)))
+    whole = file.read_bytes()
+    damaged = [whole[:n] for n in (0, 3, 10, len(whole) // 2, len(whole) - 5)]
+    damaged += [whole[:n] + b"\xff\xff\xff\xff" + whole[n + 4 :] for n in range(30, len(whole) - 4, 97)]
+    told = 0
+    for content in damaged:
+        file.write_bytes(content)
+        try:
+            read_embeddings(file)
+        except DataError:
+            told += 1
+    assert told >= len(damaged) - 2  # bytes that nothing reads, such as the time of a member
+    np.save(tmp_path / "one.npy", np.ones(3))
+    (tmp_path / "one.npy").rename(file)
+    with pytest.raises(DataError, match="one array without names"):
+        read_embeddings(file)
 
 
 def test_wrong_files_are_told(tmp_path):
