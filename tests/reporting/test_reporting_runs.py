@@ -99,7 +99,8 @@ def test_a_fine_tuning_run(runs: Runs, tmp_path: Path) -> None:
         low, high = entry["auroc_ci"]
         assert f"{entry['auroc']:.3f} ({low:.3f} to {high:.3f})" in html.said
         assert f"{entry['brier']:.3f}" in html.said
-    assert "Leakage. Pretraining: " in html.said
+    assert "Leakage. Training: no overlap with its " in html.said
+    assert "; pretraining: " in html.said
     assert str(runs.root) not in html.text
     shown = html.text.count('<article class="case')
     assert 0 < shown <= 12
