@@ -76,7 +76,7 @@ def open_pretrain_data(
 
     Args:
         dataset_ids: one or several datasets; the storage rule of the first holds for all, and a dataset that was
-            planned with another one is stored once more under it, which is said.
+            planned with another one is stored once more under it, with the cases that were added since, which is said.
         plans_name: which plans.
         pretrain_on: ``train`` takes the training and validation cases of splits.json: a case that it does not
             know may be another scan of a test subject. ``all`` takes every stored case.
@@ -138,12 +138,13 @@ def _choose(
 
 
 def _open(plans: Plans, rule: StorageRule) -> CaseIndex:
+    if plans.storage != rule:
+        # One encoder has one storage rule, so the dataset is stored once more, under the first one's. No command of
+        # the user's does that, so what was added since, or was not finished, is stored here.
+        return ensure_preprocessed(plans.dataset_id, rule)
     dataset = preprocessed_dataset(plans.dataset_id)
     storage = dataset / rule.storage_id
     if not storage.is_dir():
-        if plans.storage != rule:
-            # One encoder has one storage rule, so the dataset is stored once more, under the first one's.
-            return ensure_preprocessed(plans.dataset_id, rule)
         raise DataError(
             f"Dataset {plans.dataset_id} has plans but was not preprocessed.",
             got=f"no folder {rule.storage_id} in {dataset.name}",

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from small_heads import make_dataset
 from training_helpers import SPACING, TINY, make_stored_dataset
 
 import headctssl
@@ -23,10 +24,12 @@ from headctssl.contract import Contract, StorageRule
 from headctssl.errors import ContractError, DataError, HeadCTSSLError, StoppedError, UsageError
 from headctssl.methods.dino.dino import Dino
 from headctssl.networks import build_from_settings
+from headctssl.paths import preprocessed_dataset
 from headctssl.planning.machine import detect_machine
 from headctssl.planning.plans import Plans, fitted_encoder
 from headctssl.planning.resolve import print_decisions
-from headctssl.preprocessing.index import CaseIndex, write_index
+from headctssl.preprocessing.index import INDEX_NAME, CaseIndex, write_index
+from headctssl.preprocessing.plan_and_preprocess import plan_and_preprocess
 from headctssl.settings import read_json
 from headctssl.training.checkpoint import load_encoder, load_weights, save_encoder
 from headctssl.training.estimate import plan_run
@@ -455,6 +458,27 @@ def test_several_datasets(roots: Path, dataset: Path, no_picture: None) -> None:
         pretrain([1, 3], "mae", config="vit_test", device="cpu", quiet=True, overrides=TINY)
     with pytest.raises(UsageError, match="list of datasets"):
         pretrain([1, 1], "mae", device="cpu", quiet=True)
+
+
+def test_the_copy_of_a_dataset_under_another_rule_is_kept_up_to_date(
+    roots: Path, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """When cases are added, and after a kill while it was made."""
+    raw = make_dataset(3, 4, unknown=0)
+    plan_and_preprocess([3], num_workers=1, quiet=True)
+    whole = (raw / "cases.csv").read_bytes()
+    (raw / "cases.csv").write_bytes(b"".join(whole.splitlines(keepends=True)[:4]))
+
+    def stored() -> int:
+        return len(open_pretrain_data((1, 3), "plans", "all").indexes[1])
+
+    assert stored() == 3
+    (raw / "cases.csv").write_bytes(whole)
+    capsys.readouterr()
+    assert stored() == 4
+    assert "dataset 3: 1 cases were added since" in capsys.readouterr().out
+    (preprocessed_dataset(3) / StorageRule(spacing_mm=SPACING).storage_id / INDEX_NAME).unlink()
+    assert stored() == 4
 
 
 def test_dataset_that_is_not_ready_names_the_command(roots: Path, dataset: Path) -> None:
