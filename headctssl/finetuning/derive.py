@@ -12,6 +12,7 @@ from headctssl.finetuning.head_plan import choose_head, choose_whitening
 from headctssl.finetuning.rates import HEADCT, OPENMIND, choose_rates
 from headctssl.finetuning.settings import FinetuneSettings, TaskSettings, token_gb
 from headctssl.finetuning.situation import Situation, Steps
+from headctssl.planning.check_schedule import check_schedule
 from headctssl.planning.run_settings import TrainingSettings, ViewSettings
 from headctssl.settings import JsonValue
 
@@ -32,7 +33,7 @@ def derive_settings(
         overrides: dotted keys; `training.num_epochs` stands for the number of steps it needs.
 
     Raises:
-        UsageError: too few cases, an unknown key, or both lengths given.
+        UsageError: too few cases, an unknown key, both lengths given, or a warm-up or last rate that does not fit.
     """
     check_asked(overrides, adapt=situation.adapt, pretrained=situation.pretrained)
     steps = Steps()
@@ -92,7 +93,9 @@ def derive_settings(
             "decisions": tuple(steps.decisions),
         }
     )
-    return with_asked(settings, overrides)
+    settings = with_asked(settings, overrides)
+    check_schedule(settings.training)
+    return settings
 
 
 def _tokens_fit(base: Mapping[str, object], situation: Situation, overrides: Mapping[str, JsonValue]) -> bool:

@@ -10,6 +10,7 @@ from headctssl.errors import UsageError
 from headctssl.families import FamilySettings
 from headctssl.planning import resolve_speed
 from headctssl.planning.budget import estimate
+from headctssl.planning.check_schedule import check_schedule
 from headctssl.planning.decisions import Asked, Ledger
 from headctssl.planning.machine import Machine
 from headctssl.planning.run_settings import Estimate, TrainingSettings, ViewSettings
@@ -274,6 +275,9 @@ def length(
     Rule: 2,000,000 scans in all, at most 1,000 passes over the scans there are, cut to 24 hours on
     this machine by the estimate (10 minutes for phantoms and templates), at least 20 steps.
     Source: OpenMind's schedule (arXiv 2412.17041). An epoch is max(scans, 250 batches).
+
+    Raises:
+        UsageError: a length, the warm-up or the last rate that the user set does not fit.
     """
     size = training.batch_size
     per_epoch = asked.count("training.samples_per_epoch") or max(num_cases, EPOCH_STEPS * size)
@@ -307,6 +311,7 @@ def length(
     if not asked.has("training.checkpoint_every"):
         changes["checkpoint_every"] = every
     training = training.model_copy(update=changes)
+    check_schedule(training)
     ledger.note(
         "warm-up",
         f"{training.warmup_steps} steps",

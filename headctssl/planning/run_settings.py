@@ -31,9 +31,9 @@ class TrainingSettings(Settings):
     warmup_steps: int = Field(0, ge=0, description="Steps of linear warm-up from 0.")
     weight_decay: float = Field(0.04, ge=0, description="Weight decay at the first step; biases, norms, tokens exempt.")
     weight_decay_end: float = Field(0.04, ge=0, description="Weight decay at the last step, reached by a cosine.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW betas.")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW betas, each at least 0 and below 1.")
     momentum: float = Field(0.99, ge=0, lt=1, description="SGD Nesterov momentum.")
-    clip_norm: float | None = Field(3.0, description="Largest gradient norm; none switches clipping off.")
+    clip_norm: float | None = Field(3.0, gt=0, description="Largest gradient norm; none switches clipping off.")
     seed: int = Field(0, ge=0, description="Seed of every random number of the run.")
     precision: Literal["bf16", "fp16", "float32"] = Field("float32", description="Autocast type of the forward pass.")
     recompute: bool = Field(
@@ -60,6 +60,13 @@ class TrainingSettings(Settings):
     deterministic: bool = Field(
         False, description="Whether every operation on a GPU gives the same bits each time, slower; a CPU always does."
     )
+
+    @field_validator("betas")
+    @classmethod
+    def _is_below_one(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= beta < 1 for beta in value):
+            raise ValueError("two numbers of 0 or more and below 1")
+        return value
 
 
 class ViewSettings(Settings):

@@ -77,6 +77,8 @@ def test_every_decision_has_a_reason_and_overrides_are_shown():
     [
         ({"training.num_epochs": 2, "training.num_steps": 3}, "Both lengths"),
         ({"training.num_epochs": 0}, "does not accept"),
+        ({"training.num_steps": 5, "training.warmup_steps": 6}, "longer than the run"),
+        ({"training.lr": 1e-3, "training.min_lr": 1e-2}, "above the peak"),
         ({"training.nmu_steps": 3}, r"Unknown setting 'training.nmu_steps'"),
         ({"method.prototypes": 3}, "cannot be set"),
         ({"head": {"scans": "attention"}}, r"'head' cannot be set for this run"),

@@ -233,6 +233,12 @@ def test_the_centre_moves_faster_than_the_teacher() -> None:
         ({"encoder.in_channels": 1}, "decided by the plans"),
         ({"monitor.evry": 1}, "every"),
         ({"training.lr": -1}, "greater than 0|above 0"),
+        ({"training.clip_norm": 0}, "clip_norm(.|\n)*greater than 0"),
+        ({"training.clip_norm": -1.0}, "clip_norm(.|\n)*greater than 0"),
+        ({"training.betas": [1.5, 0.9]}, "betas(.|\n)*below 1"),
+        ({"training.betas": [0.9, 1.0]}, "betas(.|\n)*below 1"),
+        ({"training.num_steps": 20, "training.warmup_steps": 21}, "longer than the run"),
+        ({"training.lr": 1e-3, "training.min_lr": 1e-2}, "above the peak"),
     ],
 )
 def test_wrong_settings_are_errors_that_name_them(overrides: dict[str, Any], match: str) -> None:
@@ -267,6 +273,10 @@ def test_user_settings_reach_every_section() -> None:
     assert settings.monitor.every == 7
     assert settings.training.clip_norm is None
     assert settings.training.warmup_steps == 0
+    edge = run(
+        overrides={"training.num_steps": 9, "training.warmup_steps": 9, "training.lr": 1.0, "training.min_lr": 1}
+    )
+    assert (edge.training.warmup_steps, edge.training.min_lr) == (9, 1)
 
 
 def test_read_shape_is_the_field_of_view_but_no_more_than_the_cases() -> None:
