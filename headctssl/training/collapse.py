@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from statistics import mean
 from typing import Literal
 
-__all__ = ["SIGNS", "CollapseGuard", "Finding"]
+__all__ = ["LOOKED", "SIGNS", "CollapseGuard", "Finding"]
 
 SIGNS: dict[str, float] = {
     "feature_std": 0.0,
@@ -17,6 +18,9 @@ SIGNS: dict[str, float] = {
     "monitor_rank_me": 1.0,
 }
 """Lines of metrics.jsonl that fall when features of different scans become the same, and what they fall to."""
+
+LOOKED = "monitor_seconds"
+"""Entry of every line at whose step the monitor looked, also where it found nothing."""
 
 SHARE = 1 / 3
 """Share of its first distance from a single point below which a sign is one of collapse: no default run measured in
@@ -66,7 +70,8 @@ class CollapseGuard:
     told_apart: list[float] = field(default_factory=list)  # ``found`` since the last look
     looks: dict[str, int] = field(default_factory=dict)
     below: dict[str, int] = field(default_factory=dict)  # looks in a row
-    told: bool = False
+    fallen: tuple[Finding, ...] = ()  # at the last look
+    told: bool = False  # a finding was returned
 
     def add(self, line: Mapping[str, float | int | None], *, look: bool) -> tuple[Finding, ...]:
         """Take a line; at a look, the signs that are below their share for the second look in a row.
@@ -76,23 +81,25 @@ class CollapseGuard:
             look: whether the monitor looked at its step.
 
         Returns:
-            Nothing, or what was seen; once in a run.
+            Nothing, or what was seen; once in a run. `fallen` has what is seen at every look.
         """
-        if not line.get("step") or all(line.get(name) is None for name in _COMPARED):
+        # A value that is not finite is null in metrics.jsonl, so it must not count here either.
+        values = {name: float(v) for name in (*SIGNS, "found") if (v := line.get(name)) is not None and isfinite(v)}
+        if not line.get("step") or not any(name in values for name in _COMPARED):
             return ()
         for sign in SIGNS:
-            value = line.get(sign)
-            if value is not None:
+            if sign in values:
                 begun = self.first.setdefault(sign, [])
                 if len(begun) < (1 if sign == "monitor_rank_me" else _FIRST_LINES):
-                    begun.append(float(value))
+                    begun.append(values[sign])
                 else:
-                    self.since.setdefault(sign, []).append(float(value))
-        self.told_apart += [float(found)] if (found := line.get("found")) is not None else []
+                    self.since.setdefault(sign, []).append(values[sign])
+        if "found" in values:
+            self.told_apart.append(values["found"])
         return self._judge(int(line["step"] or 0)) if look else ()
 
     def take_up(self, lines: Iterable[Mapping[str, float | int | None]]) -> tuple[Finding, ...]:
-        """Take the lines of a metrics.jsonl; the monitor looked where one has its rank.
+        """Take the lines of a metrics.jsonl; the monitor looked where one has the seconds that it took.
 
         Args:
             lines: in order.
@@ -100,7 +107,7 @@ class CollapseGuard:
         Returns:
             Nothing, or what was seen.
         """
-        return tuple(finding for line in lines for finding in self.add(line, look="monitor_rank_me" in line))
+        return tuple(finding for line in lines for finding in self.add(line, look=LOOKED in line))
 
     def state(self, sign: str) -> Literal["fell", "held", "not judged"]:
         """How a sign stood at the last looks; not judged before the second one, and where no scans are compared."""
@@ -119,8 +126,8 @@ class CollapseGuard:
             self.below[sign] = self.below.get(sign, 0) + 1 if meant and now - point < SHARE * (first - point) else 0
             if self.below[sign] >= _LOOKS_IN_A_ROW:
                 found.append(Finding(sign, step, first, now))
-        self.since, self.told_apart = {}, []
+        self.since, self.told_apart, self.fallen = {}, [], tuple(found)
         if self.told or not found:
             return ()
         self.told = True
-        return tuple(found)
+        return self.fallen

@@ -23,7 +23,7 @@ from headctssl.metrics.representation import (
 from headctssl.networks.encoder import Encoder
 from headctssl.planning.run_settings import RunSettings
 from headctssl.training.batches import to_device
-from headctssl.training.collapse import CollapseGuard, Finding
+from headctssl.training.collapse import LOOKED, CollapseGuard, Finding
 from headctssl.training.collapse_causes import Cause
 from headctssl.training.distributed import Process, reduce_max
 from headctssl.training.probe import BEST_BY, Probe
@@ -83,7 +83,7 @@ class Monitor:
         """Probes of the encoder before the first step, the reference of all later ones; empty without probes."""
         began = time.perf_counter()
         found = self._probed()
-        return {**found, "monitor_seconds": time.perf_counter() - began} if found else {}
+        return {**found, LOOKED: time.perf_counter() - began} if found else {}
 
     def look(self, step: int, batch: PretrainBatch, norm: Tensor) -> dict[str, float]:
         """Look after a step; every process must call it, lines come from the main one.
@@ -101,7 +101,8 @@ class Monitor:
                 found |= _layer_gradients(self.learner, float(norm))
         if self._probe_due(step):
             found |= self._probed()
-        return {**found, "monitor_seconds": time.perf_counter() - began} if found else {}
+        # Also where nothing was found, as of a single scan: a continued run must know where this one looked.
+        return {**found, LOOKED: time.perf_counter() - began}
 
     def judge(self, line: Line, *, look: bool) -> None:
         """Take a line that was written: keep the encoder that probes best, and say when features collapse.
@@ -116,15 +117,16 @@ class Monitor:
         if self.process.is_main and self._is_best(line):
             self.keep_best()
         found = self.guard.add(line, look=look) if self.process.is_main else ()
-        message = self._message(found) if found else ""
-        if message:
-            self.say(message)
+        if found:
+            self.say(self._message(found))
         if look and self.settings.monitor.on_collapse == "stop":
-            told = torch.tensor(1.0 if found else 0.0, device=self.device)
-            if float(reduce_max(told, self.process)):
+            # Also of signs that were told before the run was continued: only the message is once in a run.
+            fallen = self.guard.fallen
+            any_fell = torch.tensor(1.0 if fallen else 0.0, device=self.device)
+            if float(reduce_max(any_fell, self.process)):
                 raise TrainingError(
                     "The encoder gives every scan nearly the same features, and monitor.on_collapse is stop.",
-                    got=message or "signs that the main process has logged",
+                    got=self._message(fallen) if fallen else "signs that the main process has logged",
                     expected="features that differ between scans",
                     do="Start again with --overwrite after the change named above, or go on with --continue --set "
                     "monitor.on_collapse=warn.",

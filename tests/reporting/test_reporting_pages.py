@@ -54,7 +54,8 @@ def lines_of(**curves: list[float]) -> RunLines:
 def looked_at(every: int = 10, **curves: list[float]) -> RunLines:
     """Lines from step 1 on; the monitor looked at every tenth, with a rank that says nothing."""
     lines = [{**line, "step": line["step"] + 1} for line in lines_of(**curves).lines]
-    return RunLines(tuple({**line, "monitor_rank_me": 1.05} if line["step"] % every == 0 else line for line in lines))
+    found = {"monitor_rank_me": 1.05, "monitor_seconds": 0.1}
+    return RunLines(tuple({**line, **found} if line["step"] % every == 0 else line for line in lines))
 
 
 def test_the_page_says_of_collapse_what_the_guard_of_the_run_says() -> None:

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 from training_helpers import TINY, make_stored_dataset
 
 from headctssl.errors import TrainingError
 from headctssl.methods import method_class
-from headctssl.training.collapse import CollapseGuard, Finding
+from headctssl.planning.run_settings import MonitorSettings
+from headctssl.training.collapse import LOOKED, CollapseGuard, Finding
 from headctssl.training.collapse_causes import likely_causes
+from headctssl.training.distributed import Process
 from headctssl.training.estimate import plan_run
+from headctssl.training.monitor import Monitor
 from headctssl.training.pretrain import pretrain
+from headctssl.training.run_log import RunLog, read_metrics
 
 
 def line(step: int, **signs: float) -> dict[str, float | int | None]:
     return {"step": step, "loss": 1.0, "embedding_std": 0.8, **signs}
+
+
+def looked(step: int, every: int = 5, **signs: float) -> dict[str, float | int | None]:
+    """A line of a run whose monitor looks at every fifth step."""
+    return line(step, **signs, **({"monitor_seconds": 0.1} if step % every == 0 else {}))
 
 
 def told(values: list[float], sign: str = "feature_std", every: int = 5) -> list[Finding]:
@@ -60,14 +72,66 @@ def test_methods_that_compare_no_scans_are_not_judged() -> None:
     assert [guard.add(one, look=True) for one in lines] == [()] * 60
 
 
-def test_what_it_knows_is_a_function_of_the_lines() -> None:
-    values = [0.9] * 12 + [0.1] * 20
-    whole, parted = CollapseGuard(), CollapseGuard()
-    for step, value in enumerate(values[:17], start=1):
-        for guard in (whole, parted):
-            guard.add(line(step, feature_std=value), look=step % 5 == 0)
-    assert whole == parted
-    assert not whole.told
+@pytest.mark.parametrize("begun", [1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("rank", [True, False], ids=["several scans", "one scan per process"])
+def test_what_it_knows_is_a_function_of_the_lines(begun: float, rank: bool, tmp_path: Path) -> None:
+    """Also where the monitor has no rank to log, and where a value is not finite."""
+    live, log = CollapseGuard(), RunLog(tmp_path, quiet=True)
+    told = []
+    for step in range(1, 41):
+        value = begun if step in (1, 8) else (1.0 if step <= 10 else 0.05)
+        one = looked(step, embedding_std=value, found=value, **({"monitor_rank_me": 3.0} if rank else {}))
+        log.metrics(one, 100)
+        told += live.add(one, look=step % 5 == 0)
+    again = CollapseGuard()
+    assert list(again.take_up(read_metrics(tmp_path / "metrics.jsonl"))) == told
+    assert again == live
+    assert [finding.step for finding in told] == [20]
+
+
+def test_a_look_is_marked_in_its_line_also_where_it_finds_nothing(
+    dataset: Path, lines_of: Callable[[Path], list[dict[str, float]]]
+) -> None:
+    sets = [text for text in TINY if "batch_size" not in text]
+    sets += ["training.batch_size=1", "monitor.every=2", "method.decoder_width=48", "method.decoder_heads=3"]
+    lines = lines_of(pretrain(1, "mae", config="vit_test", device="cpu", overrides=sets, quiet=True))
+    assert [one["step"] for one in lines if LOOKED in one] == [2, 4, 6]
+    assert not any("monitor_rank_me" in one for one in lines), "one scan differs from nothing"
+
+
+def watched(on_collapse: str, said: list[str]) -> Monitor:
+    """A monitor that judges lines made by hand."""
+    settings = SimpleNamespace(monitor=MonitorSettings(every=5, on_collapse=on_collapse))  # type: ignore[arg-type]  # a plain text in tests
+    return Monitor(
+        torch.nn.Identity(),  # type: ignore[arg-type]  # nothing is looked at
+        settings,  # type: ignore[arg-type]  # all that judging reads
+        device=torch.device("cpu"),
+        process=Process(),
+        probe=None,
+        say=said.append,
+        causes=list,
+        keep_best=lambda: None,
+    )
+
+
+def test_a_run_continued_with_stop_ends_although_the_collapse_was_told_before() -> None:
+    lines = [looked(step, embedding_std=1.0 if step <= 10 else 0.05) for step in range(1, 41)]
+    said: list[str] = []
+    before = watched("warn", said)
+    for one in lines[:25]:
+        before.judge(one, look="monitor_seconds" in one)
+    assert len(said) == 1
+    after = watched("stop", said)
+    after.take_up(lines[:25])
+    for one in lines[25:29]:
+        after.judge(one, look=False)
+    with pytest.raises(TrainingError, match="step 30: embedding_std fell"):
+        after.judge(lines[29], look=True)
+    assert len(said) == 1, "told before the run was continued"
+    recovered = watched("stop", said)
+    recovered.take_up(lines[:25])
+    for step in range(26, 41):
+        recovered.judge(looked(step, embedding_std=1.0), look=step % 5 == 0)
 
 
 DINO = ("method.teacher_temperature=0.5", "method.teacher_temperature_start=0.5", "method.koleo_weight=0")
