@@ -11,8 +11,10 @@ from typing import Literal
 
 from headctssl.console import name_files
 from headctssl.errors import HeadCTSSLError, UsageError
+from headctssl.planning.decisions import Ledger
 from headctssl.planning.machine import Machine
 from headctssl.planning.resolve import print_decisions
+from headctssl.planning.resolve_preset import choose_preset
 from headctssl.planning.resolve_training import MEMORY_SHARE
 from headctssl.planning.run_settings import RunSettings
 from headctssl.planning.suggest import Change, fits, needed_scans, suggest
@@ -26,6 +28,7 @@ from headctssl.training.pretrain_call import (
     PretrainCall,
     Request,
     as_ids,
+    asked_preset,
     choose_device,
     open_call,
     open_request,
@@ -123,12 +126,22 @@ def _planned(request: Request, target: Target) -> tuple[Opened, RunSettings, str
     try:
         return opened, resolve_request(request, opened, target.machine, target.gpus), ""
     except UsageError as error:
-        roomy = target.machine.model_copy(update={"memory_gb": 1e9})
         try:
-            settings = resolve_request(request, opened, roomy, target.gpus)
+            settings = _planned_without_limit(request, opened, target)
         except UsageError:
             raise error from None  # it is not the memory
         return opened, settings, error.what
+
+
+def _planned_without_limit(request: Request, opened: Opened, target: Target) -> RunSettings:
+    """The run if memory were no limit, with the encoder that it takes where memory is one."""
+    ledger, data = Ledger(), opened.data
+    asked = asked_preset(request, opened)
+    preset = choose_preset(ledger, data.plans[0], request.method, asked, target.machine, data.num_cases)
+    roomy = target.machine.model_copy(update={"memory_gb": 1e9})
+    settings = resolve_request(replace(request, config=preset), opened, roomy, target.gpus)
+    others = (decision for decision in settings.decisions if decision.what != "configuration")
+    return settings.model_copy(update={"decisions": (*ledger.decisions, *others)})
 
 
 def _report(request: Request, opened: Opened, settings: RunSettings, target: Target, too_large: str) -> EstimateReport:

@@ -27,6 +27,7 @@ __all__ = [
     "Opened",
     "PretrainCall",
     "Request",
+    "asked_preset",
     "choose_device",
     "name_of_run",
     "open_call",
@@ -131,13 +132,12 @@ def resolve_request(request: Request, opened: Opened, machine: Machine, world_si
                 do="Remove one.",
             )
         asked["training.num_workers"] = request.num_workers
-    preset = request.config if weights is None or request.config is not None else weights.contract.preset
     settings = resolve(
         data.plans,
         method_name=request.method,
         method_settings=method.Settings,
         optimizer=method.optimizer_defaults,
-        config=preset,
+        config=asked_preset(request, opened),
         overrides=asked,
         machine=machine,
         num_train_cases=data.num_cases,
@@ -158,6 +158,13 @@ def resolve_request(request: Request, opened: Opened, machine: Machine, world_si
     # One spelling and order, so that a continued run can be compared.
     typed = tuple(f"{key}={json.dumps(value)}" for key, value in sorted(asked.items()))
     return settings.model_copy(update={"overrides": typed})
+
+
+def asked_preset(request: Request, opened: Opened) -> str | None:
+    """The encoder that a request names, or that its weights are of; None where it is to be chosen."""
+    if request.config is None and opened.init is not None:
+        return opened.init.contract.preset
+    return request.config
 
 
 def _notes(data: PretrainData) -> list[Decision]:

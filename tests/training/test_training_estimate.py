@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import dying_measure
@@ -19,8 +20,10 @@ from headctssl.training import estimate as estimating
 from headctssl.training import measure as measuring
 from headctssl.training.estimate import estimate, plan_run
 from headctssl.training.estimate_report import EstimateReport
+from headctssl.training.estimate_target import choose_target
 from headctssl.training.measure import Measured, measure, steps_to_measure
-from headctssl.training.pretrain_call import Request
+from headctssl.training.pretrain_call import Request, open_request, resolve_request
+from headctssl.training.pretrain_data import PretrainData
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -111,6 +114,22 @@ def test_suggested_changes_make_the_run_fit(
         new = {key for key, value in changes.items() if asked.get(key) != value}
         assert asked.keys() <= changes.keys()
         assert all(f"{key}=" in suggestion.flags for key in new)
+
+
+def test_a_run_that_does_not_fit_is_estimated_with_the_encoder_it_would_take(
+    large: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with the one that a machine of any memory would take."""
+    monkeypatch.setattr(estimating, "_read_seconds", lambda opened, settings: 0.01)
+    monkeypatch.setattr(PretrainData, "num_cases", 6000)
+    request = Request((1,), "simclr", None, "plans", None, "train", None, ())
+    target = choose_target(None, 8.0, 1, 125.0)
+    taken = resolve_request(request, open_request(request), target.machine, 1)
+    _, settings, why = estimating._planned(replace(request, overrides=("training.batch_size=4096",)), target)
+    assert "cannot be accumulated" in why
+    assert settings.config == taken.config == "vit_s"
+    chosen = [[d for d in one.decisions if d.what == "configuration"] for one in (settings, taken)]
+    assert chosen[0] == chosen[1]
 
 
 def test_what_nothing_can_help_is_said(large: Path, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
