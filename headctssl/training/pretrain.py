@@ -132,7 +132,7 @@ def run_pretraining(
             # Everything that can be wrong with the call shows before an old run is removed.
             check_division(call.settings.training, target, process, coupled=call.method.batch_coupled)
             begun.append((call, build_learner(call)))
-            _begin(call, folder, target, resume=resume, overwrite=overwrite, quiet=quiet)
+            _begin(call, folder, resume=resume, overwrite=overwrite, quiet=quiet)
             return call.settings, folder, going_on
 
         agreed, folder, going_on = settle(begin, process)
@@ -160,18 +160,13 @@ def _choose_run(
     return call, folder, going_on
 
 
-def _begin(
-    call: PretrainCall, folder: Path, device: torch.device, *, resume: bool, overwrite: bool, quiet: bool
-) -> None:
+def _begin(call: PretrainCall, folder: Path, *, resume: bool, overwrite: bool, quiet: bool) -> None:
     """Make or reopen the folder, write what is known before the first step, and say what was decided."""
     going_on = open_run_folder(folder, resume=resume, overwrite=overwrite)
     if resume and not going_on:
         say(f"--continue: the run {folder.name} has no checkpoint yet, so it starts fresh", quiet=quiet)
     write_cases(folder, call.data)
     write_json(folder / "config.json", call.settings)
-    data = data_digest(call.settings.storage, call.data.digest)
-    environment = describe_environment(device, data=data, processes=current_process().world_size)
-    write_json(folder / "environment.json", environment)
     print_decisions(call.settings, quiet=quiet)
 
 
@@ -193,6 +188,10 @@ def _train(
     trainer = make_trainer(call, learner, folder, log, device, process)
     if going_on:
         trainer.resume()
+    if process.is_main and trainer.step < training.num_steps:  # else no step is taken here
+        data = data_digest(settings.storage, call.data.digest)
+        environment = describe_environment(device, data=data, processes=process.world_size)
+        write_json(folder / "environment.json", environment)
     log.open(trainer.step)
     watch(trainer, call, folder, learner, log)
     try:

@@ -269,6 +269,27 @@ def test_existing_run_is_refused_unless_told(dataset: Path, no_picture: None) ->
     go(resume=True)  # a finished run is exported again
 
 
+def test_a_finished_run_that_is_continued_keeps_its_environment(
+    dataset: Path, no_picture: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No step is taken where it is exported again; a run that goes on says where its last steps were."""
+
+    def processor(folder: Path) -> str:
+        return str(json.loads((folder / "environment.json").read_text())["processor"])
+
+    monkeypatch.setattr("headctssl.training.environment._processor", lambda: "here")
+    with monkeypatch.context() as patch:
+        stop_at(3, patch)
+        with pytest.raises(StoppedError):
+            go()
+    folder = Path(os.environ["headctssl_results"]) / dataset.name / "pretrain" / "dino__vit_test__plans"
+    assert processor(folder) == "here"
+    monkeypatch.setattr("headctssl.training.environment._processor", lambda: "elsewhere")
+    assert processor(go(resume=True)) == "elsewhere"
+    monkeypatch.setattr("headctssl.training.environment._processor", lambda: "a third")
+    assert processor(go(resume=True)) == "elsewhere"
+
+
 def test_continue_without_a_checkpoint_starts_fresh_and_says_so(
     dataset: Path, no_picture: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
