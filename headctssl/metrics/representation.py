@@ -100,7 +100,8 @@ def uniformity(views: Tensor) -> float:
     unit = functional.normalize(views.float(), dim=-1)
     scans, count = unit.shape[:2]
     rows = unit.flatten(0, 1)
-    squared = (2 - 2 * rows @ rows.T).clamp_min(0)
+    with torch.autocast(rows.device.type, enabled=False):  # bfloat16 would round the small distances away
+        squared = (2 - 2 * rows @ rows.T).clamp_min(0)
     other = ~torch.eye(scans, dtype=torch.bool, device=rows.device).repeat_interleave(count, 0).repeat_interleave(
         count, 1
     )

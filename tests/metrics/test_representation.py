@@ -10,6 +10,8 @@ import torch
 
 from headctssl.metrics.representation import alignment, feature_std, lidar, participation_ratio, rank_me, uniformity
 
+MEASURES = (alignment, lidar, uniformity)
+
 
 def test_monitors_tell_collapse_from_spread() -> None:
     torch.manual_seed(0)
@@ -71,4 +73,8 @@ def test_alignment_and_uniformity_over_pairs() -> None:
     ]
     assert alignment(views) == pytest.approx(float(torch.stack(near).mean()), rel=1e-5)
     assert uniformity(views) == pytest.approx(float(torch.stack(far).mean().log()), rel=1e-5)
+    near_views = torch.ones(5, 3, 4) + 0.05 * views
+    alone = [measure(near_views) for measure in MEASURES]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert [measure(near_views) for measure in MEASURES] == alone, "as monitors call them"
     assert (alignment(torch.ones(3, 2, 4)), uniformity(torch.ones(3, 2, 4))) == pytest.approx((0.0, 0.0), abs=1e-5)
