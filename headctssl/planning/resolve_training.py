@@ -290,7 +290,8 @@ def length(
     given = asked.count("training.num_steps")
     epochs = asked.real("training.num_epochs")
     if epochs is not None:
-        given = max(1, round(epochs * per_epoch / size))
+        # The loader's epochs are whole batches (`loading.sampler.steps_per_epoch`), the last one filled up.
+        given = max(1, round(epochs * -(-per_epoch // size)))
     limit = f"{hours:g} h" if profile == "real" else "10 min"
     because = f"{budget} scans are {by_budget} steps; {cost.step_seconds:.2g} s a step allow {by_time} in {limit}"
     steps = ledger.take(

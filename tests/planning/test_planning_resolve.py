@@ -11,6 +11,7 @@ from planning_examples import GPU, LAPTOP, fingerprint
 
 from headctssl.errors import UsageError
 from headctssl.loading.draws import frame_of
+from headctssl.loading.sampler import steps_per_epoch
 from headctssl.methods import METHODS, method_class
 from headctssl.planning.machine import Machine
 from headctssl.planning.planner import make_plans
@@ -187,6 +188,10 @@ def test_both_lengths_are_an_error_and_epochs_become_steps() -> None:
     settings = run(overrides={"training.num_epochs": 2, "training.batch_size": 8})
     assert settings.training.num_steps == 500
     assert settings.training.samples_per_epoch == 2000
+    few = {"training.samples_per_epoch": 20, "training.batch_size": 8}
+    uneven = run(overrides={"training.num_epochs": 10, **few})
+    assert uneven.training.num_steps == 10 * steps_per_epoch(20, 8) == 30
+    assert run(overrides={"training.num_epochs": 0.5, **few}).training.num_steps == 2
 
 
 @pytest.mark.parametrize("profile", ["clinical", "laptop"])
