@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import ceil
 
+from headctssl.errors import UsageError
 from headctssl.planning.decisions import Asked, Ledger
 from headctssl.planning.plans import ConfigurationPlan, Plans
 from headctssl.planning.run_settings import ViewSettings
@@ -14,6 +15,9 @@ __all__ = ["local_shape", "read_shape", "views"]
 
 Shape = tuple[int, int, int]
 
+_COUNTED_BY = {"global": "global_count", "local": "local_count", "base": "base_grid"}
+"""Groups of views, as `MethodFacts` names them, and the field that says how many there are."""
+
 
 def views(ledger: Ledger, asked: Asked, method_name: str, configuration: ConfigurationPlan) -> ViewSettings:
     """Step 3. Views.
@@ -22,6 +26,9 @@ def views(ledger: Ledger, asked: Asked, method_name: str, configuration: Configu
     one, in whole tokens; scales as published, 112-224 of 224 voxels for global and 64-112 for local
     crops. A method with one view per scan sees .5-1 of the field of view too. The
     `headct_foundation` preset flips left and right as published. Source: arXiv 2502.02779.
+
+    Raises:
+        UsageError: the user set views that the method does not have.
     """
     facts = method_facts(method_name)
     shape = local_shape(configuration)
@@ -33,6 +40,7 @@ def views(ledger: Ledger, asked: Asked, method_name: str, configuration: Configu
         flip_lr=configuration.preset == "headct_foundation",
     )
     settings = with_overrides(settings, asked.section("views"), "views.")
+    _require_used(method_name, asked, settings)
     ledger.note(
         "views per scan",
         _numbers(settings, configuration.input.shape),
@@ -42,6 +50,21 @@ def views(ledger: Ledger, asked: Asked, method_name: str, configuration: Configu
         + ("; changed by --set views.*" if asked.section("views") else ""),
     )
     return settings
+
+
+def _require_used(method_name: str, asked: Asked, settings: ViewSettings) -> None:
+    """Refuse a number of views of a group that the method does not have; 0 says no more than what holds anyway."""
+    facts = method_facts(method_name)
+    groups = {group for group, _ in facts.student_views} | set(facts.teacher_views)
+    fields = {group: field for group, field in _COUNTED_BY.items() if group in groups}
+    for field in _COUNTED_BY.values():
+        if field not in fields.values() and asked.has(f"views.{field}") and getattr(settings, field):
+            raise UsageError(
+                f"The setting 'views.{field}' has no effect with {method_name}, which does not use such views.",
+                got=f"views.{field}={getattr(settings, field)}",
+                expected=f"numbers of {method_name}: {', '.join(f'views.{used}' for used in fields.values())}",
+                do="Remove the --set, or choose another method.",
+            )
 
 
 def _numbers(settings: ViewSettings, shape: Shape) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Literal
 
 import numpy as np
@@ -249,6 +250,29 @@ def test_the_centre_moves_faster_than_the_teacher() -> None:
 def test_wrong_settings_are_errors_that_name_them(overrides: dict[str, Any], match: str) -> None:
     with pytest.raises(UsageError, match=match):
         run(overrides=overrides)
+
+
+@pytest.mark.parametrize(
+    ("method", "field", "uses"),
+    [
+        ("mae", "local_count", "views.global_count$"),
+        ("simclr", "local_count", "views.global_count$"),
+        ("dino", "base_grid", "views.global_count, views.local_count$"),
+        ("voco", "global_count", "views.local_count, views.base_grid$"),
+    ],
+)
+def test_views_that_a_method_does_not_have_are_refused(method: str, field: str, uses: str) -> None:
+    with pytest.raises(UsageError, match=rf"views\.{field}' has no effect with {method}") as caught:
+        run(method, overrides={f"views.{field}": 3})
+    assert re.search(uses, caught.value.expected or "")
+    assert getattr(run(method, overrides={f"views.{field}": 0}).views, field) == 0
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_the_views_of_every_method_can_be_set(method: str) -> None:
+    own = run(method).views
+    counts = {f"views.{name}": getattr(own, name) for name in ("global_count", "local_count", "base_grid")}
+    assert run(method, overrides={name: count for name, count in counts.items() if count}).views == own
 
 
 def test_unknown_names_list_the_known_ones() -> None:
