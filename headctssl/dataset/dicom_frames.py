@@ -58,6 +58,7 @@ def frames_of(one: Slice) -> list[Slice]:
             one._replace(
                 frame=index,
                 time=groups.time(),
+                acquisition=groups.acquisition(),
                 position=position,
                 fault=fault,
                 common=seen.setdefault(common, common),
@@ -103,6 +104,11 @@ class _Groups:
         names = ("TemporalPositionIndex", "FrameAcquisitionNumber", "FrameAcquisitionDateTime")
         content = self._macro("FrameContentSequence")
         return "" if content is None else "/".join(content.text(_TAGS[name]) for name in names)
+
+    def acquisition(self) -> int | None:
+        """FrameAcquisitionNumber, None where it is not stated."""
+        content = self._macro("FrameContentSequence")
+        return None if content is None else content.integer(_TAGS["FrameAcquisitionNumber"])
 
     def common(self, base: Common) -> Common:
         """The values of the file with those of the frame in their place."""

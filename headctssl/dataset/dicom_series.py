@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from headctssl.dataset.dicom_header import HeaderError, is_dicom, series_error
+from headctssl.dataset.dicom_passes import pass_notes
 from headctssl.dataset.dicom_pixels import PixelReader
 from headctssl.dataset.dicom_slices import ENHANCED_CT, Common, Slice, number_text, slices_of
 from headctssl.dataset.raw_image import Geometry, RawImage
@@ -123,6 +124,7 @@ def _sorted_stack(files: Sequence[Path]) -> tuple[Geometry, list[Slice]]:
     shape = (len(ordered), common.rows, common.columns)
     metadata = _metadata([one.common for one in ordered])
     notes += _photometric_notes(ordered)
+    notes += pass_notes([one.acquisition for one in ordered], origins[:, ::-1] @ normal)
     return Geometry("dicom", shape, affine, np.ascontiguousarray(origins), metadata, tuple(notes)), ordered
 
 

@@ -97,6 +97,7 @@ class Slice(NamedTuple):
     frame: int | None  # counted from 0; None = the file holds one picture
     instance: str  # SOP instance UID
     time: str  # what tells repeated acquisitions apart
+    acquisition: int | None  # AcquisitionNumber, None where it is not stated
     position: tuple[float, ...]  # ImagePositionPatient (L, P, S) mm, () where absent
     fault: str
     common: Common
@@ -151,6 +152,7 @@ def _slice(file: str, header: Header, common: Common) -> Slice:
         frame=None,
         instance=header.text(_TAGS["SOPInstanceUID"]),
         time="/".join((*acquisition, header.text(_TAGS["AcquisitionTime"]))),
+        acquisition=_whole(header.number(_TAGS["AcquisitionNumber"])),
         position=position,
         fault=fault,
         common=common,

@@ -76,7 +76,7 @@ class _SortedOut:
             (self.repeats, f"{self.repeats} slices had the place and the pixels of another and were left out."),
             (
                 self.split,
-                f"{self.split} series held several stacks (orientation, size, kernel or image type):"
+                f"{self.split} series held several stacks (orientation, size, kernel, image type or acquisition):"
                 " each stack is a scan.",
             ),
         ]

@@ -10,10 +10,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from headctssl.dataset.dicom_passes import Pass, passes_of
 from headctssl.dataset.dicom_pixels import PixelReader
 from headctssl.dataset.dicom_series import SAME_DIRECTION, SAME_POSITION_MM
 from headctssl.dataset.dicom_slices import Slice
 from headctssl.errors import ImageReadError
+from headctssl.ingest.header_rules import MIN_SLICES
 
 __all__ = ["Part", "heights_of", "split_series", "without_copies", "without_repeats"]
 
@@ -72,14 +74,15 @@ def split_series(slices: Sequence[Slice]) -> list[Part]:
 
     Slices of several orientations, sizes or pixel spacings cannot be one volume. Those of several image types, kernels
     or echoes are several volumes where they show the same part of the body, and one where they follow each other (the
-    base and the vertex of a head with two kernels). Gaps and thicknesses split nothing.
+    base and the vertex of a head with two kernels). So are acquisitions, between which the head may have moved, where
+    they run through the same part of the body (`_by_pass`). Gaps and thicknesses split nothing.
     """
     placed = [one for one in slices if one.position and one.common.orientation]
-    parts: list[list[Slice]] = []
+    found: list[Part] = []
     for group in _grouped(placed, _plane_keys(placed)):
-        parts += _contents(group)
-    parts.sort(key=lambda part: (-len(part), part[0].file, part[0].frame or 0))
-    found = [Part(tuple(part)) for part in parts]
+        for part in _contents(group):
+            found += _by_pass(part)
+    found.sort(key=lambda part: (-len(part.slices), part.slices[0].file, part.slices[0].frame or 0))
     nowhere = [one for one in slices if not (one.position and one.common.orientation)]
     if nowhere:
         found.append(Part(tuple(nowhere), placed=False))
@@ -121,6 +124,36 @@ def _contents(slices: list[Slice]) -> list[list[Slice]]:
     return parts
 
 
+def _by_pass(slices: list[Slice]) -> list[Part]:
+    """Parallel slices by their passes through the body, where these are scans.
+
+    They are where each shows at least half of what another one does, at other positions, and they have as many slices
+    as a scan needs on average. Else the slices stay one stack: of passes that only touch reading notes it, images at
+    one position are a series over time, and numbers in no order would leave single slices.
+    """
+    heights = heights_of(slices)
+    passes = passes_of([one.acquisition for one in slices], heights)
+    if len(passes) < 2 or len(slices) < MIN_SLICES * len(passes):
+        return [Part(tuple(slices))]
+    scans = all(any(_shows_half(one, first) for first in passes[:k]) for k, one in enumerate(passes) if k)
+    if not scans or _meet(slices, heights):
+        return [Part(tuple(slices))]
+    return [Part(tuple(slices[k] for k in sorted(one.slices)), f"acquisition {one.numbers[0]}") for one in passes]
+
+
+def _shows_half(one: Pass, other: Pass) -> bool:
+    """Whether two passes share at least half of what the shorter one shows."""
+    return one.shared_mm(other) >= max(0.0, 0.5 * min(one.high - one.low, other.high - other.low))
+
+
+def _meet(slices: Sequence[Slice], heights: NDArray[np.float64]) -> bool:
+    """Whether two acquisitions have a slice at one position."""
+    order = np.argsort(heights, kind="stable")
+    numbers = [slices[k].acquisition for k in order]
+    near = np.diff(heights[order]) < SAME_POSITION_MM
+    return any(numbers[k] != numbers[k + 1] for k in np.flatnonzero(near))
+
+
 def _overlap(groups: Sequence[Sequence[Slice]]) -> bool:
     """Whether any two groups of parallel slices show the same part of the body."""
     if len(groups) < 2:
@@ -157,9 +190,9 @@ def _part_name(part: Part) -> str:
     common = part.slices[0].common
     direction = ",".join(f"{value:.2f}" for value in np.round(common.orientation, 2) + 0.0)
     spacing = "x".join(f"{value:.3f}" for value in common.spacing_mm)
-    return "|".join(
-        (direction, f"{common.rows}x{common.columns}", spacing, common.kernel, common.echo, "/".join(common.image_type))
-    )
+    kind = (common.kernel, common.echo, "/".join(common.image_type))
+    told = (direction, f"{common.rows}x{common.columns}", spacing, *kind)
+    return "|".join((*told, part.name) if part.name else told)
 
 
 def without_repeats(slices: Sequence[Slice]) -> tuple[list[Slice], int]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from headctssl.dataset.dicom_passes import AGAIN_MARK
 from headctssl.dataset.intensity import noted_fault
 from headctssl.dataset.slice_levels import LEVEL_MARK
 from headctssl.dataset.straightening import HOLE_MARK
@@ -41,7 +42,7 @@ TRUNK_LUNG_ML = 300.0
 
 HEAD_AND_NECK_MM = 400.0
 _CONTRAST_NOTE = "The image looks like one with contrast agent, which the header does not say."
-_REVIEW_MARKS = (HOLE_MARK, "states no orientation", LEVEL_MARK)
+_REVIEW_MARKS = (HOLE_MARK, "states no orientation", AGAIN_MARK, LEVEL_MARK)
 
 
 class ScanVerdict(Settings):

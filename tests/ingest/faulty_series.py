@@ -98,6 +98,13 @@ _GEOMETRY = [
         "Several slice distances",
         heights_mm=[*np.arange(9) * 10.0, *(80.0 + np.arange(1, 10) * 8.0)],
     ),
+    _faulty(
+        "base and vertex of two acquisitions that overlap",
+        "review",
+        "Acquisitions 1 and 2 show the same part of the body",
+        heights_mm=[*np.arange(10) * 10.0, *(75.0 + np.arange(8) * 10.0)],
+        slice_tags={k: {"AcquisitionNumber": 1 + (k > 9)} for k in range(NUM_SLICES)},
+    ),
     _faulty("one slice 100 km away", "reject", "farther apart", heights_mm=[*np.arange(17) * 10.0, 1e8]),
     _faulty(
         "slices at one position that differ", "reject", "several images at one", duplicate=(4,), duplicate_differs=True

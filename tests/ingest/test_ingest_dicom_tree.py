@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,10 @@ def reasons(found: Found) -> set[str]:
 
 def values(scan: Scan) -> np.ndarray:
     return read_series(scan.files).hu
+
+
+def notes(scan: Scan) -> tuple[str, ...]:
+    return read_series(scan.files).info.notes
 
 
 def test_a_tree_of_everything(tmp_path: Path, hu: np.ndarray) -> None:
@@ -161,6 +166,70 @@ def test_base_and_vertex_with_two_kernels_and_thicknesses_stay_one_scan(tmp_path
     facts = found.scans[0].facts
     assert facts is not None
     assert (facts.smallest_gap_mm, facts.largest_gap_mm) == (2.5, 5.0)
+
+
+def acquired(numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
+    return {k: {"AcquisitionNumber": number} for k, number in enumerate(numbers)}
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        [1 + k % 2 for k in range(24)],
+        [1 + k // 2 + 12 * (k % 2) for k in range(24)],  # a number for each slice
+        [1 + k // 8 + 3 * (k % 2) for k in range(24)],  # four slices for each turn of the gantry
+    ],
+    ids=["spirals", "slices", "turns"],
+)
+def test_two_runs_through_the_head_in_one_series_are_two_scans(
+    tmp_path: Path, hu: np.ndarray, numbers: list[int]
+) -> None:
+    both = np.repeat(hu, 2, axis=0)
+    both[1::2] += np.int16(7)
+    write_dicom(tmp_path, both, slice_tags=acquired(numbers), **UIDS)
+    found = find_scans(tmp_path)
+    assert [len(scan.files) for scan in found.scans] == [12, 12]
+    for scan, expected in zip(found.scans, (hu, hu + np.int16(7)), strict=True):
+        np.testing.assert_array_equal(values(scan), expected)
+        assert not any("same part of the body" in note for note in notes(scan))
+    names = [scan.identity.partition(":patient")[0].rpartition("|")[2] for scan in found.scans]
+    assert names == ["acquisition 1", f"acquisition {numbers[1]}"]
+    assert "(orientation, size, kernel, image type or acquisition)" in found.remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "heights"),
+    [
+        ([*range(1, 13)], np.arange(12) * 5.0),  # a number for each slice
+        ([*range(12, 0, -1)], np.arange(12) * 5.0),
+        ([1] * 6 + [2] * 6, [*np.arange(6) * 2.5, *(17.5 + np.arange(6) * 5.0)]),  # thin base, thick vertex
+        ([2] * 6 + [1] * 6, np.arange(12) * 5.0),  # the vertex first
+        ([1] * 6 + [2] * 6, [*np.arange(6) * 2.5, *(11.5 + np.arange(6) * 5.0)]),  # they touch
+    ],
+    ids=["slices", "downwards", "thicknesses", "vertex first", "touching"],
+)
+def test_acquisitions_that_follow_each_other_are_one_scan(
+    tmp_path: Path, hu: np.ndarray, numbers: list[int], heights: Sequence[float]
+) -> None:
+    write_dicom(tmp_path, hu, heights_mm=heights, slice_tags=acquired(numbers), **UIDS)
+    found = find_scans(tmp_path)
+    assert [scan.identity for scan in found.scans] == ["study:1.2.3:series:1.2.3.4:patient:4711"]
+    assert not any("Acquisitions" in note for note in read_series(found.scans[0].files).info.notes)
+
+
+def test_acquisitions_that_share_a_part_only_are_one_scan_with_a_note(tmp_path: Path, hu: np.ndarray) -> None:
+    heights = [*np.arange(6) * 5.0, *(16.0 + np.arange(6) * 5.0)]
+    write_dicom(tmp_path, hu, heights_mm=heights, slice_tags=acquired([1] * 6 + [2] * 6))
+    (scan,) = find_scans(tmp_path).scans
+    assert any("Acquisitions 1 and 2 show the same part of the body over 9 mm" in n for n in notes(scan))
+
+
+def test_numbers_in_no_order_do_not_tear_a_series_to_pieces(tmp_path: Path, hu: np.ndarray) -> None:
+    numbers = [5, 1, 9, 3, 11, 2, 7, 12, 4, 8, 6, 10]
+    write_dicom(tmp_path, hu, slice_tags=acquired(numbers))
+    (scan,) = find_scans(tmp_path).scans
+    assert len(scan.files) == 12
+    assert any("show the same part of the body" in note for note in notes(scan))
 
 
 def test_directions_that_differ_by_rounding_are_one_stack(tmp_path: Path, hu: np.ndarray) -> None:
