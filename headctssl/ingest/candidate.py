@@ -33,7 +33,7 @@ class Candidate:
 
     scan: Scan
     case_id: str
-    cells: dict[str, str]  # of cases.csv, ids included; unknown ones are absent but for the ids
+    cells: dict[str, str]  # of cases.csv, ids included; unknown ones are absent but for ids and what the source lists
 
     @property
     def image(self) -> str:
@@ -56,10 +56,12 @@ def make_candidate(scan: Scan, key: bytes, labels: Collection[str]) -> Candidate
         "subject_id": f"subject_{keyed_hash(key, 'subject:' + scan.subject)}" if scan.subject else "",
         "session_id": f"session_{keyed_hash(key, 'session:' + scan.session)}" if scan.session else "",
     }
-    known = {**_header_cells(scan), **_column_cells(scan, key, labels)}
+    listed = _column_cells(scan, key, labels)
+    known = {**_header_cells(scan), **listed}
     if scan.facts is not None and (day := study_day(key, scan.subject, scan.facts.study_date)):
         known.setdefault("study_day", day)
-    return Candidate(scan, case_id, {**cells, **{name: text for name, text in known.items() if text}})
+    # An empty cell that the source lists takes away what the dataset has from it; one of the headers says nothing.
+    return Candidate(scan, case_id, {**cells, **{n: text for n, text in known.items() if text or n in listed}})
 
 
 def identifying_words(scan: Scan) -> tuple[str, ...]:
@@ -128,7 +130,7 @@ def column_remarks(candidates: Collection[Candidate]) -> list[str]:
         for name, text in candidate.scan.columns:
             if text and is_date_column(name):
                 day = renamed_dates([name]).get(name)
-                (filled if day in candidate.cells else lost)[name] += 1
+                (filled if candidate.cells.get(day or "") else lost)[name] += 1
             elif name not in candidate.cells and is_identifying_column(name):
                 names.add(name)
     remarks = [f"'{name}' was left out: by its name it tells who a patient is." for name in sorted(names)]

@@ -14,11 +14,12 @@ from headctssl.errors import HeadCTSSLError
 from headctssl.ingest.candidate import Candidate, column_remarks, make_candidate
 from headctssl.ingest.growing import GrowingDataset
 from headctssl.ingest.journal import Entry
+from headctssl.ingest.merging import changed_remark, one_of, twin_remark
 from headctssl.ingest.one_scan import Job, Outcome, Reading, convert_scan, failed, record_of, source_state
 from headctssl.ingest.privacy import keyed_hash, without_paths
 from headctssl.ingest.report import ScanRecord, Stage
 from headctssl.ingest.room import NoRoomError
-from headctssl.ingest.scan import Found, Ignored
+from headctssl.ingest.scan import Found, Ignored, Scan
 from headctssl.ingest.screening import Decision, Rules, Screened, choose, screen
 from headctssl.ingest.told import ConvertResult
 from headctssl.ingest.verdict import ScanVerdict, judge_facts
@@ -34,9 +35,13 @@ class Conversion:
         rules: what the user asked for.
         reading: how images are read.
         dry_run: write nothing.
+        origin: what brings labels, for sentences: the name of their table, or "the source".
     """
 
-    def __init__(self, data: GrowingDataset, rules: Rules, reading: Reading, *, dry_run: bool) -> None:
+    def __init__(
+        self, data: GrowingDataset, rules: Rules, reading: Reading, *, dry_run: bool, origin: str = "the source"
+    ) -> None:
+        self.origin = origin
         self.data, self.rules, self.reading, self.dry_run = data, rules, reading, dry_run
         self.accepted: list[ScanVerdict] = []
         self.rejected: list[ScanVerdict] = []
@@ -64,7 +69,7 @@ class Conversion:
         """
         self._present = self.data.present()
         candidates = self._distinct(found)
-        self.remarks = column_remarks(candidates)
+        self.remarks += column_remarks(candidates)
         self.data.order = {candidate.case_id: place for place, candidate in enumerate(candidates)}
         if self.rules.where is not None:
             columns = {name for candidate in candidates for name in candidate.cells}
@@ -76,6 +81,8 @@ class Conversion:
             self._decide(decision)
         if not overwrite:
             self._remember(screened)
+            there_already = [c for c in screened.passed if c.case_id in self._present]
+            self.remarks += changed_remark(self.data.changes(there_already), self.origin)
         there = set() if overwrite else self._present
         while True:
             usable = [c for c in screened.passed if c.case_id not in self._unusable]
@@ -105,13 +112,15 @@ class Conversion:
     def _distinct(self, found: Found) -> list[Candidate]:
         """Every scan under its id, a scan that is in the source twice once."""
         labels = {spec.name for spec in self.data.info.labels}
-        candidates: dict[str, Candidate] = {}
+        by_identity: dict[str, list[Scan]] = {}
         for scan in found.scans:
-            candidate = make_candidate(scan, self.data.key, labels)
-            first = candidates.setdefault(candidate.case_id, candidate)
-            if first is not candidate:
-                self.skipped.append(Ignored(scan.source, f"the same scan as {first.scan.source}"))
-        return list(candidates.values())
+            same = by_identity.setdefault(scan.identity, [])
+            if same:
+                self.skipped.append(Ignored(scan.source, f"the same scan as {same[0].source}"))
+            same.append(scan)
+        merged = [one_of(scans, labels) for scans in by_identity.values()]
+        self.remarks += twin_remark([told for _, told in merged if told])
+        return [make_candidate(scan, self.data.key, labels) for scan, _ in merged]
 
     def _note_files(self, found: Found) -> None:
         """Put into the report what the converter could not take for a scan."""

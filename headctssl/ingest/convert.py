@@ -91,7 +91,9 @@ def convert(
     found = _find(find_scans, path, source_format, labels, {"num_workers": num_workers, "quiet": quiet})
     secret = subject_key(key_file, create=not dry_run)
     with growing(folder, found, secret, key_file, dry_run=dry_run) as data:
-        work = Conversion(data, rules, Reading(keep_detail, fill_gaps, repair_intensity), dry_run=dry_run)
+        reading = Reading(keep_detail, fill_gaps, repair_intensity)
+        origin = "the source" if labels is None else Path(labels).name
+        work = Conversion(data, rules, reading, dry_run=dry_run, origin=origin)
         work.run(found, num_workers=num_workers, quiet=quiet, overwrite=overwrite)
     result = work.result(found)
     print_result(result, (*found.remarks, *work.remarks), dry_run=dry_run, quiet=quiet)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from headctssl.dataset.table_faults import table_faults
 from headctssl.errors import DataError, UsageError
 from headctssl.ingest.candidate import Candidate
 from headctssl.ingest.journal import Entry, Journal, write_sources
+from headctssl.ingest.merging import Change, changed_cells, with_rows
 from headctssl.ingest.privacy import key_check
 from headctssl.ingest.report import ScanRecord, read_report, write_report
 from headctssl.ingest.room import needs_room
@@ -68,11 +69,21 @@ class GrowingDataset:
             what = f"{self.folder.name} cannot be added to. {told.what}"
             raise DataError(what, got=told.got, expected=told.expected, do=told.do)
         rows = [candidate.cells for candidate in candidates]
-        faults = list(table_faults(_with_rows(self.cases, rows), self.info.labels))
+        faults = list(table_faults(with_rows(self.cases, rows), self.info.labels))
         if faults:
             sources = {candidate.case_id: candidate.scan.source for candidate in candidates}
             first = faults[0]
             raise replace(first, case_id=sources.get(first.case_id, first.case_id)).to_error(len(faults) - 1)
+
+    def changes(self, candidates: Sequence[Candidate]) -> list[Change]:
+        """The labels, splits and subjects of cases that are there which their scans would change.
+
+        Args:
+            candidates: scans of cases that are there.
+        """
+        compared = ("subject_id", "split", *(spec.name for spec in self.info.labels))
+        cases = with_rows(self.cases, [entry.cells for entry in self.entries if entry.cells])
+        return changed_cells(cases, [candidate.cells for candidate in candidates], compared)
 
     def add(self, entry: Entry) -> None:
         """Note a finished scan: in the journal at once, in the files with `save`."""
@@ -90,7 +101,7 @@ class GrowingDataset:
         if not self.entries or not (rows or (self.folder / "dataset.json").exists()):
             return
         if rows:
-            self.cases = _with_rows(self.cases, rows)
+            self.cases = with_rows(self.cases, rows)
             self.files.update(dict.fromkeys(write_raw_dataset(self.folder, self.info, self.cases)))
         self.records.update({entry.record.case_id: entry.record for entry in self.entries})
         self.files[write_report(self.folder, key_check(self.key), self.records.values())] = None
@@ -237,32 +248,3 @@ def _with_classes(info: DatasetInfo, found: Found) -> DatasetInfo:
         classes[name] = value
     # Through its fields, so that they are checked.
     return DatasetInfo.model_validate({**info.model_dump(), "segmentation_classes": classes})
-
-
-def _with_rows(cases: pd.DataFrame, rows: Sequence[Mapping[str, str]]) -> pd.DataFrame:
-    """The table with rows added. A row of a known case id changes the cells it brings and keeps the others."""
-    records: dict[str, dict[str, str]] = {}
-    for record in cases.to_dict("records"):
-        records[str(record.get("case_id", ""))] = {str(name): str(value) for name, value in record.items()}
-    for row in rows:
-        old = records.get(row["case_id"], {})
-        # An id that the source does not know does not erase one that was entered by hand.
-        unknown = [name for name in ("subject_id", "session_id") if not row[name]]
-        kept: dict[str, str] = {name: old[name] for name in unknown if name in old}
-        records[row["case_id"]] = {**old, **row, **kept}
-    _inherit_splits(records, {row["case_id"] for row in rows})
-    columns = list(dict.fromkeys([*cases.columns, *(name for row in rows for name in row)]))
-    body = [[record.get(name, "") for name in columns] for record in records.values()]
-    return pd.DataFrame(body, columns=columns, dtype=str)
-
-
-def _inherit_splits(records: dict[str, dict[str, str]], new: set[str]) -> None:
-    """Give new rows without a split the one of their subject: no subject may be in two splits."""
-    of_subject: dict[str, str] = {}
-    for record in records.values():
-        if record.get("split") and record.get("subject_id"):
-            of_subject.setdefault(record["subject_id"], record["split"])
-    for case_id in new:
-        record = records[case_id]
-        if not record.get("split") and record.get("subject_id") in of_subject:
-            record["split"] = of_subject[record["subject_id"]]

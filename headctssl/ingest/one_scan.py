@@ -185,11 +185,8 @@ def convert_scan(job: Job) -> Outcome:
 
 def _cells(candidate: Candidate, volume: Volume, status: Status) -> dict[str, str]:
     """The row of cases.csv: what reading found, then what headers and converter said before."""
-    found = {
-        "quality": "review" if status == "review" else "",
-        **dict(volume.info.metadata),
-        **candidate.cells,
-    }
+    read = {"quality": "review" if status == "review" else "", **dict(volume.info.metadata)}
+    found = {**read, **{name: text for name, text in candidate.cells.items() if text or not read.get(name)}}
     if "gantry_tilt_deg" not in dict(candidate.scan.columns):  # measured on the slices beats what a header says
         found["gantry_tilt_deg"] = f"{volume.info.tilt_deg:g}"
     return found
