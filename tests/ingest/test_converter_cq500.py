@@ -63,6 +63,12 @@ def test_cq500_labels_are_what_two_of_three_readers_say(source: Path) -> None:
     assert "1 series of no study in it, 1 of its studies without a series" in told(found)
 
 
+def test_cq500_one_study_as_the_source_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    series(tmp_path / "CQ500CT7 CQ500CT7", 1)  # whose PatientID says nothing
+    monkeypatch.chdir(tmp_path / "CQ500CT7 CQ500CT7")
+    assert [scan.subject for scan in find_scans(Path()).scans] == ["CQ500-CT-7"]
+
+
 def test_cq500_series_of_a_patient_are_one_subject(source: Path) -> None:
     found = find_scans(source)
     assert sorted(scan.subject for scan in found.scans) == ["CQ500-CT-1", "CQ500-CT-1", "CQ500-CT-12", "CQ500-CT-123"]

@@ -48,6 +48,18 @@ def test_nnunet_images_have_their_label_map_and_its_classes(tmp_path: Path) -> N
     assert first.subject != second.subject
 
 
+def test_nnunet_subjects_are_the_same_where_the_source_is_the_folder_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = describe(tmp_path / "Dataset012_Bleed", channel_names={"0": "NCCT", "1": "CTA"})
+    case(root, "a", 1, channels=2)
+    named = find_scans(root).scans
+    monkeypatch.chdir(root)
+    here = find_scans(Path()).scans
+    assert [(scan.subject, scan.session) for scan in here] == [(scan.subject, scan.session) for scan in named]
+    assert {scan.subject for scan in named} == {"Dataset012_Bleed/a"}
+
+
 def test_nnunet_its_test_images_stay_the_test_set(tmp_path: Path) -> None:
     root = describe(tmp_path / "Dataset012_Bleed")
     case(root, "a", 1)

@@ -107,6 +107,14 @@ def test_rsna_one_of_its_folders_takes_the_table_beside_it(source: Path) -> None
     assert "in no series" in told(find_scans(source / "stage_2_test"))
 
 
+def test_rsna_one_of_its_folders_as_the_place_where_one_is(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = find_scans(source / "stage_2_train")
+    monkeypatch.chdir(source / "stage_2_train")
+    here = find_scans(Path())
+    assert [(scan.identity, scan.columns) for scan in here.scans] == [(s.identity, s.columns) for s in named.scans]
+    assert here.labels == named.labels
+
+
 def test_rsna_codes_in_place_of_uids_are_no_cause_of_warnings(source: Path) -> None:
     """750,000 files with three such codes each would fill the screen."""
     with warnings.catch_warnings():

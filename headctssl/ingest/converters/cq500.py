@@ -103,7 +103,7 @@ def _majority(votes: list[str]) -> str:
 def _number(scan: Scan, source: Path) -> str:
     """The number of a scan's study, '' when neither its folders nor its PatientID say."""
     parts = scan.path.relative_to(source).parts if scan.path.is_relative_to(source) else scan.path.parts
-    for text in (*reversed(parts), scan.subject, source.name):
+    for text in (*reversed(parts), scan.subject, source.resolve().name):
         match = _NUMBER.search(text)
         if match:
             return str(int(match.group(1)))

@@ -176,12 +176,13 @@ def _numbered(stems: Iterable[str], labels: Mapping[str, Path], channels: Mappin
 
 
 def _scan(source: Path, image: _Image, channels: int, *, masks: bool) -> Scan:
+    person = f"{source.resolve().name}/{image.case}"  # also where the source is `.`
     return Scan(
         source=image.path.relative_to(source).as_posix() if image.path.is_relative_to(source) else image.path.name,
         path=image.path,
         identity="",
-        subject=f"{source.name}/{image.case}",
-        session=f"{source.name}/{image.case}" if channels > 1 else "",  # its channels were taken together
+        subject=person,
+        session=person if channels > 1 else "",  # its channels were taken together
         columns=(("split", image.split),) if image.split else (),
         masks=(("segmentation", image.label),) if image.label and masks else (),
     )

@@ -80,7 +80,7 @@ def find_scans(source: Path, num_workers: int | None = 1, *, quiet: bool = True)
 
 
 def _table(source: Path) -> Path | None:
-    beside = [source.parent / name for name in _TABLES]
+    beside = [source.absolute().parent / name for name in _TABLES]
     inside = (find_named(source, name, depth=0) for name in _TABLES)
     return next((path for path in inside if path), next((path for path in beside if path.is_file()), None))
 
@@ -103,7 +103,8 @@ def _read(table: Path) -> _Slices:
 
 
 def _labelled(scan: Scan, slices: _Slices, *, labelled: bool) -> Scan:
-    cells = [("rsna_folder", scan.path.name)] if scan.path.name.startswith("stage_") else []
+    folder = scan.path.absolute().name  # also where the source is `.`
+    cells = [("rsna_folder", folder)] if folder.startswith("stage_") else []
     if labelled:
         parts = [slices.cells(file.stem) for file in scan.files]
         cells += [(name, any_of(part[k] for part in parts)) for k, name in enumerate(_NAMES)]
