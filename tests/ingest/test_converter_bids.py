@@ -97,6 +97,43 @@ def test_bids_segmentations_that_name_values_otherwise_are_refused(source: Path)
         find_scans(source)
 
 
+@pytest.mark.parametrize(
+    ("table", "header", "lines", "told"),
+    [
+        ("participants.tsv", ("participant_id", "ICH"), [("sub-01", "0"), ("sub-01", "1")], "'sub-01'"),
+        ("participants.tsv", ("participant_id", "ICH"), [("sub-01", "0"), ("01", "0")], "'sub-01'"),
+        ("sub-01/sub-01_sessions.tsv", ("session_id", "ICH"), [("1", "0"), ("ses-1", "1")], "'sub-01 ses-1'"),
+        (
+            "sub-01/sub-01_scans.tsv",  # and in that of the session
+            ("filename", "rating"),
+            [("ses-2/ct/sub-01_ses-2_acq-thin_ct.nii.gz", "bad")],
+            "acq-thin_ct.nii.gz'",
+        ),
+    ],
+)
+def test_bids_two_lines_about_the_same_are_refused(
+    source: Path, table: str, header: tuple[str, ...], lines: list[tuple[str, ...]], told: str
+) -> None:
+    write_csv(source / table, header, lines, delimiter="\t")
+    with pytest.raises(DataError, match=rf"_?{Path(table).name}: .*{told} is there twice"):
+        find_scans(source)
+
+
+def test_bids_lines_without_an_image_and_images_without_a_line_are_told(source: Path) -> None:
+    text = told(find_scans(source))
+    assert "without a CT image" not in text.replace("*_scans.tsv: 0 lines without a CT image, 2 CT images", "")
+    people = [("1", "0"), ("sub-02", "1"), ("sub-03", "1")]  # `1` is not sub-01
+    write_csv(source / "participants.tsv", ("participant_id", "ICH"), people, delimiter="\t")
+    visits = [("ses-1", "0"), ("ses-3", "1"), ("ses-4", "1")]
+    write_csv(source / "sub-01/sub-01_sessions.tsv", ("session_id", "ICH"), visits, delimiter="\t")
+    lines = [("ct/sub-01_ses-2_ct.nii.gz", "good"), ("anat/sub-01_ses-2_T1w.nii.gz", "good")]
+    write_csv(source / "sub-01/ses-2/sub-01_ses-2_scans.tsv", ("filename", "rating"), lines, delimiter="\t")
+    text = told(find_scans(source))
+    assert "participants.tsv: 2 lines without a CT image, 2 CT images without a line." in text
+    assert "*_sessions.tsv: 2 lines without a CT image, 1 CT images without a line." in text
+    assert "*_scans.tsv: 1 lines without a CT image, 3 CT images without a line." in text
+
+
 def test_bids_without_subjects_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="--from bids"):
         find_scans(stub(tmp_path / "a.nii.gz").parent)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from headctssl.contract import LabelSpec
 from headctssl.dataset.image_io import find_images, stem
@@ -40,6 +41,7 @@ _MASKS = {
     "anonymization": ANONYMIZATION,
 }
 _HIGHEST = 255  # of a value in a label map of a raw dataset
+_Key = TypeVar("_Key", str, tuple[str, str])
 _Entities = frozenset[str]  # "sub-01", "ses-2", "acq-thin" ...
 
 
@@ -76,7 +78,8 @@ def find_scans(source: Path, num_workers: int | None = 1, *, quiet: bool = True)
         quiet: print no progress.
 
     Raises:
-        DataError: there is no `sub-*` folder, or a table or a JSON file cannot be read.
+        DataError: there is no `sub-*` folder, a table or a JSON file cannot be read, or a table has two lines for one
+            participant, session or image.
     """
     people = sorted(path for path in source.glob("sub-*") if path.is_dir()) if source.is_dir() else []
     if not people:
@@ -85,6 +88,7 @@ def find_scans(source: Path, num_workers: int | None = 1, *, quiet: bool = True)
     masks = _masks(source)
     others: Counter[str] = Counter()
     scans: list[Scan] = []
+    images: list[Path] = []
     used: set[Path] = set()
     for person in people:
         for image in find_images(person):
@@ -94,6 +98,7 @@ def find_scans(source: Path, num_workers: int | None = 1, *, quiet: bool = True)
                 continue
             own = masks.of_image.get(entities, {})
             scans.append(_scan(source, image, tables, own))
+            images.append(image)
             used |= set(own.values())
     result = identified(scans, num_workers, quiet=quiet)
     labels = tuple(LabelSpec(name=name) for name in binary_columns([dict(scan.columns) for scan in result.scans]))
@@ -109,6 +114,7 @@ def find_scans(source: Path, num_workers: int | None = 1, *, quiet: bool = True)
         reference=str(about.get("DatasetDOI") or ""),
         remarks=(
             *copied_remark(result.scans, (*STANDARD_COLUMNS, *(spec.name for spec in labels))),
+            *_line_remarks(tables, [image.relative_to(source) for image in images]),
             *masks.remarks,
             *((f"{unused} masks under derivatives belong to no CT image.",) if unused else ()),
             *result.remarks,
@@ -123,20 +129,65 @@ def _parts(image: Path) -> tuple[_Entities, str]:
 
 
 def _tables(source: Path, people: list[Path]) -> _Tables:
-    """Read participants.tsv, sub-01/sub-01_sessions.tsv and sub-01/[ses-1/]sub-01_[ses-1_]scans.tsv."""
+    """Read participants.tsv, sub-01/sub-01_sessions.tsv and sub-01/[ses-1/]sub-01_[ses-1_]scans.tsv.
+
+    Raises:
+        DataError: two lines are about the same.
+    """
     tables = _Tables({}, {}, {})
     if (path := source / "participants.tsv").is_file():
         for row in lines_of(path, ("participant_id",), delimiter="\t"):
-            tables.participants[_prefixed("sub-", row["participant_id"])] = _cells(row)
+            _enter(tables.participants, _prefixed("sub-", row["participant_id"]), _cells(row), path)
     for person in people:
         for path in sorted(person.glob("*_sessions.tsv")):
             for row in lines_of(path, ("session_id",), delimiter="\t"):
-                tables.sessions[person.name, _prefixed("ses-", row["session_id"])] = _cells(row)
+                _enter(tables.sessions, (person.name, _prefixed("ses-", row["session_id"])), _cells(row), path)
         for path in sorted(person.rglob("*_scans.tsv")):
             for row in lines_of(path, ("filename",), delimiter="\t"):
                 name = (path.parent / row["filename"]).relative_to(source).as_posix()
-                tables.scans[name] = _cells({key: text for key, text in row.items() if key != "filename"})
+                _enter(tables.scans, name, _cells({key: text for key, text in row.items() if key != "filename"}), path)
     return tables
+
+
+def _enter(table: dict[_Key, dict[str, str]], key: _Key, cells: dict[str, str], path: Path) -> None:
+    if key in table:
+        raise DataError(
+            f"{path.name}: '{key if isinstance(key, str) else ' '.join(key)}' is there twice.",
+            got="two lines",
+            expected="one line, in one table, for each participant, session and image",
+            do="Remove the wrong one.",
+        )
+    table[key] = cells
+
+
+def _line_remarks(tables: _Tables, images: Collection[Path]) -> list[str]:
+    """Sentences on lines of tables without an image, and images without a line: ids may be written in two ways.
+
+    Args:
+        tables: those that were read; a table that is not there needs no line.
+        images: the CT images, relative to the source.
+    """
+    people = [image.parts[0] for image in images]
+    visits = [(image.parts[0], session) for image in images if (session := _session(image))]
+    names = [image.as_posix() for image in images]
+    listed = {name for name in tables.scans if is_ct(_parts(Path(name))[1])}  # other lines are of other images
+    told = (
+        ("participants.tsv", tables.participants, people),
+        ("*_sessions.tsv", tables.sessions, visits),
+        ("*_scans.tsv", listed, names),
+    )
+    remarks: list[str] = []
+    for table, lines, keys in told:
+        unused = len(set(lines) - set(keys))
+        without = sum(key not in lines for key in keys)
+        if lines and (unused or without):
+            remarks.append(f"{table}: {unused} lines without a CT image, {without} CT images without a line.")
+    return remarks
+
+
+def _session(image: Path) -> str:
+    """The session of an image by its folder, '' without one."""
+    return next((part for part in image.parts[1:-1] if part.startswith("ses-")), "")
 
 
 def _prefixed(prefix: str, text: str) -> str:
@@ -164,7 +215,7 @@ def _sidecar(source: Path, image: Path, suffix: str) -> dict[str, str]:
 def _scan(source: Path, image: Path, tables: _Tables, masks: Mapping[str, Path]) -> Scan:
     name = image.relative_to(source).as_posix()
     person = image.relative_to(source).parts[0]
-    session = next((part for part in image.relative_to(source).parts[1:-1] if part.startswith("ses-")), "")
+    session = _session(image.relative_to(source))
     cells = {
         **_sidecar(source, image, _parts(image)[1]),
         **tables.participants.get(person, {}),
