@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -36,25 +36,28 @@ def find_scans(source: Path, num_workers: int | None = 1, *, quiet: bool = True)
 
     Returns:
         One scan per stack, with its facts. Subject, session and case are identified by PatientID and UIDs, which
-        `convert` replaces by keyed hashes.
+        `convert` replaces by keyed hashes. A series without PatientID is of the patient that the others of its study
+        name.
 
     Raises:
         HeadCTSSLError: a worker process died.
     """
     tree = read_tree(source, num_workers, quiet=quiet)
     sorted_out = _SortedOut()
-    for key, slices in _by_series(source, tree).items():
+    groups = _by_series(source, tree)
+    for key, slices in groups.items():
         _sort_out(source, key, slices, sorted_out)
+    scans, adopted = _with_patients(sorted_out.scans, groups)
     ignored = tree.ignored + sorted_out.ignored
     rejected = [*tree.unreadable, *sorted_out.incomplete]
     return Found(
-        scans=_told_apart(sorted_out.scans),
+        scans=_told_apart(scans),
         ignored=tuple(Ignored("", f"{count} {reason}") for reason, count in sorted(ignored.items())),
         rejected=tuple(
             ScanVerdict(source=name, status="reject", reasons=(f"The file is not readable DICOM: {reason}.",))
             for name, reason in sorted(rejected)
         ),
-        remarks=tuple(sorted_out.remarks()),
+        remarks=(*sorted_out.remarks(), *adopted),
         others=_told_apart(sorted_out.others),
     )
 
@@ -175,6 +178,30 @@ def _scan(source: Path, key: _Key, part: Part, kind: str = "") -> Scan:
         ),
         facts=facts_of(part),
     )
+
+
+def _with_patients(scans: Sequence[Scan], keys: Iterable[_Key]) -> tuple[list[Scan], tuple[str, ...]]:
+    """Scans without a PatientID become those of the patient of their study, where its other series name one only.
+
+    Their identity stays: it must be the same where they are found without the other series.
+
+    Returns:
+        The scans, and a remark on how many have a patient now.
+    """
+    patients: defaultdict[str, set[str]] = defaultdict(set)
+    for study, _, _, patient in keys:
+        if study and patient:
+            patients[study].add(patient)
+    found: list[Scan] = []
+    adopted = 0
+    for scan in scans:
+        if scan.subject == f"study:{scan.session}" and len(patients[scan.session]) == 1:
+            (patient,) = patients[scan.session]
+            scan = replace(scan, subject=patient)
+            adopted += 1
+        found.append(scan)
+    told = f"{adopted} scans without a PatientID have that of the other series of their study."
+    return found, (told,) if adopted else ()
 
 
 def _instances(source: Path, slices: Sequence[Slice]) -> set[str]:

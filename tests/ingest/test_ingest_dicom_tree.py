@@ -333,6 +333,26 @@ def test_identities_do_not_depend_on_the_place_nor_on_the_order(tmp_path: Path, 
     assert len(before) == 3
 
 
+def test_a_series_without_patient_id_is_of_the_one_patient_of_its_study(tmp_path: Path, hu: np.ndarray) -> None:
+    nobody = {"PatientID": None}
+    write_dicom(tmp_path / "a", hu, study_uid="1.2.3")
+    write_dicom(tmp_path / "b", hu, study_uid="1.2.3", series_uid="1.2.3.9", tags=nobody)
+    write_dicom(tmp_path / "c", hu, study_uid="1.2.4", tags=nobody)  # whose study names nobody
+    write_dicom(tmp_path / "d", hu, study_uid="1.2.5", tags=nobody)  # whose study names two
+    for number in ("1", "2"):
+        write_dicom(tmp_path / f"d{number}", hu, study_uid="1.2.5", tags={"PatientID": f"P{number}"})
+    report = {"Modality": "SR", "Rows": None, "Columns": None, "PixelData": None, "PatientID": "P7"}
+    write_dicom(tmp_path / "e", hu, study_uid="1.2.6", tags=nobody)
+    write_dicom(tmp_path / "report", hu[:1], study_uid="1.2.6", tags=report)
+    found = find_scans(tmp_path)
+    subjects = {scan.source.split(" ")[0]: scan.subject for scan in found.scans}
+    others = {"c": "study:1.2.4", "d": "study:1.2.5", "d1": "P1", "d2": "P2"}
+    assert subjects == {"a": "4711", "b": "4711", "e": "P7", **others}
+    assert "2 scans without a PatientID have that of the other series of their study." in found.remarks
+    alone = find_scans(tmp_path / "b").scans[0]
+    assert alone.identity == next(scan.identity for scan in found.scans if scan.source.startswith("b "))
+
+
 def test_processes_find_the_same(tmp_path: Path, hu: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
     for k in range(3):
         write_dicom(tmp_path / f"s{k}", hu, series_number=k)
