@@ -44,6 +44,20 @@ _OF_SLICE = ("SOPInstanceUID", "ImagePositionPatient", "AcquisitionTime", "Acqui
 _OF_SERIES = tuple(tag for name, tag in _TAGS.items() if name not in (*_OF_SLICE, "TemporalPositionIdentifier"))
 _STAFF = ("ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName")
 _NUMBERS = ("PatientID", "AccessionNumber", "PatientBirthDate", "InstitutionName")
+_COMMON_STEMS = re.compile(
+    r"hospi|h[oô]pita|ospedal|spital|krankenh|klini|clini|univers|medi[cz]|m[eé]dic|radiolog|r[oö]ntgen|diagnos|imag"
+    r"|bildgeb|health|gesundheit|institut|depart|abteilung|neuro|trauma|surg|chirurg|cardio|kardio|onco|onko|p[aä]?ediat"
+    r"|emergenc|tomogra|foundation|stiftung|associat|communit|academ|akadem"
+)
+_COMMON_WORDS = re.compile(
+    r"abdomen|angio|army|axial|bone|brain|cancer|care|central|cent(er|re|ro)|charity|chest|children|city|college"
+    r"|comput(ed|er)|contrast|county|detail|district|east|from|general|groups?|gruppe|head|heart|international|kinder"
+    r"|lung|main|memorial|military|mobile|national|neck|north|outpatient|partners|practice|praxis|private|public"
+    r"|regional|research|room|routine|royal|saint|santa|sant[eé]|scan(ner)?|school|sciences?|services?|site|skull|smooth"
+    r"|soft|south|spine|standard|state|stroke|systems?|thin|trust|unit|urgent|veterans|ward|west|with(out)?|women|zentrum"
+)
+"""Words that many institutions have in their names, or that descriptions and kernels are made of: they tell nobody."""
+
 _TAG_LIST = tuple(_TAGS.values())
 
 
@@ -222,8 +236,17 @@ def vector(header: Header, tags: Mapping[str, BaseTag], name: str, count: int) -
 def _identifying(header: Header) -> tuple[str, ...]:
     staff = [word for name in _STAFF for word in _words(header.text(_TAGS[name])) if len(word) > 2]  # not "Dr", "CT"
     numbers = [header.text(_TAGS[name]) for name in _NUMBERS]
-    words = (*_words(header.text(_TAGS["PatientName"])), *staff, *numbers)
+    place = _place_words(header.text(_TAGS["InstitutionName"]))
+    words = (*_words(header.text(_TAGS["PatientName"])), *staff, *numbers, *place)
     return tuple(sorted({word for word in words if len(word) > 1}))
+
+
+def _place_words(name: str) -> list[str]:
+    """The words of an institution by which it can be told from others: longer than 3 letters, and not common."""
+    words = re.findall(r"[^\W\d_]{4,}", name)
+    return [
+        word for word in words if not _COMMON_WORDS.fullmatch(word.lower()) and not _COMMON_STEMS.match(word.lower())
+    ]
 
 
 def _words(name: str) -> list[str]:

@@ -7,13 +7,17 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from headctssl.dataset.dicom_slices import kernel_text
 from headctssl.dataset.table import STANDARD_COLUMNS
+from headctssl.ingest.kernels import is_kernel_name, is_kernel_word, kernel_names
 from headctssl.ingest.privacy import capped_age, is_date_column, is_identifying_column, keyed_hash, scrub, study_day
 from headctssl.ingest.scan import Scan
 
 __all__ = [
+    "DEVICE_COLUMNS",
     "Candidate",
     "column_remarks",
+    "device_text",
     "filter_cells",
     "identifying_words",
     "late_columns",
@@ -23,6 +27,9 @@ __all__ = [
 
 _FROM_HEADERS = ("gantry_tilt_deg", "kvp", "convolution_kernel", "slice_thickness_mm", "manufacturer")
 """Columns that reading an image fills where a converter had no headers."""
+
+DEVICE_COLUMNS = ("convolution_kernel", "manufacturer", "model")
+"""Columns of texts that people type into a scanner."""
 
 _BIRTH = re.compile(r"birth|(^|_)dob($|_)", re.IGNORECASE)
 
@@ -70,6 +77,23 @@ def identifying_words(scan: Scan) -> tuple[str, ...]:
     return (*scan.identifying, *subject)
 
 
+def device_text(column: str, text: str, scan: Scan) -> str:
+    """A kernel, manufacturer or model as it is kept: without names, ids and dates. Names of kernels stay.
+
+    Args:
+        column: one of `DEVICE_COLUMNS`.
+        text: as a header or a table has it.
+        scan: whose it is.
+    """
+    words = identifying_words(scan)
+    if column != "convolution_kernel":
+        return scrub(text, words, long_numbers=False)
+    others = [word for word in words if not is_kernel_word(word)]
+    values = kernel_names(text)
+    kept = tuple(value if is_kernel_name(value) else scrub(value, others, long_numbers=False) for value in values)
+    return text if kept == values else kernel_text(kept)
+
+
 def _header_cells(scan: Scan) -> dict[str, str]:
     """Cells of the headers, in the spelling that reading gives them."""
     facts = scan.facts
@@ -82,9 +106,9 @@ def _header_cells(scan: Scan) -> dict[str, str]:
         "study_description": scrub(" ".join(facts.study_description.split()), identifying_words(scan)),
         "contrast": {True: "yes", False: "no", None: ""}[facts.contrast],
         "kvp": facts.kvp if _is_number(facts.kvp) else "",  # two voltages are no number of the table
-        "convolution_kernel": facts.convolution_kernel,
+        "convolution_kernel": device_text("convolution_kernel", facts.convolution_kernel, scan),
         "slice_thickness_mm": "" if thickness is None else f"{thickness:g}",
-        "manufacturer": facts.manufacturer,
+        "manufacturer": device_text("manufacturer", facts.manufacturer, scan),
         "gantry_tilt_deg": f"{facts.tilt_deg:.3g}",
     }
 
@@ -104,6 +128,8 @@ def _column_cells(scan: Scan, key: bytes, labels: Collection[str]) -> dict[str, 
             continue  # also a day of birth: with a study day it would tell the age to the day
         elif name == "study_description":
             cells[name] = scrub(" ".join(text.split()), words)
+        elif name in DEVICE_COLUMNS:
+            cells[name] = device_text(name, text, scan)
         elif name in STANDARD_COLUMNS:
             cells[name] = text
         else:

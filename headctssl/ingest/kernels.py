@@ -6,7 +6,7 @@ import ast
 import re
 from typing import Literal
 
-__all__ = ["KernelClass", "kernel_class", "kernel_names"]
+__all__ = ["KernelClass", "is_kernel_name", "is_kernel_word", "kernel_class", "kernel_names"]
 
 KernelClass = Literal["soft", "bone", "unknown"]
 
@@ -30,6 +30,22 @@ _PHILIPS: dict[str, KernelClass] = {
     **dict.fromkeys(("A", "B", "C", "UA", "UB", "UC", "EA", "EB", "EC"), "soft"),
     **dict.fromkeys(("D", "E", "L", "YB", "YC", "YD", "YE"), "bone"),
 }
+_PLAIN = re.compile(
+    r"BODY|BONE(PLUS)?|BRAIN|CEREBELLUM|CEREBRUM|CHEST|DENTAL|DETAIL|EAR|EDGE|HEAD|LUNG|PARENCHYMA|PLUS|SHARP|SMOOTH|SOFT"
+    r"|STANDARD|STN?D|TEMPORAL|ULTRA"
+)
+"""Kernels that are plain words, which may be somebody's name too."""
+
+
+def is_kernel_name(value: str) -> bool:
+    """Whether a value of ConvolutionKernel is a name that kernels have: `BONE`, `Hr40s`, `FC26`, `UB`; not `Boneham`."""
+    name = value.upper()
+    return is_kernel_word(name) or name in _PHILIPS or bool(_SIEMENS.fullmatch(name) or _CANON.fullmatch(name))
+
+
+def is_kernel_word(word: str) -> bool:
+    """Whether a word is one that kernels are called by, though somebody may be called so too: `Bone`, `Sharp`."""
+    return bool(_PLAIN.fullmatch(word.upper()))
 
 
 def kernel_names(text: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from headctssl.dataset.image_io import read, read_series, write_nifti
 from headctssl.dataset.masks import read_mask
 from headctssl.dataset.where import parse_where
 from headctssl.errors import DataError, HeadCTSSLError, ImageReadError
-from headctssl.ingest.candidate import Candidate, identifying_words
+from headctssl.ingest.candidate import DEVICE_COLUMNS, Candidate, device_text, identifying_words
 from headctssl.ingest.privacy import scrub, without_paths
 from headctssl.ingest.report import RecordStatus, ScanRecord, Stage, hu_peaks
 from headctssl.ingest.room import needs_room
@@ -109,7 +109,7 @@ def record_of(
         notes=tuple(clean(text) for text in notes),
         subject_id=cells["subject_id"],
         session_id=cells["session_id"],
-        model=scan.facts.model if scan.facts else cells.get("model", ""),
+        model=device_text("model", scan.facts.model, scan) if scan.facts else cells.get("model", ""),
         source_state=source_state(candidate) if read_with else "",
         read_with=read_with,
         **_shown(cells),
@@ -186,6 +186,7 @@ def convert_scan(job: Job) -> Outcome:
 def _cells(candidate: Candidate, volume: Volume, status: Status) -> dict[str, str]:
     """The row of cases.csv: what reading found, then what headers and converter said before."""
     read = {"quality": "review" if status == "review" else "", **dict(volume.info.metadata)}
+    read.update({name: device_text(name, read[name], candidate.scan) for name in DEVICE_COLUMNS if name in read})
     found = {**read, **{name: text for name, text in candidate.cells.items() if text or not read.get(name)}}
     if "gantry_tilt_deg" not in dict(candidate.scan.columns):  # measured on the slices beats what a header says
         found["gantry_tilt_deg"] = f"{volume.info.tilt_deg:g}"

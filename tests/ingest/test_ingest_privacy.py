@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from headctssl.dataset.manifest import load_raw_dataset
 from headctssl.errors import DataError, UsageError
+from headctssl.ingest.candidate import make_candidate
 from headctssl.ingest.convert import ConvertResult, convert
+from headctssl.ingest.dicom import find_scans
 from headctssl.ingest.privacy import (
     is_date_column,
     is_identifying_column,
@@ -32,7 +34,11 @@ PATIENT = {
     "PatientAge": "093Y",
     "AccessionNumber": "ACC88",
     "ReferringPhysicianName": "House^Gregory",
-    "StudyDescription": "CT HEAD Doe, jane 04.03.1927 MRN7731 #123456",
+    "InstitutionName": "Saint Nowhere Hospital, Dept. of Radiology",
+    "ConvolutionKernel": ["Hr40s", "Jane 2020-02-27"],
+    "Manufacturer": "ACME of Doe",
+    "ManufacturerModelName": "Scan 64 MRN7731 Nowhere",
+    "StudyDescription": "CT HEAD Doe, jane 04.03.1927 MRN7731 #123456 nowhere",
 }
 
 
@@ -133,16 +139,69 @@ def test_nothing_of_the_patient_is_in_the_dataset(tmp_path: Path, roots: Path) -
     assert len(result.accepted) == 2
     files = [path for path in result.folder.rglob("*") if path.is_file()]
     assert {path.name for path in files} >= {"cases.csv", "dataset.json", "ingest_report.json"}
-    words = (b"doe", b"jane", b"7731", b"acc88", b"gregory", b"1927", b"202002", b"2020-0", b"1.2.826", b"0001.dcm")
+    words = (
+        b"doe",
+        b"jane",
+        b"7731",
+        b"acc88",
+        b"gregory",
+        b"1927",
+        b"202002",
+        b"2020-0",
+        b"nowhere",
+        b"1.2.826",
+        b"0001.dcm",
+    )
     for path in files:
         content = path.read_bytes().lower() + str(path.relative_to(roots)).lower().encode()
         for word in (*words, str(tmp_path).encode().lower()):
             assert word not in content, (path.name, word)
     cases = load_raw_dataset(900).cases
-    assert set(cases["study_description"]) == {"CT HEAD #, # # # ##"}
+    assert set(cases["study_description"]) == {"CT HEAD #, # # # ## #"}
+    assert set(cases["convolution_kernel"]) == {"['Hr40s', '# #']"}
+    assert set(cases["manufacturer"]) == {"ACME of #"}
+    assert {record.model for record in read_report(result.folder).scans} == {"Scan 64 # #", ""}
     assert set(cases["age"]) == {"90"}
     first, second = sorted(int(day) for day in cases["study_day"])
     assert second - first == 3
+
+
+@pytest.mark.parametrize(
+    "kernel", ["H30s", "Hr40s", "STANDARD", "BONE", "BONEPLUS", "SOFT", "FC26", "UB", "H31f\\3", "Head Smooth"]
+)
+def test_kernels_stay_whatever_a_patient_and_an_institution_are_called(tmp_path: Path, kernel: str) -> None:
+    names = {"PatientName": "Bone^Standard^Soft", "PatientID": "UB", "OperatorsName": "Head^Smooth"}
+    place = {"InstitutionName": "STANDARD BONE HOSPITAL OF BONEPLUS SOFT TISSUE H30s FC26", "Manufacturer": "Bone & Co"}
+    series(tmp_path, 1, tags={**names, **place, "ConvolutionKernel": kernel.split("\\")})
+    cells = make_candidate(find_scans(tmp_path).scans[0], bytes(32), ()).cells
+    assert cells["convolution_kernel"] == (kernel if "\\" not in kernel else "['H31f', '3']")
+    assert cells["manufacturer"] == "# & Co"
+
+
+@pytest.mark.parametrize(
+    ("institution", "description", "kept"),
+    [
+        ("Nowhere University Hospital", "CT head NOWHERE protocol", "CT head # protocol"),
+        ("Universitätsklinikum Nirgendheim", "Schädel Nirgendheim Klinik", "Schädel # Klinik"),
+        ("Head and Neck Imaging Center, Medical School", "CT HEAD NECK Medical", "CT HEAD NECK Medical"),
+        ("Mid Bay", "CT Bay, Mid Bay", "CT Bay, #"),  # its short words by themselves tell nothing
+    ],
+)
+def test_words_of_the_institution_are_taken_out_of_descriptions(
+    tmp_path: Path, institution: str, description: str, kept: str
+) -> None:
+    tags = {"SpecificCharacterSet": "ISO_IR 192", "InstitutionName": institution, "StudyDescription": description}
+    series(tmp_path, 1, tags=tags)
+    assert make_candidate(find_scans(tmp_path).scans[0], bytes(32), ()).cells["study_description"] == kept
+
+
+def test_what_a_table_says_of_the_scanner_names_nobody(tmp_path: Path, roots: Path) -> None:
+    image(tmp_path / "in/s1.nii.gz")
+    table = tmp_path / "labels.csv"
+    table.write_text("image,subject_id,manufacturer,model,convolution_kernel\ns1,P77,ACME P77,P77 x,H30s P77\n")
+    run(tmp_path / "in", source_format="folder", labels=table)
+    row = load_raw_dataset(900).cases.iloc[0]
+    assert [row[name] for name in ("manufacturer", "model", "convolution_kernel")] == ["ACME #", "# x", "H30s #"]
 
 
 def test_sources_are_listed_beside_the_key_for_its_owner_only(tmp_path: Path, roots: Path) -> None:
