@@ -38,7 +38,7 @@ _PLAIN = re.compile(
 
 
 def is_kernel_name(value: str) -> bool:
-    """Whether a value of ConvolutionKernel is a name that kernels have: `BONE`, `Hr40s`, `FC26`, `UB`; not `Boneham`."""
+    """Whether a value of ConvolutionKernel is one that kernels have: `BONE`, `Hr40s`, `FC26`, `UB`; not `Boneham`."""
     name = value.upper()
     return is_kernel_word(name) or name in _PHILIPS or bool(_SIEMENS.fullmatch(name) or _CANON.fullmatch(name))
 
