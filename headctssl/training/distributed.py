@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from headctssl.errors import HeadCTSSLError, UsageError
 from headctssl.planning.run_settings import TrainingSettings
+from headctssl.training.signals import StopSignal, hold_signals
 
 __all__ = [
     "Process",
@@ -138,8 +139,8 @@ def settle(make: Callable[[], T], process: Process) -> T:
         process: this process.
 
     Raises:
-        HeadCTSSLError: of the main process, on every process. Without this the others would report a broken
-            connection.
+        HeadCTSSLError: of the main process, on every process, also that a signal stopped it. Without this the others
+            would report a broken connection.
     """
     if process.world_size == 1:
         return make()
@@ -151,9 +152,13 @@ def settle(make: Callable[[], T], process: Process) -> T:
             box[0] = made
         except HeadCTSSLError as error:
             box[0] = error
-    dist.broadcast_object_list(box, src=0, group=process.patient)
+        except StopSignal as told:
+            box[0] = told.error
+    with hold_signals():  # a signal to all must not take one of them out of the middle of this
+        dist.broadcast_object_list(box, src=0, group=process.patient)
+        if isinstance(box[0], HeadCTSSLError):
+            barrier(process)  # nobody leaves before all have heard it
     if isinstance(box[0], HeadCTSSLError):
-        barrier(process)  # nobody leaves before all have heard it
         raise box[0]
     result: T = box[0] if made is None else made
     return result

@@ -11,7 +11,7 @@ from types import FrameType
 
 from headctssl.errors import StoppedError
 
-__all__ = ["StopFlag", "stop_at_once", "stop_flag"]
+__all__ = ["StopFlag", "StopSignal", "hold_signals", "stop_at_once", "stop_flag"]
 
 _WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -43,6 +43,18 @@ def stop_flag() -> Iterator[StopFlag]:
         yield flag
 
 
+class StopSignal(KeyboardInterrupt):
+    """A signal asked to stop, within `stop_at_once`; like Ctrl-C it passes every `except Exception`.
+
+    Args:
+        error: what is to be said of it.
+    """
+
+    def __init__(self, error: StoppedError) -> None:
+        super().__init__(error.what)
+        self.error = error
+
+
 @contextmanager
 def stop_at_once() -> Iterator[None]:
     """Let a signal within the block end the run where it is, with the exit code of a run that can be continued.
@@ -60,13 +72,30 @@ def stop_at_once() -> Iterator[None]:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        raise StoppedError(
-            f"The run was stopped by {signal.Signals(number).name} outside of its training steps.",
-            do="Start the same command again with --continue.",
+        raise StopSignal(
+            StoppedError(
+                f"The run was stopped by {signal.Signals(number).name} outside of its training steps.",
+                do="Start the same command again with --continue.",
+            )
         )
 
-    with _handled_by(stop):
-        yield
+    try:
+        with _handled_by(stop):
+            yield
+    except StopSignal as told:
+        raise told.error from None
+
+
+@contextmanager
+def hold_signals() -> Iterator[None]:
+    """Let what several processes do together come to its end: a signal within the block counts when it is left."""
+    came: list[int] = []
+    try:
+        with _handled_by(lambda number, _frame: came.append(number)):
+            yield
+    finally:
+        if came:
+            signal.raise_signal(came[0])
 
 
 @contextmanager
