@@ -81,10 +81,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _in_job(call: dict[str, Any], again: bool) -> int:
-    """The same call in a process of a Slurm job; goes on from the checkpoint when the job was started before."""
-    if again:
-        call = {**call, "resume": True, "overwrite": False}
-    return exit_code_of("pretrain", functools.partial(_train, call))
+    """The same call in a process of a Slurm job, which may have been started before."""
+    return exit_code_of("pretrain", lambda: _train(_call_of_start(call, again)))
+
+
+def _call_of_start(call: dict[str, Any], again: bool) -> dict[str, Any]:
+    """What a start of a job does: it goes on from the checkpoint when an earlier start has begun the run.
+
+    A job that was stopped before that keeps its flags: with --continue it would take an older run for its own. The
+    flags of the main process count.
+    """
+    from headctssl.training.slurm_job import has_begun
+
+    if again and has_begun(results_dataset(call["dataset_ids"][0]) / "pretrain"):
+        return {**call, "resume": True, "overwrite": False}
+    return call
 
 
 def _train(call: dict[str, Any]) -> int:

@@ -132,9 +132,11 @@ def run_series(call: Call, asked: Asked, track: Sequence[str]) -> Path:
         HeadCTSSLError: as `finetune`.
     """
     target = choose_device(call.device, current_process())
-    with processes(target) as process, stop_at_once():
+    with processes(target) as process, stop_at_once() as advice:
         call = replace(call, quiet=call.quiet or not process.is_main)
         calls = settle(lambda: expand(call, asked), process)
+        if not call.overwrite:  # else --continue would take the old runs that have not had their turn for new ones
+            advice.begun()
         for number, one in enumerate(calls, start=1):
             what = f"fold {one.fold}" + (f", {one.few.name}, draw {one.draw}" if one.few else "")
             done = settle(functools.partial(is_done, one), process)
@@ -152,7 +154,7 @@ def run_finetuning(call: Call, track: Sequence[str]) -> Path:
     """
     check_trackers(track)
     target = choose_device(call.device, current_process())
-    with processes(target) as process, stop_at_once():
+    with processes(target) as process, stop_at_once() as advice:
         call = replace(call, device=str(target), quiet=call.quiet or not process.is_main)
         begun: list[tuple[Classifier, str]] = []
 
@@ -162,11 +164,15 @@ def run_finetuning(call: Call, track: Sequence[str]) -> Path:
             check_division(job.settings.training, target, process, coupled=False)
             check_processes(job.settings, process.world_size)
             begun.append(build_classifier(job))
-            return job, _begin(call, job, process)
+            going_on = open_run_folder(job.folder, resume=call.resume, overwrite=call.overwrite)
+            advice.begun()
+            _begin(call, job, process)
+            return job, going_on
 
         if call.reuse and settle(functools.partial(is_done, call), process):
             return settle(lambda: prepare(call), process).folder  # what it was decided to be is compared
         job, going_on = settle(begin, process)
+        advice.begun()
         classifier, loaded = begun[0] if process.is_main else build_classifier(job)
         log = RunLog(
             job.folder, enabled=process.is_main, quiet=call.quiet, track=track, settings=job.settings.shareable()
@@ -185,16 +191,14 @@ def run_finetuning(call: Call, track: Sequence[str]) -> Path:
     return job.folder
 
 
-def _begin(call: Call, job: Job, process: Process) -> bool:
-    """Make or reopen the folder and write what is known before the first step; whether there is a checkpoint."""
-    going_on = open_run_folder(job.folder, resume=call.resume, overwrite=call.overwrite)
+def _begin(call: Call, job: Job, process: Process) -> None:
+    """Write what is known before the first step."""
     write_json(job.folder / "config.json", job.settings)
     data = data_digest(job.settings.storage, job.settings.cases_digest)
     environment = describe_environment(job.device, data=data, processes=process.world_size)
     write_json(job.folder / "environment.json", environment)
     parts = {"train": job.cohort.train, "val": job.cohort.validation}
     write_used_cases(job.folder, call.dataset_id, parts, job.index)
-    return going_on
 
 
 def _tell(job: Job, log: RunLog) -> None:

@@ -32,6 +32,7 @@ from headctssl.training.pretrain_watch import watch, write_encoder
 from headctssl.training.run_folder import look_at_run, open_run_folder
 from headctssl.training.run_log import RunLog
 from headctssl.training.signals import stop_at_once
+from headctssl.training.slurm_job import note_job
 from headctssl.training.stored_run import (
     continued_settings,
     read_run_settings,
@@ -122,7 +123,7 @@ def run_pretraining(
     """
     check_trackers(track)
     target = choose_device(device, current_process())
-    with processes(target) as process, stop_at_once():
+    with processes(target) as process, stop_at_once() as advice:
         quiet = quiet or not process.is_main
         begun: list[tuple[PretrainCall, Built]] = []
 
@@ -132,10 +133,16 @@ def run_pretraining(
             # Everything that can be wrong with the call shows before an old run is removed.
             check_division(call.settings.training, target, process, coupled=call.method.batch_coupled)
             begun.append((call, build_learner(call)))
-            _begin(call, folder, resume=resume, overwrite=overwrite, quiet=quiet)
+            open_run_folder(folder, resume=resume, overwrite=overwrite)
+            note_job(folder)
+            advice.begun()
+            if resume and not going_on:
+                say(f"--continue: the run {folder.name} has no checkpoint yet, so it starts fresh", quiet=quiet)
+            _begin(call, folder, quiet=quiet)
             return call.settings, folder, going_on
 
         agreed, folder, going_on = settle(begin, process)
+        advice.begun()
         if not process.is_main:
             call = open_call(request, target, process, settings=agreed)
             begun.append((call, build_learner(call)))
@@ -160,11 +167,8 @@ def _choose_run(
     return call, folder, going_on
 
 
-def _begin(call: PretrainCall, folder: Path, *, resume: bool, overwrite: bool, quiet: bool) -> None:
-    """Make or reopen the folder, write what is known before the first step, and say what was decided."""
-    going_on = open_run_folder(folder, resume=resume, overwrite=overwrite)
-    if resume and not going_on:
-        say(f"--continue: the run {folder.name} has no checkpoint yet, so it starts fresh", quiet=quiet)
+def _begin(call: PretrainCall, folder: Path, *, quiet: bool) -> None:
+    """Write what is known before the first step, and say what was decided."""
     write_cases(folder, call.data)
     write_json(folder / "config.json", call.settings)
     print_decisions(call.settings, quiet=quiet)

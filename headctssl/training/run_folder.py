@@ -9,14 +9,15 @@ from typing import Any
 
 from headctssl.errors import UsageError
 from headctssl.training.run_state import CHECKPOINT_FILE
+from headctssl.training.slurm_job import JOB_FILE
 
 __all__ = ["first_difference", "is_finished", "look_at_run", "open_run_folder", "require_same_settings"]
 
 _LAST_FILES = {"encoder.safetensors": "contract.json", "classifier.safetensors": "metrics.json"}
 """What a finished run exports, and the file it writes after that."""
 
-_SETTLED = ("config.json", "cases.csv")
-"""What a run is decided to be before its first step."""
+_SETTLED = ("config.json", "cases.csv", JOB_FILE)
+"""What a run is decided to be before its first step, and whose it is."""
 
 
 def is_finished(folder: Path) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from headctssl.errors import DataError, TrainingError
 from headctssl.paths import atomic_path
+from headctssl.training.signals import GO_ON
 
 __all__ = ["CHECKPOINT_FILE", "REWIND_FILE", "Checkpoints", "load_checkpoint", "save_checkpoint"]
 
@@ -127,7 +128,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
             got=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}; {free / 1e6:.0f} MB free",
             expected="space for it"
             + (" beside the one before, which is still there and can be used" if path.exists() else ""),
-            do="Free some space, then start the same command again with --continue.",
+            do=f"Free some space. {GO_ON}",
         ) from error
 
 

@@ -11,9 +11,24 @@ from types import FrameType
 
 from headctssl.errors import StoppedError
 
-__all__ = ["StopFlag", "StopSignal", "hold_signals", "stop_at_once", "stop_flag"]
+__all__ = ["GO_ON", "Advice", "StopFlag", "StopSignal", "hold_signals", "stop_at_once", "stop_flag"]
 
 _WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+GO_ON = "Start the same command again with --continue (instead of --overwrite, where that was given)."
+"""What to do with a run that has begun: what was there before is removed."""
+
+
+class Advice:
+    """What to do after a stop; as long as a run has not begun, --continue would go on with an older one."""
+
+    def __init__(self) -> None:
+        self.do = "Start the same command again."
+
+    def begun(self) -> None:
+        """From here on the run folder is this run's."""
+        self.do = GO_ON
 
 
 class StopFlag:
@@ -56,16 +71,19 @@ class StopSignal(KeyboardInterrupt):
 
 
 @contextmanager
-def stop_at_once() -> Iterator[None]:
+def stop_at_once() -> Iterator[Advice]:
     """Let a signal within the block end the run where it is, with the exit code of a run that can be continued.
 
     For the time before the first step and after the last one: what is needed to go on lies on the disk. `stop_flag`
     takes over for the steps between.
 
+    Yields:
+        What the error will advise; the block says when the run has begun.
+
     Raises:
         StoppedError: a signal came.
     """
-    owner = os.getpid()
+    owner, advice = os.getpid(), Advice()
 
     def stop(number: int, _frame: FrameType | None) -> None:
         if os.getpid() != owner:  # a child that was forked within the block dies of a signal, as without the block
@@ -75,13 +93,13 @@ def stop_at_once() -> Iterator[None]:
         raise StopSignal(
             StoppedError(
                 f"The run was stopped by {signal.Signals(number).name} outside of its training steps.",
-                do="Start the same command again with --continue.",
+                do=advice.do,
             )
         )
 
     try:
         with _handled_by(stop):
-            yield
+            yield advice
     except StopSignal as told:
         raise told.error from None
 

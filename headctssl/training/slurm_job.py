@@ -5,11 +5,31 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from headctssl.errors import StoppedError
 from headctssl.training.signals import stop_at_once
 
-__all__ = ["InJob"]
+__all__ = ["JOB_FILE", "InJob", "has_begun", "note_job"]
+
+JOB_FILE = "slurm_job.txt"
+"""In a run folder, the number of the Slurm job that works on the run."""
+
+
+def note_job(folder: Path) -> None:
+    """Note in a run folder which Slurm job works on the run; nothing outside of a job."""
+    if number := os.environ.get("SLURM_JOB_ID"):
+        (folder / JOB_FILE).write_text(f"{number}\n", encoding="utf-8")
+
+
+def has_begun(runs: Path) -> bool:
+    """Whether this Slurm job has begun a run, which a requeued job must ask before it goes on with what is there.
+
+    Args:
+        runs: the folder of the run folders.
+    """
+    number = os.environ.get("SLURM_JOB_ID", "")
+    return any(path.read_text(encoding="utf-8").strip() == number for path in runs.glob(f"*/{JOB_FILE}"))
 
 
 class InJob:

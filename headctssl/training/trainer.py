@@ -28,7 +28,7 @@ from headctssl.training.optimizer import build_optimizer, check_groups, set_rate
 from headctssl.training.process_memory import keep_freed_memory
 from headctssl.training.run_log import RunLog
 from headctssl.training.run_state import Checkpoints
-from headctssl.training.signals import StopFlag, stop_flag
+from headctssl.training.signals import GO_ON, StopFlag, stop_flag
 from headctssl.training.step_flags import StepFlags
 from headctssl.types import Clock, PretrainBatch, StepResult, Views
 
@@ -333,5 +333,5 @@ class Trainer:
         self.log.say(f"stopped by {stop.name} after step {self.step}; {kept}")
         raise StoppedError(
             f"The run was stopped by {stop.name} after step {self.step} of {self.training.num_steps}.",
-            do="Start the same command again with --continue.",
+            do=GO_ON,
         )

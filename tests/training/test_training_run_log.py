@@ -139,13 +139,14 @@ def test_run_folder_is_kept_refused_or_replaced(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="exists already"):
         open_run_folder(folder, resume=False, overwrite=False)
     (folder / "metrics.jsonl").touch()
+    (folder / "slurm_job.txt").touch()
     (folder / "tensorboard").mkdir()
     assert not open_run_folder(folder, resume=True, overwrite=False)  # no checkpoint: fresh, under the same settings
-    assert [path.name for path in folder.iterdir()] == ["config.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "slurm_job.txt"]
     (folder / "checkpoint_latest.pt").touch()
     (folder / ".checkpoint_latest.pt.123.tmp").touch()  # of a process that was killed
     assert open_run_folder(folder, resume=True, overwrite=False)
-    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint_latest.pt", "config.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["checkpoint_latest.pt", "config.json", "slurm_job.txt"]
     assert not open_run_folder(folder, resume=False, overwrite=True)
     assert list(folder.iterdir()) == []
 

@@ -88,6 +88,27 @@ def test_a_signal_before_the_steps_is_no_fault_of_what_is_read(
     assert "cannot be read" not in err
 
 
+def test_what_to_do_after_a_stop_depends_on_whether_the_old_run_is_still_there(
+    dataset: Path, roots: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --continue the old run would be gone on with, as if it were the new one."""
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    folder = roots / "results" / dataset.name / "pretrain" / "dino__vit_test__plans"
+    folder.mkdir(parents=True)
+    (folder / "old.txt").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr("headctssl.training.pretrain.build_learner", signalled(lambda call: None))
+        code, _, err = command(*CALL, *SETS, "--overwrite")
+    assert (code, [path.name for path in folder.iterdir()]) == (75, ["old.txt"])
+    assert "do:       Start the same command again.\n" in err
+    monkeypatch.setattr("headctssl.training.pretrain.make_trainer", signalled(lambda *_: None))
+    code, _, err = command(*CALL, *SETS, "--overwrite")
+    assert code == 75
+    assert "with --continue (instead of --overwrite, where that was given)" in err
+    assert (folder / "slurm_job.txt").read_text() == "12\n"
+    assert not (folder / "old.txt").exists()
+
+
 def test_a_signal_while_a_tracker_is_loaded_is_no_fault_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Slow:
         def load(self) -> None:

@@ -16,6 +16,7 @@ from headctssl.cli import pretrain as command_module
 from headctssl.errors import HeadCTSSLError, UsageError
 from headctssl.training import slurm
 from headctssl.training.slurm import parse_slurm, submit
+from headctssl.training.slurm_job import note_job
 
 pytest.importorskip("submitit")
 Command = Callable[..., tuple[int, str, str]]
@@ -171,9 +172,14 @@ def test_the_command_submits_itself(
     calls: list[dict[str, object]] = []
     monkeypatch.setattr(command_module, "_train", lambda call: calls.append(call) or 0)
     assert callable(work)
-    assert work(False) == work(True) == 0
-    assert (calls[0]["resume"], calls[0]["overwrite"]) == (False, True)
-    assert (calls[1]["resume"], calls[1]["overwrite"]) == (True, False)
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    run = roots / "results" / dataset.name / "pretrain" / "mae__vit_test__plans"
+    run.mkdir(parents=True)
+    (run / "slurm_job.txt").write_text("7\n")
+    assert work(False) == work(True) == 0  # the run in the folder is another's
+    note_job(run)
+    assert work(True) == 0
+    assert [(call["resume"], call["overwrite"]) for call in calls] == [(False, True), (False, True), (True, False)]
 
 
 @pytest.mark.parametrize(
