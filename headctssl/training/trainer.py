@@ -20,7 +20,7 @@ from headctssl.seeding import derive_seed
 from headctssl.training.accelerate import accelerate
 from headctssl.training.batches import opened, to_device
 from headctssl.training.deterministic import deterministic_mode
-from headctssl.training.distributed import Process, barrier, check_division, no_sync, reduce_max, wrap
+from headctssl.training.distributed import Process, barrier, check_division, no_sync, reduce_max, settle, wrap
 from headctssl.training.learner import Learner, Stateful, Watcher
 from headctssl.training.meter import Meter
 from headctssl.training.nonfinite import SkippedSteps
@@ -225,7 +225,11 @@ class Trainer:
             TrainingError: it cannot be written; the one before is as it was.
         """
         meter = self.meter.state_dict()
-        if self.skips.in_a_row or not self.process.is_main:
+        if self.process.is_main:
+            self._write(meter)
+
+    def _write(self, meter: Mapping[str, Tensor]) -> None:
+        if self.skips.in_a_row:
             return
         self.checkpoints.write(
             {
@@ -328,7 +332,9 @@ class Trainer:
             self.log.picture(final=is_last)
 
     def _stop(self, stop: StopFlag) -> None:
-        self.save()
+        meter = self.meter.state_dict()
+        # Nobody leaves before the checkpoint is written: torchrun ends the others as soon as one has left.
+        settle(lambda: self._write(meter), self.process)
         kept = "no checkpoint yet" if self.checkpoints.step is None else f"checkpoint of step {self.checkpoints.step}"
         self.log.say(f"stopped by {stop.name} after step {self.step}; {kept}")
         raise StoppedError(

@@ -6,18 +6,20 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
+from together import command as run_command
 from together import together
 from training_helpers import TINY, make_labels
 
-from headctssl.errors import StoppedError
+from headctssl.errors import StoppedError, TrainingError
 from headctssl.plugins import Plugin, left_out_when_broken
 from headctssl.training import tracking
 from headctssl.training.distributed import processes, settle
+from headctssl.training.run_state import CHECKPOINT_FILE
 from headctssl.training.signals import hold_signals, stop_at_once
 
 Command = Callable[..., tuple[int, str, str]]
@@ -143,3 +145,34 @@ def told_of_a_stop(to_all: bool) -> list[str]:
 def test_every_process_leaves_what_the_main_one_was_stopped_in(to_all: bool) -> None:
     what = "The run was stopped by SIGUSR1 outside of its training steps."
     assert together(told_of_a_stop, to_all) == [[what, "together"]] * 2
+
+
+def stopped_in_a_step(checkpoint: str, fails: bool) -> tuple[int, str, bool]:
+    """Train in this process and others until a signal to all; code, stderr, and whether the checkpoint was there then.
+
+    Writing the checkpoint takes long.
+    """
+    from headctssl.methods.dino.dino import Dino
+    from headctssl.training import run_state
+
+    write = run_state.save_checkpoint
+
+    def write_slowly(path: Path, state: Mapping[str, object]) -> None:
+        time.sleep(2)
+        if fails:
+            raise TrainingError("The checkpoint cannot be written.")
+        write(path, state)
+
+    run_state.save_checkpoint = write_slowly
+    Dino.after_step = signalled(Dino.after_step)  # type: ignore[assignment, method-assign]  # of this process alone
+    code, errors = run_command(CALL[0], [*map(str, CALL[1:]), *SETS])
+    return code, errors, Path(checkpoint).exists()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_no_process_leaves_before_the_checkpoint_of_a_stop_is_written(fails: bool, dataset: Path, roots: Path) -> None:
+    """torchrun would end the main one while it writes."""
+    checkpoint = roots / "results" / dataset.name / "pretrain" / "dino__vit_test__plans" / CHECKPOINT_FILE
+    for code, errors, written in together(stopped_in_a_step, str(checkpoint), fails):
+        assert (code, written) == ((2, False) if fails else (75, True)), errors
+        assert ("cannot be written" if fails else "stopped by SIGTERM after step 2 of 6") in errors

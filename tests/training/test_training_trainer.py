@@ -247,6 +247,7 @@ def test_reader_that_dies_of_the_signal_still_leads_to_a_checkpoint(tmp_path: Pa
 def one_of_two(monkeypatch: pytest.MonkeyPatch) -> Callable[[Trainer], Trainer]:
     """Makes a trainer believe that it is one of two processes, the other one without a signal."""
     monkeypatch.setattr("headctssl.training.trainer.wrap", lambda module, process, find_unused: module)
+    monkeypatch.setattr("headctssl.training.trainer.settle", lambda make, process: make())
     for name in ("trainer.reduce_max", "meter.reduce_mean"):
         monkeypatch.setattr(f"headctssl.training.{name}", lambda values, process: values)
 
