@@ -29,6 +29,7 @@ from headctssl.training.environment import data_digest, describe_environment
 from headctssl.training.pretrain_call import PretrainCall, Request, as_ids, choose_device, open_call, run_name
 from headctssl.training.pretrain_parts import Built, build_learner, make_trainer
 from headctssl.training.pretrain_watch import watch, write_encoder
+from headctssl.training.room import needing_room
 from headctssl.training.run_folder import look_at_run, open_run_folder
 from headctssl.training.run_log import RunLog
 from headctssl.training.signals import stop_at_once
@@ -134,7 +135,6 @@ def run_pretraining(
             check_division(call.settings.training, target, process, coupled=call.method.batch_coupled)
             begun.append((call, build_learner(call)))
             open_run_folder(folder, resume=resume, overwrite=overwrite)
-            note_job(folder)
             advice.begun()
             if resume and not going_on:
                 say(f"--continue: the run {folder.name} has no checkpoint yet, so it starts fresh", quiet=quiet)
@@ -169,8 +169,10 @@ def _choose_run(
 
 def _begin(call: PretrainCall, folder: Path, *, quiet: bool) -> None:
     """Write what is known before the first step, and say what was decided."""
-    write_cases(folder, call.data)
-    write_json(folder / "config.json", call.settings)
+    with needing_room(f"What is known of the run {folder.name} before its first step", folder):
+        note_job(folder)
+        write_cases(folder, call.data)
+        write_json(folder / "config.json", call.settings)
     print_decisions(call.settings, quiet=quiet)
 
 
@@ -195,7 +197,8 @@ def _train(
     if process.is_main and trainer.step < training.num_steps:  # else no step is taken here
         data = data_digest(settings.storage, call.data.digest)
         environment = describe_environment(device, data=data, processes=process.world_size)
-        write_json(folder / "environment.json", environment)
+        with needing_room(f"environment.json of the run {folder.name}", folder):
+            write_json(folder / "environment.json", environment)
     log.open(trainer.step)
     watch(trainer, call, folder, learner, log)
     try:
@@ -216,5 +219,6 @@ def _train(
 def _export(call: PretrainCall, folder: Path, learner: Method) -> Contract:
     """Write encoder.safetensors (the last step) and contract.json."""
     written = write_encoder(call, folder / WEIGHTS_FILES["encoder"], learner)
-    write_json(folder / "contract.json", written)
+    with needing_room(f"contract.json of the run {folder.name}", folder):
+        write_json(folder / "contract.json", written)
     return written

@@ -16,6 +16,7 @@ from headctssl.training.monitor import Monitor
 from headctssl.training.pretrain_call import PretrainCall
 from headctssl.training.probe import Probe
 from headctssl.training.probe_cases import choose_probe_cases
+from headctssl.training.room import needing_room
 from headctssl.training.run_lines import read_metrics
 from headctssl.training.run_log import RunLog
 from headctssl.training.stored_run import settings_of_weights
@@ -57,6 +58,9 @@ def write_encoder(call: PretrainCall, path: Path, learner: Method) -> Contract:
         call: the run.
         path: the file.
         learner: the method.
+
+    Raises:
+        TrainingError: it cannot be written.
     """
     settings, encoder = call.settings, learner.encoder_to_export()
     contract = Contract(
@@ -72,7 +76,8 @@ def write_encoder(call: PretrainCall, path: Path, learner: Method) -> Contract:
         cases_digest=call.data.digest,
         synthetic=call.data.synthetic,
     )
-    return save_encoder(path, encoder, contract)
+    with needing_room(f"The encoder {path}", path.parent):
+        return save_encoder(path, encoder, contract)
 
 
 def _probe(call: PretrainCall, trainer: Trainer, log: RunLog) -> Probe | None:

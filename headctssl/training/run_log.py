@@ -7,6 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from headctssl.console import say as print_line
 from headctssl.paths import atomic_path
 from headctssl.settings import JsonValue
 from headctssl.training.progress_picture import draw_progress
+from headctssl.training.room import needing_room
 from headctssl.training.run_lines import read_metrics
 from headctssl.training.tracking import Tracking
 
@@ -27,7 +29,7 @@ Line = Mapping[str, float | int | None]
 
 
 class RunLog:
-    """Everything a run says. Only the main process writes.
+    """Everything a run says. Only the main process writes; what cannot be written is a TrainingError.
 
     Args:
         folder: the run folder, which exists.
@@ -64,16 +66,17 @@ class RunLog:
             return
         path = self.folder / "metrics.jsonl"
         kept = [line for line in read_metrics(path) if int(line["step"] or 0) <= step]
-        with atomic_path(path) as temporary:
+        with self._room("metrics.jsonl"), atomic_path(path) as temporary:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        self.events = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1 if step else None)
+        with self._room("tensorboard"):
+            self.events = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1 if step else None)
         self.tracking = Tracking(self.track, self.folder, self.settings)
 
     def say(self, text: str) -> None:
         """One message to train.log and the console."""
         if not self.enabled:
             return
-        with open(self.folder / "train.log", "a", encoding="utf-8") as handle:
+        with self._room("train.log"), open(self.folder / "train.log", "a", encoding="utf-8") as handle:
             handle.write(f"{datetime.now():%Y-%m-%d %H:%M:%S} {text}\n")
         self._end_line()
         print_line(text, quiet=self.quiet)
@@ -88,12 +91,13 @@ class RunLog:
         if not self.enabled:
             return
         plain = {name: _number(value) for name, value in line.items()}
-        with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as handle:
+        with self._room("metrics.jsonl"), open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as handle:
             handle.write(json.dumps(plain) + "\n")
         if self.events is not None:
-            for name, value in plain.items():
-                if name != "step" and value is not None:
-                    self.events.add_scalar(name, value, int(line["step"] or 0))
+            with self._room("tensorboard"):
+                for name, value in plain.items():
+                    if name != "step" and value is not None:
+                        self.events.add_scalar(name, value, int(line["step"] or 0))
         self.finished = int(line["step"] or 0) >= total_steps
         if self.tracking is not None:
             self.tracking.scalars(int(line["step"] or 0), {k: v for k, v in plain.items() if k != "step"})
@@ -107,18 +111,24 @@ class RunLog:
         if not self.enabled or (not final and now - self.drawn_at < _SECONDS_BETWEEN_PICTURES):
             return
         self.drawn_at = now
-        draw_progress(read_metrics(self.folder / "metrics.jsonl"), self.folder / "progress.png")
+        lines = read_metrics(self.folder / "metrics.jsonl")
+        with self._room("progress.png"):
+            draw_progress(lines, self.folder / "progress.png")
 
     def close(self) -> None:
         """End the session."""
         self._end_line()
-        if self.events is not None:
-            self.events.close()
-            self.events = None
+        events, self.events = self.events, None
+        if events is not None:
+            with self._room("tensorboard"):
+                events.close()
         if self.tracking is not None:
             for complaint in self.tracking.close(finished=self.finished):
                 self.say(complaint)
             self.tracking = None
+
+    def _room(self, name: str) -> AbstractContextManager[None]:
+        return needing_room(f"{name} of the run {self.folder.name}", self.folder)
 
     def _progress(self, line: Line, total_steps: int) -> None:
         now = time.perf_counter()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headctssl.errors import DataError, TrainingError
 from headctssl.paths import atomic_path
-from headctssl.training.signals import GO_ON
+from headctssl.training.room import cannot_write, needing_room
 
 __all__ = ["CHECKPOINT_FILE", "REWIND_FILE", "Checkpoints", "load_checkpoint", "save_checkpoint"]
 
@@ -81,7 +81,8 @@ class Checkpoints:
         """Keep the latest checkpoint as the one to go back to when it is due, as a second name of the same file."""
         if self.step is None or not self.due(self.step):
             return
-        with atomic_path(self.folder / REWIND_FILE) as temporary:
+        path = self.folder / REWIND_FILE
+        with needing_room(f"The checkpoint {path}", self.folder), atomic_path(path) as temporary:
             try:
                 os.link(self.folder / CHECKPOINT_FILE, temporary)
             except OSError:  # a file system without hard links
@@ -122,14 +123,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
             torch.save(plain, temporary)
             _load(temporary, mmap=True)
     except (OSError, RuntimeError, zipfile.BadZipFile) as error:  # torch's writer raises RuntimeError on a full disk
-        free = shutil.disk_usage(path.parent).free
-        raise TrainingError(
-            f"The checkpoint {path} cannot be written.",
-            got=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}; {free / 1e6:.0f} MB free",
-            expected="space for it"
-            + (" beside the one before, which is still there and can be used" if path.exists() else ""),
-            do=f"Free some space. {GO_ON}",
-        ) from error
+        kept = " beside the one before, which is still there and can be used" if path.exists() else ""
+        raise cannot_write(f"The checkpoint {path}", path.parent, error, f"space for it{kept}") from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

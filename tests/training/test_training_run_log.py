@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
+from training_helpers import TINY
 
-from headctssl.errors import DataError, UsageError
+from headctssl.errors import DataError, TrainingError, UsageError
 from headctssl.training.distributed import Process
 from headctssl.training.environment import describe_environment
 from headctssl.training.meter import Meter
@@ -19,6 +24,7 @@ from headctssl.training.run_lines import read_lines, read_metrics
 from headctssl.training.run_log import RunLog, progress_text
 from headctssl.types import StepResult, Views
 
+Command = Callable[..., tuple[int, str, str]]
 LINE = {
     "step": 3,
     "epoch": 0,
@@ -90,6 +96,54 @@ def test_a_line_that_is_cut_short_is_left_out_and_a_damaged_one_is_named(tmp_pat
             read_metrics(path)
         assert (caught.value.got, caught.value.expected) == (damaged, "one JSON object")
         assert "Remove the line" in str(caught.value.do)
+
+
+FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "train.log", "progress.png", "tensorboard", "tensorboard at the end"]
+)
+def test_a_full_disk_is_told_with_what_to_do(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise FULL
+
+    log = RunLog(tmp_path, quiet=True)
+    log.open(0)
+    assert log.events is not None
+    if name in ("metrics.jsonl", "train.log"):
+        (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / name).symlink_to("/dev/full")
+    monkeypatch.setattr("headctssl.training.run_log.draw_progress", fail)
+    monkeypatch.setattr(log.events, "close" if "end" in name else "add_scalar", fail)
+    work = {
+        "metrics.jsonl": lambda: log.metrics(LINE, 10),
+        "train.log": lambda: log.say("hello"),
+        "progress.png": lambda: log.picture(final=True),
+        "tensorboard": lambda: log.metrics(LINE, 10),
+        "tensorboard at the end": log.close,
+    }
+    with pytest.raises(TrainingError, match=f"{name.partition(' ')[0]} of the run .* cannot be written") as caught:
+        work[name]()
+    assert "No space left on device" in str(caught.value.got)
+    assert "MB free" in str(caught.value.got)
+    assert "Free some space. Start the same command again with --continue" in str(caught.value.do)
+    log.close()
+
+
+@pytest.mark.parametrize("error", [FULL, SafetensorError("I/O error: No space left on device")])
+def test_an_encoder_that_cannot_be_written_is_told_with_what_to_do(
+    error: Exception, dataset: Path, roots: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("headctssl.training.pretrain_watch.save_encoder", fail)
+    sets = (word for text in TINY for word in ("--set", text))
+    code, _, err = command("pretrain", "-d", 1, "-m", "dino", "-c", "vit_test", "--device", "cpu", "--quiet", *sets)
+    assert code == 2
+    assert "encoder.safetensors cannot be written" in err
+    assert "Free some space." in err
 
 
 def test_only_the_main_process_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
