@@ -28,9 +28,10 @@ def test_real_scans_from_dicom_to_vectors(real_data: Path, roots: Path, command:
     (dataset,) = (roots / "raw").glob("Dataset900_*")
     run = roots / "results" / dataset.name / "pretrain" / "dino__vit_test__plans"
     for source in (dataset / "images", real_data / "head_ct_ge_tilt"):
-        code, _out, err = command("embed", "-i", source, "-w", run, "-o", roots / "vectors.npz")
+        vectors = roots / f"{source.name}.npz"
+        code, _out, err = command("embed", "-i", source, "-w", run, "-o", vectors)
         assert code == 0, err
-        with np.load(roots / "vectors.npz") as content:
+        with np.load(vectors) as content:
             (name,) = [k for k in content.files if k != "case_id"]
             assert np.isfinite(content[name]).all()
     shutil.rmtree(roots / "results")
