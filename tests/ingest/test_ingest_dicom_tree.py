@@ -217,6 +217,16 @@ def test_acquisitions_that_follow_each_other_are_one_scan(
     assert not any("Acquisitions" in note for note in read_series(found.scans[0].files).info.notes)
 
 
+def test_acquisitions_at_the_same_positions_are_a_series_over_time(tmp_path: Path, hu: np.ndarray) -> None:
+    both = np.concatenate([hu, hu + np.int16(7)])
+    heights = [*np.arange(12) * 5.0, *np.arange(12) * 5.0]
+    write_dicom(tmp_path, both, heights_mm=heights, slice_tags=acquired([1] * 12 + [2] * 12))
+    (scan,) = find_scans(tmp_path).scans
+    assert len(scan.files) == 24
+    assert scan.facts is not None
+    assert scan.facts.images_per_position == 2
+
+
 def test_acquisitions_that_share_a_part_only_are_one_scan_with_a_note(tmp_path: Path, hu: np.ndarray) -> None:
     heights = [*np.arange(6) * 5.0, *(16.0 + np.arange(6) * 5.0)]
     write_dicom(tmp_path, hu, heights_mm=heights, slice_tags=acquired([1] * 6 + [2] * 6))
